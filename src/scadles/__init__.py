@@ -1,0 +1,105 @@
+"""ScaDLES: many devices learn one PyTorch model together, online, from live streams of unequal rates.
+
+Importing this package is fast: torch is loaded with the first name that needs it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from scadles._version import __version__
+
+if TYPE_CHECKING:
+    from scadles.build import open_source
+    from scadles.clock import Clock, VirtualClock, WallClock
+    from scadles.config import RunConfig, load_config
+    from scadles.device import Batch
+    from scadles.errors import (
+        CheckpointError,
+        ConfigError,
+        DataError,
+        DivergedError,
+        FabricError,
+        MissingExtraError,
+        PeerLostError,
+        RunError,
+        ScadlesError,
+        SourceError,
+    )
+    from scadles.fabric import Fabric, LocalFabric
+    from scadles.observe import Summary
+    from scadles.run import join, train
+    from scadles.streams import Records, Source, register_source
+    from scadles.training.loop import LiveDevice
+
+_HOMES = {
+    "Batch": "scadles.device",
+    "CheckpointError": "scadles.errors",
+    "Clock": "scadles.clock",
+    "ConfigError": "scadles.errors",
+    "DataError": "scadles.errors",
+    "DivergedError": "scadles.errors",
+    "Fabric": "scadles.fabric",
+    "FabricError": "scadles.errors",
+    "LiveDevice": "scadles.training.loop",
+    "LocalFabric": "scadles.fabric",
+    "MissingExtraError": "scadles.errors",
+    "PeerLostError": "scadles.errors",
+    "Records": "scadles.streams",
+    "RunConfig": "scadles.config",
+    "RunError": "scadles.errors",
+    "ScadlesError": "scadles.errors",
+    "Source": "scadles.streams",
+    "SourceError": "scadles.errors",
+    "Summary": "scadles.observe",
+    "VirtualClock": "scadles.clock",
+    "WallClock": "scadles.clock",
+    "join": "scadles.run",
+    "load_config": "scadles.config",
+    "open_source": "scadles.build",
+    "register_source": "scadles.streams",
+    "train": "scadles.run",
+}
+
+__all__ = [
+    "Batch",
+    "CheckpointError",
+    "Clock",
+    "ConfigError",
+    "DataError",
+    "DivergedError",
+    "Fabric",
+    "FabricError",
+    "LiveDevice",
+    "LocalFabric",
+    "MissingExtraError",
+    "PeerLostError",
+    "Records",
+    "RunConfig",
+    "RunError",
+    "ScadlesError",
+    "Source",
+    "SourceError",
+    "Summary",
+    "VirtualClock",
+    "WallClock",
+    "__version__",
+    "join",
+    "load_config",
+    "open_source",
+    "register_source",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'scadles' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

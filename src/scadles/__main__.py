@@ -1,0 +1,5 @@
+"""``python -m scadles``."""
+
+from scadles.cli.app import main
+
+main()

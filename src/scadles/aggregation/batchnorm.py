@@ -1,0 +1,46 @@
+"""BatchNorm's running statistics: each device tracks its own, a common model needs common ones."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class BatchNormStatistics:
+    """The running means and variances of a model as one vector, to be averaged over devices.
+
+    Devices average with the weights of their gradients: by the samples each has trained on since the last time. A
+    device that trained on nothing has weight 0 and simply takes over the others' mean.
+
+    Args:
+        model: its BatchNorm layers that track statistics are found once, here.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        layers = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+        tracked = [(m.running_mean, m.running_var, m.num_batches_tracked) for m in layers]
+        self._buffers: list[Tensor] = [buffer for buffers in tracked for buffer in buffers if buffer is not None]
+        self._weight = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._buffers)
+
+    def trained(self, samples: int) -> None:
+        """Count samples towards this device's weight."""
+        self._weight += samples
+
+    def pack(self) -> Tensor:
+        """Return weight * statistics, with the weight as last entry, float64 ``[k + 1]``: ready to be summed."""
+        flat = torch.cat([buffer.reshape(-1).double() for buffer in self._buffers])
+        return torch.cat([flat * self._weight, flat.new_tensor([self._weight])])
+
+    def unpack(self, total: Tensor) -> None:
+        """Take over the mean from the sum over all devices."""
+        weight = float(total[-1])
+        if weight > 0:
+            parts = torch.split(total[:-1] / weight, [buffer.numel() for buffer in self._buffers])
+            for buffer, part in zip(self._buffers, parts, strict=True):
+                mean = part.view_as(buffer)
+                buffer.copy_(mean if buffer.is_floating_point() else mean.round())
+        self._weight = 0

@@ -1,0 +1,225 @@
+"""Gradients of all devices become one mean: one message a bucket, and the batch sizes travel inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from scadles.errors import ConfigError
+
+
+class Report(NamedTuple):
+    """What a device says of itself inside its gradient message.
+
+    Attributes:
+        batch: samples its gradient is the mean of.
+        weight: its share in the weighted mean before normalisation; 0 leaves the device out of this step.
+        ready_s: stream seconds from the end of the last step until its gradient was ready.
+        elapsed_s: stream seconds between this message and the one before it.
+        loss: mean loss over its batch; 0 for an empty one.
+        stop: 1 asks all devices to end the run after this step.
+        redo: 1 asks all devices to send again, because a part had left before the rest proved unusable.
+    """
+
+    batch: float
+    weight: float
+    ready_s: float = 0.0
+    elapsed_s: float = 0.0
+    loss: float = 0.0
+    stop: float = 0.0
+    redo: float = 0.0
+
+
+class Waitable(Protocol):
+    """A reduction on its way."""
+
+    def wait(self) -> None: ...
+
+
+@dataclass
+class _Bucket:
+    """Some parameters, and the memory in which their gradients travel."""
+
+    parameters: list[torch.nn.Parameter]
+    message: Tensor
+    views: list[Tensor]
+    missing: int = 0
+
+    def pack(self, weight: float) -> bool:
+        """Copy the gradients in (already multiplied by the weight) and return whether all are finite."""
+        if weight == 0:
+            self.message.zero_()
+            return True
+        pairs = [(view, p.grad) for view, p in zip(self.views, self.parameters, strict=True) if p.grad is not None]
+        if len(pairs) < len(self.views):
+            self.message.zero_()
+        if pairs:
+            torch._foreach_copy_([view for view, _ in pairs], [grad for _, grad in pairs])
+        return bool(torch.isfinite(self.message.sum()))
+
+
+class GradientExchange:
+    """The weighted mean sum(w g) / sum(w) of all devices' gradients, which is the gradient of the union batch when
+    each device's weight w is its batch size (paper, section IV, weighted aggregation).
+
+    A device multiplies its loss by its weight before the backward pass, so that weighting costs nothing; the weights
+    travel in the last bucket, in a slot for each device, together with the rest of its :class:`Report`.
+
+    Args:
+        parameters: those that require gradients, all of one floating dtype and device.
+        reduce: starts an in-place sum over all devices.
+        rank, size: this device, and how many there are.
+        bucket_bytes: None sends one message after the backward pass; otherwise messages of about this size leave while
+            the backward pass runs.
+
+    Example, with loss the mean over ``batch`` samples::
+
+        exchange.begin(weight=batch, phase="gradients of step 7")
+        (loss * batch).backward()
+        reports = exchange.finish(Report(batch=batch, weight=batch))   # parameters now hold the mean gradient
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[torch.nn.Parameter],
+        reduce: Callable[[Tensor, str], Waitable],
+        rank: int,
+        size: int,
+        bucket_bytes: int | None = None,
+    ) -> None:
+        trainable = [p for p in parameters if p.requires_grad]
+        _check_parameters(trainable)
+        self._reduce = reduce
+        self._rank = rank
+        self._report_shape = (size, len(Report._fields))
+        # gradients become ready from the last layer to the first
+        self._buckets = _make_buckets(trainable[::-1], bucket_bytes, size * len(Report._fields))
+        self._reports = self._buckets[-1].message[-size * len(Report._fields) :].view(self._report_shape)
+        self._launched: list[Waitable] = []
+        self._weight = 0.0
+        self._phase = ""
+        self._finite = True
+        self._listening = False
+        if bucket_bytes is not None:
+            for bucket in self._buckets:
+                for parameter in bucket.parameters:
+                    parameter.register_post_accumulate_grad_hook(self._listener(bucket))  # type: ignore[no-untyped-call]
+
+    @property
+    def message_bytes(self) -> int:
+        """Bytes of one step's messages, before the collective multiplies them."""
+        return sum(bucket.message.nbytes for bucket in self._buckets)
+
+    def begin(self, weight: float, phase: str) -> None:
+        """Get ready for a backward pass of ``weight * loss``; none must follow where ``weight`` is 0."""
+        self._weight = weight
+        self._phase = phase
+        self._finite = True
+        self._launched.clear()
+        self._listening = weight > 0
+        for bucket in self._buckets:
+            bucket.missing = len(bucket.parameters)
+
+    def finish(self, report: Report) -> list[Report]:
+        """Send what has not left yet, wait for everybody, and give the parameters the mean gradient.
+
+        A gradient with NaN or infinity is left out on all devices: the returned report of its device has weight 0.
+        Where all weights are 0, the parameters' gradients are None.
+
+        Raises:
+            PeerLostError: a device did not answer; parameters are as they were, gradients undefined.
+        """
+        self._listening = False
+        early = len(self._launched)
+        self._pack_rest()
+        if not self._finite:
+            report = report._replace(weight=0.0, redo=float(early > 0))
+        reports = self._send_rest(report)
+        if any(r.redo for r in reports):
+            self._launched.clear()
+            self._weight = report.weight
+            self._pack_rest()
+            reports = self._send_rest(report._replace(redo=0.0))
+        self._hand_out(sum(r.weight for r in reports))
+        return reports
+
+    def _listener(self, bucket: _Bucket) -> Callable[[Tensor], None]:
+        def on_gradient(_: Tensor) -> None:
+            if not self._listening:
+                return
+            bucket.missing -= 1
+            # all devices must send in the same order; the last bucket leaves in finish(), with the report
+            while len(self._launched) < len(self._buckets) - 1 and not self._buckets[len(self._launched)].missing:
+                ready = self._buckets[len(self._launched)]
+                self._pack(ready)
+                self._launch(ready)
+
+        return on_gradient
+
+    def _pack(self, bucket: _Bucket) -> None:
+        if not bucket.pack(self._weight):
+            self._finite = False
+            bucket.message.zero_()
+
+    def _launch(self, bucket: _Bucket) -> None:
+        self._launched.append(self._reduce(bucket.message, self._phase))
+
+    def _pack_rest(self) -> None:
+        for bucket in self._buckets[len(self._launched) :]:
+            self._reports_clear(bucket)
+            self._pack(bucket)
+
+    def _reports_clear(self, bucket: _Bucket) -> None:
+        if bucket is self._buckets[-1]:
+            self._reports.zero_()
+
+    def _send_rest(self, report: Report) -> list[Report]:
+        rest = self._buckets[len(self._launched) :]
+        if report.weight == 0:
+            for bucket in rest:
+                bucket.message.zero_()
+        self._reports[self._rank] = self._reports.new_tensor(report)
+        for bucket in rest:
+            self._launch(bucket)
+        for pending in self._launched:
+            pending.wait()
+        return [Report(*row) for row in self._reports.tolist()]
+
+    def _hand_out(self, total: float) -> None:
+        for bucket in self._buckets:
+            if total > 0:
+                bucket.message.div_(total)
+            for parameter, view in zip(bucket.parameters, bucket.views, strict=True):
+                parameter.grad = view if total > 0 else None
+
+
+def _check_parameters(parameters: Sequence[torch.nn.Parameter]) -> None:
+    if not parameters:
+        raise ConfigError("the model has no parameter that requires a gradient")
+    kinds = {(p.dtype, p.device) for p in parameters}
+    if len(kinds) > 1:
+        named = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
+        raise ConfigError(f"the model's parameters must have one dtype on one device, found {named}")
+
+
+def _make_buckets(parameters: list[torch.nn.Parameter], bucket_bytes: int | None, extra: int) -> list[_Bucket]:
+    groups: list[list[torch.nn.Parameter]] = [[]]
+    filled = 0
+    for parameter in parameters:
+        if bucket_bytes is not None and groups[-1] and filled + parameter.nbytes > bucket_bytes:
+            groups.append([])
+            filled = 0
+        groups[-1].append(parameter)
+        filled += parameter.nbytes
+    buckets = []
+    for i, group in enumerate(groups):
+        tail = extra if i == len(groups) - 1 else 0
+        message = group[0].new_zeros(sum(p.numel() for p in group) + tail)
+        parts = torch.split(message, [*(p.numel() for p in group), tail])[: len(group)]
+        views = [part.view_as(p) for part, p in zip(parts, group, strict=True)]
+        buckets.append(_Bucket(group, message, views))
+    return buckets

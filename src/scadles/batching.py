@@ -1,0 +1,60 @@
+"""How much to train on now."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+
+class BatchRule(ABC):
+    """The size to aim at, and how long to wait for it."""
+
+    @abstractmethod
+    def target(self, rate_hz: float) -> int:
+        """Return the batch size to aim at, given the measured rate of the stream."""
+
+    @abstractmethod
+    def deadline_s(self, last_take_s: float) -> float:
+        """Return the stream time at which a device trains on what is there, be it nothing."""
+
+
+class FixedBatch(BatchRule):
+    """The same batch size on every device, as conventional distributed training has it.
+
+    A stream of S samples per second needs ``size / S`` seconds, so the slowest holds up everyone (paper, section II).
+
+    Args:
+        size: samples.
+        max_wait_s: stream seconds after which a device goes on with what it has, so that a silent stream stops nobody.
+    """
+
+    def __init__(self, size: int, max_wait_s: float) -> None:
+        self.size = size
+        self.max_wait_s = max_wait_s
+
+    def target(self, rate_hz: float) -> int:
+        return self.size
+
+    def deadline_s(self, last_take_s: float) -> float:
+        return last_take_s + self.max_wait_s
+
+
+class RateBatch(BatchRule):
+    """One window of the stream: b = S * window, clamped to minimum..maximum (paper, section IV: one second, 8..1024).
+
+    The window's end is the deadline: a stream that brought less trains on less, a silent one on nothing.
+
+    >>> rule = RateBatch(window_s=1.0, minimum=8, maximum=1024)
+    >>> [rule.target(rate) for rate in (3, 38, 5000)]
+    [8, 38, 1024]
+    """
+
+    def __init__(self, window_s: float, minimum: int, maximum: int) -> None:
+        self.window_s = window_s
+        self.minimum = minimum
+        self.maximum = maximum
+
+    def target(self, rate_hz: float) -> int:
+        return min(max(round(rate_hz * self.window_s), self.minimum), self.maximum)
+
+    def deadline_s(self, last_take_s: float) -> float:
+        return last_take_s + self.window_s

@@ -1,0 +1,137 @@
+"""What has arrived and is not trained on yet, what is dropped, and the ledger that accounts for every sample."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from dataclasses import asdict, dataclass
+
+from scadles.errors import RunError
+from scadles.records import Records
+
+
+@dataclass
+class Ledger:
+    """One device's account of its stream: received = trained + dropped + held + rejected, always.
+
+    Samples that other devices injected are counted apart.
+    """
+
+    received: int = 0
+    trained: int = 0
+    dropped: int = 0
+    held: int = 0
+    rejected: int = 0
+    injected: int = 0
+
+    @property
+    def balanced(self) -> bool:
+        return self.received == self.trained + self.dropped + self.held + self.rejected
+
+    def check(self) -> None:
+        """Raise RunError when a sample is unaccounted for."""
+        if not self.balanced:
+            raise RunError(f"the ledger does not balance, a sample was lost or counted twice: {self}")
+
+    def as_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+
+class BufferPolicy(ABC):
+    """What is kept after a step."""
+
+    #: Whether samples that do not fit are dropped (the oldest first) rather than left at the source.
+    drops: bool
+
+    @abstractmethod
+    def keep(self, rate_hz: float) -> int | None:
+        """Return how many of the newest samples to keep after a step; None keeps all of them."""
+
+
+class Persistence(BufferPolicy):
+    """Keep every sample until it is trained on (paper, section IV): the queue grows with S T.
+
+    What does not fit into memory stays at the source.
+    """
+
+    drops = False
+
+    def keep(self, rate_hz: float) -> None:
+        return None
+
+
+class Truncation(BufferPolicy):
+    """After each step keep only the newest S samples, one window of the stream (paper, section IV).
+
+    Args:
+        window_s: stream seconds that are kept.
+
+    >>> Truncation(window_s=1.0).keep(rate_hz=38.2)
+    38
+    """
+
+    drops = True
+
+    def __init__(self, window_s: float) -> None:
+        self.window_s = window_s
+
+    def keep(self, rate_hz: float) -> int:
+        return max(1, round(rate_hz * self.window_s))
+
+
+class Buffer:
+    """Records in order of arrival, oldest first, at most ``capacity`` of them.
+
+    Records are kept in the chunks in which they came; only a take copies them, once.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._chunks: deque[Records] = deque()
+        self._held = 0
+
+    def __len__(self) -> int:
+        return self._held
+
+    @property
+    def room(self) -> int:
+        return self.capacity - self._held
+
+    @property
+    def first_offset(self) -> int | None:
+        """The stream offset of the oldest record; None for an empty buffer."""
+        return int(self._chunks[0].offsets[0]) if self._chunks else None
+
+    def add(self, records: Records) -> int:
+        """Append ``records``; drop the oldest of all where they do not fit, and return how many were dropped."""
+        if len(records):
+            self._chunks.append(records)
+            self._held += len(records)
+        return self.drop_oldest(max(0, -self.room))
+
+    def take(self, count: int) -> Records:
+        """Remove and return the oldest ``count`` records (fewer where fewer are held)."""
+        return Records.concatenate(self._pop(count))
+
+    def put_back(self, records: Records) -> None:
+        """Return records of the last take, untrained, to the front."""
+        if len(records):
+            self._chunks.appendleft(records)
+            self._held += len(records)
+
+    def drop_oldest(self, count: int) -> int:
+        """Remove the oldest ``count`` records and return how many there were."""
+        return sum(len(part) for part in self._pop(count))
+
+    def _pop(self, count: int) -> list[Records]:
+        parts = []
+        missing = min(count, self._held)
+        self._held -= missing
+        while missing:
+            chunk = self._chunks.popleft()
+            if len(chunk) > missing:
+                self._chunks.appendleft(chunk[missing:])
+                chunk = chunk[:missing]
+            parts.append(chunk)
+            missing -= len(chunk)
+        return parts

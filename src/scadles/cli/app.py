@@ -1,0 +1,39 @@
+"""The ``scadles`` command."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from scadles.cli.compare import compare
+from scadles.cli.doctor import doctor
+from scadles.cli.train import train
+from scadles.errors import ScadlesError
+
+app = typer.Typer(
+    help="Many devices learn one PyTorch model together, online, from live streams of unequal rates.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(train)
+app.command()(compare)
+app.command()(doctor)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake becomes one clear message and an exit code, never a traceback."""
+    from scadles.observe.console import print_error
+
+    try:
+        app()
+    except ScadlesError as error:
+        device = os.environ.get("RANK")
+        print_error(f"device {device}: {error}" if device else str(error))
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""``scadles train``: one device under torchrun, or N devices on this machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scadles.clock import timestamp
+from scadles.config import RunConfig, load_config
+from scadles.errors import ConfigError
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML file of settings; see docs/configuration.md")],
+    local: Annotated[int | None, typer.Option(min=1, help="start so many device processes on this machine")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a setting, e.g. batch.size=32")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="run folder; runs/METHOD-TIME by default")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on from the newest checkpoint in --out")] = False,  # noqa: FBT002
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="show no progress")] = False,  # noqa: FBT002
+) -> None:
+    """Train one model on live streams.
+
+    Four devices on this machine, then the same as conventional training, then the two side by side:
+
+        scadles train examples/digits.yaml --local 4 --out runs/scadles
+
+        scadles train examples/digits.yaml --local 4 --set method=ddl --out runs/ddl
+
+        scadles compare runs/ddl runs/scadles
+
+    Without --local this process is one device, placed by torchrun (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT):
+
+        torchrun --nnodes 4 --node-rank 2 --rdzv-endpoint HOST:29500 -m scadles train CONFIG
+
+    Exit codes: 0 the run ended as it should, 2 a setting cannot work, 3 a device was lost, 130 and 143 stopped by
+    Ctrl-C and SIGTERM with a checkpoint.
+    """
+    overrides = list(settings or [])
+    if resume and out is None:
+        raise ConfigError("--resume needs --out: the folder of the run to go on with")
+    if local is None:
+        from scadles import run
+
+        run.train(load_config(config, overrides), out=out, resume=resume, quiet=quiet)
+    else:
+        _train_locally(config, local, overrides, out, resume=resume, quiet=quiet)
+
+
+def _train_locally(
+    config: Path, devices: int, overrides: list[str], out: Path | None, *, resume: bool, quiet: bool
+) -> None:
+    from scadles.launch import LaunchError, launch_local
+
+    if "WORLD_SIZE" in os.environ:
+        raise ConfigError("--local starts its own processes: leave it out under torchrun")
+    overrides = [*overrides, f"devices={devices}"]
+    checked = load_config(config, overrides)
+    run_dir = out or Path("runs") / f"{checked.method}-{timestamp()}"
+    arguments = ["-m", "scadles", "train", str(config), "--out", str(run_dir)]
+    for override in overrides:
+        arguments += ["--set", override]
+    arguments += ["--resume"] * resume + ["--quiet"] * quiet
+    try:
+        launch_local(devices, arguments, run_id=run_dir.name)
+    except LaunchError as error:
+        if error.exit_code != ConfigError.exit_code:
+            error.args = (f"{error}{_way_on(run_dir)}",)
+        raise
+    _report(checked, run_dir, quiet=quiet)
+
+
+def _way_on(run_dir: Path) -> str:
+    has_checkpoint = any(run_dir.glob("checkpoints/*/*.safetensors"))
+    return f"; the last checkpoint is intact, go on with --out {run_dir} --resume" if has_checkpoint else ""
+
+
+def _report(config: RunConfig, run_dir: Path, *, quiet: bool) -> None:
+    if quiet:
+        return
+    from scadles.observe import compare
+
+    compare([run_dir]).print()
+    typer.echo(f"run folder: {run_dir}")

@@ -1,0 +1,80 @@
+"""Clocks. Nothing else in ScaDLES reads the time; ``ruff`` enforces it.
+
+A clock counts *stream seconds*: the time in which samples arrive. On a real device they are wall seconds; a
+:class:`WallClock` with ``speed=20`` lets 20 stream seconds pass in each wall second, so that a demonstration need
+not wait for slow streams; a :class:`VirtualClock` moves only when somebody sleeps.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from datetime import UTC, datetime
+
+
+class Clock(ABC):
+    """Stream time, and a way to let it pass."""
+
+    @abstractmethod
+    def now(self) -> float:
+        """Return the stream time in seconds."""
+
+    def start(self) -> None:
+        """Begin to count; set-up before this call takes no stream time."""
+
+    @abstractmethod
+    def sleep(self, seconds: float) -> None:
+        """Let ``seconds`` of stream time pass; nothing happens for zero or less."""
+
+
+class WallClock(Clock):
+    """Stream time that follows the wall clock, ``speed`` times as fast.
+
+    Args:
+        speed: stream seconds per wall second, above 0.
+        start_s: the stream time to start at (a resumed run goes on where it stood).
+    """
+
+    def __init__(self, speed: float = 1.0, start_s: float = 0.0) -> None:
+        self.speed = speed
+        self._start_s = start_s
+        self._origin = time.monotonic()
+
+    def start(self) -> None:
+        self._origin = time.monotonic()
+
+    def now(self) -> float:
+        return self._start_s + (time.monotonic() - self._origin) * self.speed
+
+    def sleep(self, seconds: float) -> None:
+        if seconds > 0:
+            time.sleep(seconds / self.speed)
+
+
+class VirtualClock(Clock):
+    """Stream time that stands still until somebody sleeps.
+
+    >>> clock = VirtualClock()
+    >>> clock.sleep(2.5)
+    >>> clock.now()
+    2.5
+    """
+
+    def __init__(self, start_s: float = 0.0) -> None:
+        self._now_s = start_s
+
+    def now(self) -> float:
+        return self._now_s
+
+    def sleep(self, seconds: float) -> None:
+        self._now_s += max(0.0, seconds)
+
+
+def wall_seconds() -> float:
+    """Return monotonic wall seconds, for deadlines that must not depend on ``clock.speed``."""
+    return time.monotonic()
+
+
+def timestamp() -> str:
+    """Return the date and time (UTC, ISO 8601, seconds), for headers and folder names."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,351 @@
+"""What a run is: one frozen tree of settings. YAML in, ``--set a.b=c`` over it, YAML out into the run folder.
+
+``method`` is the one dial that decides the rest: it fills in whatever the user left open
+(:data:`METHODS`), and every single setting can still be given on its own.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from scadles.errors import ConfigError
+
+METHODS: dict[str, dict[str, Any]] = {
+    "ddl": {
+        "buffer": {"policy": "persistence"},
+        "batch": {"rule": "fixed"},
+        "aggregation": {"mean": "plain"},
+        "lr": {"scaling": "none"},
+    },
+    "scadles": {
+        "buffer": {"policy": "truncation"},
+        "batch": {"rule": "rate"},
+        "aggregation": {"mean": "weighted"},
+        "lr": {"scaling": "auto"},
+    },
+}
+
+
+class Section(BaseModel):
+    """A frozen part of the tree that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """Which samples the streams are made of, and what the model is tested on."""
+
+    dataset: str = Field(
+        default="digits",
+        description="digits | synthetic-images | npz:PATH | torchvision:NAME",
+    )
+    root: Path = Field(default=Path("data"), description="folder of torchvision's data sets")
+    classes: int = Field(default=10, ge=2, description="classes of synthetic-images")
+    shape: tuple[int, int, int] = Field(default=(3, 32, 32), description="sample shape of synthetic-images")
+    test_samples: int = Field(default=1000, ge=1, description="test samples of synthetic-images")
+
+    @model_validator(mode="after")
+    def _positive_shape(self) -> Self:
+        if min(self.shape) < 1:
+            raise ValueError(f"shape {self.shape} must be three sizes of at least 1 (channels, height, width)")
+        return self
+
+
+class ProfileConfig(Section):
+    """How one stream's rate varies in time; its mean stays the configured rate (except for an outage)."""
+
+    name: Literal["constant", "bursts", "day", "outage"] = "constant"
+    arrivals: Literal["regular", "poisson"] = Field(
+        default="regular", description="evenly spaced records, or independent ones"
+    )
+    period_s: float = Field(default=20.0, gt=0, description="bursts, day, outage: length of one cycle")
+    duty: float = Field(default=0.25, gt=0, le=1, description="bursts: share of a cycle in which records arrive")
+    depth: float = Field(default=0.8, ge=0, le=1, description="day: 0 is a flat curve, 1 falls to zero at night")
+    outage_at_s: float = Field(default=10.0, ge=0, description="outage: its start within each cycle")
+    outage_s: float = Field(default=5.0, ge=0, description="outage: its length")
+
+
+def _profile(value: Any) -> Any:
+    """Take a bare name for a profile: ``bursts``; ``poisson`` is a constant rate with independent arrivals."""
+    if value == "poisson":
+        return {"arrivals": "poisson"}
+    return {"name": value} if isinstance(value, str) else value
+
+
+Profile = Annotated[ProfileConfig, BeforeValidator(_profile)]
+Rate = Annotated[float, Field(ge=0)]
+
+
+class StreamConfig(Section):
+    """Where samples come from."""
+
+    url: str = Field(
+        default="replay://",
+        description="source of each device; {device} stands for its number",
+    )
+    rates: Rate | tuple[Rate, ...] | str = Field(
+        default=50.0,
+        description="replay: samples per second; one for all, one per device, or S1 S2 S1' S2' (drawn), S1:known ...",
+    )
+    profile: Profile | tuple[Profile, ...] = Field(
+        default=ProfileConfig(), description="one for all, or one per device"
+    )
+
+
+class BufferConfig(Section):
+    """What is kept of what has arrived."""
+
+    policy: Literal["persistence", "truncation"] = "truncation"
+    capacity: int = Field(default=16384, ge=1, description="samples held in memory at most")
+
+
+class BatchConfig(Section):
+    """How much to train on in one step."""
+
+    rule: Literal["fixed", "rate"] = "rate"
+    size: int = Field(default=64, ge=1, description="fixed: samples per step; also the base of learning-rate scaling")
+    window_s: float = Field(default=1.0, gt=0, description="rate: stream seconds that make a batch")
+    min: int = Field(default=8, ge=1, description="rate: aim at no less than this (the window's end still ends it)")
+    max: int = Field(default=1024, ge=1, description="rate: take no more than this")
+    max_wait_s: float = Field(default=60.0, gt=0, description="fixed: train on what is there after this wait")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}")
+        return self
+
+
+class AggregationConfig(Section):
+    """How gradients become one."""
+
+    mean: Literal["weighted", "plain"] = Field(
+        default="weighted", description="weighted by batch size, or every device alike"
+    )
+    batchnorm: Literal["aggregate", "local"] = Field(
+        default="aggregate", description="running statistics: average them over devices, or leave them"
+    )
+
+
+class OptimizerConfig(Section):
+    """The built-in optimizers."""
+
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: float = Field(default=0.05, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="sgd only")
+    weight_decay: float = Field(default=1e-4, ge=0)
+
+
+class LearningRateConfig(Section):
+    """What becomes of the optimizer's learning rate."""
+
+    scaling: Literal["auto", "linear", "sqrt", "none"] = Field(
+        default="auto", description="with the global batch; auto: sqrt for Adam and its kin, linear otherwise"
+    )
+    warmup_samples: int = Field(default=0, ge=0, description="global samples over which the rate grows from 0")
+    milestones: tuple[int, ...] = Field(default=(), description="global samples after which the rate is cut")
+    gamma: float = Field(default=0.2, gt=0, le=1, description="factor of each cut")
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        if list(self.milestones) != sorted(set(self.milestones)) or any(m < 1 for m in self.milestones):
+            raise ValueError(f"milestones {list(self.milestones)} must be ascending sample counts")
+        return self
+
+
+class ClockConfig(Section):
+    """How fast stream time runs."""
+
+    speed: float = Field(default=1.0, gt=0, description="stream seconds per wall second; above 1 only for replay")
+
+
+class FabricConfig(Section):
+    """How devices exchange gradients."""
+
+    backend: Literal["auto", "gloo", "nccl", "mpi"] = Field(default="auto", description="auto: nccl on CUDA, else gloo")
+    deadline_s: float = Field(default=120.0, gt=0, description="wall seconds after which a silent device is lost")
+    overlap: Literal["auto", "on", "off"] = Field(
+        default="auto", description="send gradients while backward runs; auto: on CUDA"
+    )
+    bucket_mb: float = Field(default=25.0, gt=0, description="size of one message when overlapping")
+
+
+class CheckpointConfig(Section):
+    """What survives a crash."""
+
+    every_steps: int = Field(default=50, ge=1)
+    keep: int = Field(default=2, ge=2, description="newest checkpoints kept; below 2 devices may share none")
+
+
+class EvaluationConfig(Section):
+    """When the common model is tested."""
+
+    every_s: float = Field(default=2.0, gt=0, description="stream seconds between tests")
+    batch_size: int = Field(default=256, ge=1)
+
+
+class RunConfig(Section):
+    """One run, whole."""
+
+    method: Literal["scadles", "ddl"] = Field(default="scadles", description="fills in what is left open below")
+    devices: int = Field(default=1, ge=1)
+    seed: int = Field(default=0, ge=0)
+    model: str = Field(default="mlp", description="mlp | cnn | MODULE:CALLABLE")
+    target_accuracy: float | None = Field(default=None, gt=0, le=1)
+    stop_at_target: bool = Field(default=True)
+    steps: int | None = Field(default=None, ge=1, description="stop after so many steps")
+    duration_s: float | None = Field(default=None, gt=0, description="stop after so many stream seconds")
+    data: DataConfig = DataConfig()
+    stream: StreamConfig = StreamConfig()
+    buffer: BufferConfig = BufferConfig()
+    batch: BatchConfig = BatchConfig()
+    aggregation: AggregationConfig = AggregationConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    lr: LearningRateConfig = LearningRateConfig()
+    clock: ClockConfig = ClockConfig()
+    fabric: FabricConfig = FabricConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        for name in ("rates", "profile"):
+            given = getattr(self.stream, name)
+            if isinstance(given, tuple) and len(given) != self.devices:
+                raise ValueError(
+                    f"stream.{name} has {len(given)} entries and devices is {self.devices}: give one for each device"
+                )
+        if self.steps is None and self.duration_s is None and not (self.target_accuracy and self.stop_at_target):
+            raise ValueError("the run would never end: set steps, duration_s or target_accuracy")
+        if self.clock.speed != 1.0 and not self.stream.url.startswith("replay:"):
+            raise ValueError(
+                f"clock.speed {self.clock.speed:g} needs a replayed stream; {self.stream.url.split(':')[0]} is live"
+            )
+        wait_s = self.batch.max_wait_s if self.batch.rule == "fixed" else self.batch.window_s
+        if wait_s / self.clock.speed >= self.fabric.deadline_s:
+            raise ValueError(
+                f"a device may gather its batch for {wait_s / self.clock.speed:g} wall seconds, but is given up after "
+                f"fabric.deadline_s = {self.fabric.deadline_s:g}: raise the deadline or lower "
+                f"{'batch.max_wait_s' if self.batch.rule == 'fixed' else 'batch.window_s'}"
+            )
+        if self.batch.rule == "fixed" and self.batch.size > self.buffer.capacity:
+            raise ValueError(f"batch.size {self.batch.size} does not fit buffer.capacity {self.buffer.capacity}")
+        return self
+
+    def to_yaml(self) -> str:
+        """Return the whole tree, defaults included, as YAML that :func:`load_config` reads back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def load_config(
+    source: Path | str | Mapping[str, Any] | RunConfig | None = None, overrides: Iterable[str] = ()
+) -> RunConfig:
+    """Read a configuration.
+
+    Args:
+        source: a YAML file, a mapping, a ready configuration, or None for the defaults.
+        overrides: ``key=value`` with dotted keys and YAML values, applied over ``source``.
+
+    Raises:
+        ConfigError: a missing file, bad YAML, an unknown key, a value of the wrong type or range.
+
+    >>> load_config({"method": "ddl", "steps": 5}, ["batch.size=32"]).batch
+    BatchConfig(rule='fixed', size=32, window_s=1.0, min=8, max=1024, max_wait_s=60.0)
+    """
+    if isinstance(source, RunConfig):
+        tree: dict[str, Any] = source.model_dump(mode="json")
+    elif isinstance(source, Mapping):
+        tree = dict(source)
+    else:
+        tree = _read_yaml(Path(source)) if source is not None else {}
+    for override in overrides:
+        tree = _merged(tree, _parse_override(override))
+    preset = METHODS.get(str(tree.get("method", "scadles")), {})
+    try:
+        return RunConfig.model_validate(_merged(preset, tree))
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} must hold settings (key: value), not {type(tree).__name__}")
+    return tree
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not all(key.split(".")):
+        raise ConfigError(f"--set {text!r}: write it as key=value, for example --set batch.size=32")
+    try:
+        tree: Any = yaml.safe_load(value)
+    except yaml.YAMLError:
+        tree = value
+    for part in reversed(key.split(".")):
+        tree = {part: tree}
+    return dict(tree)
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _explain(error: ValidationError) -> str:
+    """Turn pydantic's report into one line a setting: field, value, what is allowed."""
+    lines: dict[str, str] = {}
+    for problem in sorted(error.errors(), key=lambda problem: -len(problem["loc"])):
+        loc = problem["loc"]
+        unknown = problem["type"] == "extra_forbidden"
+        # pydantic puts the tried member of a union into the path, which no user ever wrote
+        kept = [p for p in loc if isinstance(p, int) or p in _FIELDS]
+        parts = [str(p) for p in (kept if not unknown or loc[-1] in _FIELDS else [*kept, loc[-1]])]
+        field = ".".join(parts)
+        if any(known.startswith(field) for known in lines if field):
+            continue
+        message = str(problem["msg"]).removeprefix("Value error, ")
+        if unknown:
+            lines[field] = f"{field}: unknown setting{_suggestion(parts)}"
+        elif problem["type"] == "value_error":
+            lines[field] = f"{field}: {message}" if field else message
+        else:
+            lines[field] = f"{field} = {problem['input']!r}: {message[0].lower()}{message[1:]}"
+    return "\n".join(lines.values())
+
+
+def _field_names(section: type[BaseModel]) -> set[str]:
+    names = set(section.model_fields)
+    for known in section.model_fields.values():
+        if isinstance(known.annotation, type) and issubclass(known.annotation, BaseModel):
+            names |= _field_names(known.annotation)
+    return names
+
+
+_FIELDS = _field_names(RunConfig) | set(ProfileConfig.model_fields)
+
+
+def _suggestion(parts: list[str]) -> str:
+    """Name the settings that exist where an unknown one was given."""
+    section: type[BaseModel] = RunConfig
+    for part in parts[:-1]:
+        inner = section.model_fields[part].annotation if part in section.model_fields else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return ""
+        section = inner
+    close = difflib.get_close_matches(parts[-1], section.model_fields, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; known here: {', '.join(section.model_fields)}"

@@ -1,0 +1,69 @@
+"""Data sets and how they are dealt to devices."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from scadles.data.dataset import ArrayDataset, Dataset
+from scadles.data.digits import load_digits
+from scadles.data.npz import load_npz
+from scadles.data.shards import EndlessShard, FiniteShard, Shard, iid_shards
+from scadles.data.synthetic import SyntheticImages
+from scadles.data.vision import load_torchvision
+from scadles.errors import ConfigError
+
+__all__ = [
+    "ArrayDataset",
+    "Dataset",
+    "EndlessShard",
+    "FiniteShard",
+    "Shard",
+    "SyntheticImages",
+    "iid_shards",
+    "load_dataset",
+    "load_digits",
+    "load_npz",
+    "load_torchvision",
+]
+
+_ARGUMENT = {"digits": None, "npz": "PATH", "synthetic-images": None, "torchvision": "NAME"}
+
+
+def load_dataset(
+    spec: str, *, root: Path, classes: int, shape: tuple[int, int, int], test_samples: int, seed: int
+) -> Dataset:
+    """Return the data set that ``spec`` names: ``digits``, ``synthetic-images``, ``npz:PATH`` or ``torchvision:NAME``.
+
+    Args:
+        spec: the name, with what belongs to it after a colon.
+        root: folder of torchvision's data sets.
+        classes: of synthetic-images.
+        shape: of synthetic-images, (channels, height, width).
+        test_samples: of synthetic-images.
+        seed: of the run; synthetic-images only.
+
+    Raises:
+        ConfigError: an unknown name, or an argument that is missing or not expected.
+        MissingExtraError: torchvision is not installed.
+        DataError: data that are missing or unreadable.
+    """
+    name, _, argument = spec.partition(":")
+    if name not in _ARGUMENT:
+        close = difflib.get_close_matches(name, _ARGUMENT, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(_ARGUMENT)}"
+        raise ConfigError(f"data.dataset = {spec!r}: unknown data set; {hint}")
+    wanted = _ARGUMENT[name]
+    if bool(argument) != bool(wanted):
+        raise ConfigError(
+            f"data.dataset = {spec!r}: write it as {name}:{wanted}"
+            if wanted
+            else f"data.dataset = {spec!r}: {name} takes nothing after a colon"
+        )
+    if name == "npz":
+        return load_npz(Path(argument).expanduser())
+    if name == "torchvision":
+        return load_torchvision(argument, root)
+    if name == "synthetic-images":
+        return SyntheticImages(classes, shape, test_samples, seed)
+    return load_digits()

@@ -1,0 +1,84 @@
+"""Everything ScaDLES raises on purpose.
+
+ScadlesError                 exit code 1
+├── ConfigError              what was asked for cannot be done           exit code 2
+│   └── MissingExtraError    an optional dependency is not installed
+├── DataError                a data set cannot be read or is unusable    exit code 2
+├── CheckpointError          a checkpoint is missing, torn or foreign    exit code 2
+├── SourceError              a stream broke while the run was going on
+├── RunError                 the run cannot go on as it was set up
+└── FabricError              the exchange between devices failed         exit code 3
+    ├── PeerLostError        a device did not answer within the deadline
+    └── DivergedError        devices no longer hold the same model
+
+A message names the field or device, the value, and the way out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class ScadlesError(Exception):
+    """Base of every error that ScaDLES raises on purpose."""
+
+    exit_code = 1
+
+
+class ConfigError(ScadlesError):
+    """A setting, or a combination of settings, that cannot work."""
+
+    exit_code = 2
+
+
+class MissingExtraError(ConfigError):
+    """An optional dependency is needed and not installed."""
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(f"{feature} needs the extra '{extra}': pip install 'scadles[{extra}]'")
+        self.extra = extra
+
+
+class DataError(ScadlesError):
+    """A data set that is missing, unreadable or too small."""
+
+    exit_code = 2
+
+
+class CheckpointError(ScadlesError):
+    """A checkpoint that is missing, torn, or of another run."""
+
+    exit_code = 2
+
+
+class SourceError(ScadlesError):
+    """A stream that broke while the run was going on."""
+
+
+class RunError(ScadlesError):
+    """A run that cannot go on as it was set up."""
+
+
+class FabricError(ScadlesError):
+    """The exchange between devices failed."""
+
+    exit_code = 3
+
+
+class PeerLostError(FabricError):
+    """One or more devices did not answer within the deadline.
+
+    Attributes:
+        devices: the devices that did not answer; empty when it is unknown which.
+        phase: what was being exchanged, for example ``"gradients of step 12"``.
+    """
+
+    def __init__(self, devices: Sequence[int], phase: str, detail: str) -> None:
+        who = ", ".join(f"device {d}" for d in devices) or "a device (unknown which)"
+        super().__init__(f"lost {who} during {phase}: {detail}")
+        self.devices = tuple(devices)
+        self.phase = phase
+
+
+class DivergedError(FabricError):
+    """Devices that must hold the same model hold different ones."""

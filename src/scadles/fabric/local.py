@@ -1,0 +1,135 @@
+"""All devices in one process, one thread each: the reference that every other fabric must agree with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from threading import Condition
+
+import torch
+from torch import Tensor
+
+from scadles.errors import FabricError, PeerLostError
+from scadles.fabric.contract import Fabric, Pending
+
+
+@dataclass
+class _Meeting:
+    """One collective operation: what has been brought, and what came of it."""
+
+    brought: dict[int, Tensor] = field(default_factory=dict)
+    result: Tensor | None = None
+    fetched: int = 0
+
+
+class _Hub:
+    """Where the devices' threads meet, operation by operation."""
+
+    def __init__(self, size: int, deadline_s: float) -> None:
+        self.size = size
+        self.deadline_s = deadline_s
+        self._changed = Condition()
+        self._meetings: dict[int, _Meeting] = {}
+        self._left: set[int] = set()
+
+    def bring(self, number: int, rank: int, tensor: Tensor, combine: Callable[[list[Tensor]], Tensor]) -> None:
+        with self._changed:
+            meeting = self._meetings.setdefault(number, _Meeting())
+            meeting.brought[rank] = tensor
+            if len(meeting.brought) == self.size:
+                meeting.result = combine([meeting.brought[r] for r in range(self.size)])
+                self._changed.notify_all()
+
+    def fetch(self, number: int, phase: str) -> Tensor:
+        with self._changed:
+            meeting = self._meetings[number]
+            self._changed.wait_for(
+                lambda: meeting.result is not None or self._left - meeting.brought.keys(), self.deadline_s
+            )
+            if meeting.result is None:
+                missing = sorted(set(range(self.size)) - meeting.brought.keys())
+                gone = sorted(set(missing) & self._left)
+                detail = "it has left" if gone else f"no answer within {self.deadline_s:g} s"
+                raise PeerLostError(gone or missing, phase, detail)
+            meeting.fetched += 1
+            if meeting.fetched == self.size:
+                del self._meetings[number]
+            return meeting.result
+
+    def leave(self, rank: int) -> None:
+        with self._changed:
+            self._left.add(rank)
+            self._changed.notify_all()
+
+
+class _LocalPending(Pending):
+    def __init__(self, hub: _Hub, number: int, phase: str, bucket: Tensor) -> None:
+        self._hub = hub
+        self._number = number
+        self._phase = phase
+        self._bucket = bucket
+
+    def wait(self) -> None:
+        self._bucket.copy_(self._hub.fetch(self._number, self._phase))
+
+
+class LocalFabric(Fabric):
+    """One device's end of an in-memory fabric.
+
+    >>> [alone] = LocalFabric.create(1)
+    >>> bucket = torch.tensor([1.0, 2.0])
+    >>> alone.reduce(bucket, "an example").wait()
+    >>> bucket
+    tensor([1., 2.])
+    """
+
+    bytes_counted_by = "nothing leaves the process"
+
+    def __init__(self, hub: _Hub, rank: int) -> None:
+        self._hub = hub
+        self.rank = rank
+        self.size = hub.size
+        self._operations = 0
+        self._closed = False
+
+    @classmethod
+    def create(cls, size: int, deadline_s: float = 60.0) -> list[LocalFabric]:
+        """Return the ends of a fabric of ``size`` devices; ``deadline_s`` are wall seconds."""
+        hub = _Hub(size, deadline_s)
+        return [cls(hub, rank) for rank in range(size)]
+
+    def reduce(self, bucket: Tensor, phase: str) -> Pending:
+        return _LocalPending(self._hub, self._bring(bucket, _sum), phase, bucket)
+
+    def gather(self, values: Tensor, phase: str) -> Tensor:
+        return self._hub.fetch(self._bring(values.clone(), torch.stack), phase)
+
+    def broadcast(self, tensors: Sequence[Tensor], phase: str) -> None:
+        for tensor in tensors:
+            mine = tensor.detach().clone()
+            tensor.detach().copy_(self._hub.fetch(self._bring(mine, lambda brought: brought[0]), phase))
+
+    def bytes_sent(self) -> int:
+        return 0
+
+    @property
+    def collectives(self) -> int:
+        return self._operations
+
+    def close(self) -> None:
+        self._closed = True
+        self._hub.leave(self.rank)
+
+    def _bring(self, tensor: Tensor, combine: Callable[[list[Tensor]], Tensor]) -> int:
+        if self._closed:
+            raise FabricError(f"device {self.rank} has left the fabric")
+        self._operations += 1
+        self._hub.bring(self._operations, self.rank, tensor, combine)
+        return self._operations
+
+
+def _sum(brought: list[Tensor]) -> Tensor:
+    total = brought[0].clone()
+    for tensor in brought[1:]:
+        total += tensor
+    return total

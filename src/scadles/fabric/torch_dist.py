@@ -1,0 +1,197 @@
+"""Devices as processes, connected by torch.distributed: gloo on CPU, nccl on CUDA, mpi where torch was built with it.
+
+What gloo does when a device dies: its neighbours in the ring see the connection close at once, the others would wait
+for the deadline. So whoever sees an error aborts its own connections first, which passes the news on around the ring,
+then answers a roll call in the rendezvous store; who does not answer is lost.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
+
+from scadles.clock import wall_seconds
+from scadles.errors import ConfigError, FabricError, PeerLostError
+from scadles.fabric.byte_counters import SocketCounter
+from scadles.fabric.contract import Fabric, Pending
+
+_ROLL_CALL_S = 5.0
+_POLL_S = 0.05
+
+
+class TorchFabric(Fabric):
+    """One device's end of a process group, made from what torchrun sets: RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT.
+
+    Args:
+        backend: ``gloo``, ``nccl`` or ``mpi``.
+        deadline_s: wall seconds that any exchange may take.
+        device: where reduced tensors live.
+        sleep: lets wall seconds pass during the roll call.
+
+    Raises:
+        ConfigError: the environment is incomplete, the port is taken or the backend is missing.
+        PeerLostError: a device did not join within the deadline.
+    """
+
+    def __init__(self, backend: str, deadline_s: float, device: torch.device, sleep: Callable[[float], None]) -> None:
+        self.rank = _from_environment("RANK")
+        self.size = _from_environment("WORLD_SIZE")
+        self.deadline_s = deadline_s
+        self.device = device
+        self._sleep = sleep
+        self._collectives = 0
+        self._closed = False
+        self._payload_bytes = 0.0
+        self._sent_at_close = 0
+        self._counter = SocketCounter() if backend == "gloo" and SocketCounter.available() else None
+        self.bytes_counted_by = "kernel (TCP_INFO)" if self._counter else "message sizes"
+        self._store = _rendezvous(deadline_s)
+        self._join(backend)
+
+    def reduce(self, bucket: Tensor, phase: str) -> Pending:
+        self._count(bucket.nbytes, 2 * (self.size - 1) / self.size)
+        with self._errors_name_the_lost(phase):
+            work = dist.all_reduce(bucket, async_op=True)
+        return _TorchPending(self, work, phase)
+
+    def gather(self, values: Tensor, phase: str) -> Tensor:
+        self._count(values.nbytes, self.size - 1)
+        gathered = [torch.empty_like(values, device=self.device) for _ in range(self.size)]
+        with self._errors_name_the_lost(phase):
+            dist.all_gather(gathered, values.to(self.device))
+        return torch.stack(gathered).cpu()
+
+    def broadcast(self, tensors: Sequence[Tensor], phase: str) -> None:
+        if not tensors:
+            return
+        parts = [tensor.detach().contiguous().reshape(-1).view(torch.uint8) for tensor in tensors]
+        flat = torch.cat([part.to(self.device) for part in parts])
+        self._count(flat.nbytes, (self.size - 1) / self.size)
+        with self._errors_name_the_lost(phase):
+            dist.broadcast(flat, src=0)
+        for tensor, part in zip(tensors, torch.split(flat, [part.numel() for part in parts]), strict=True):
+            tensor.detach().copy_(part.clone().view(tensor.dtype).view_as(tensor))
+
+    def bytes_sent(self) -> int:
+        if self._closed:
+            return self._sent_at_close
+        return self._counter.bytes_sent() if self._counter else round(self._payload_bytes)
+
+    @property
+    def collectives(self) -> int:
+        return self._collectives
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._sent_at_close = self.bytes_sent()
+        self._closed = True
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def _join(self, backend: str) -> None:
+        if self._counter:
+            self._counter.start()
+        self._store.set(f"scadles/joined/{self.rank}", "1")
+        try:
+            dist.init_process_group(
+                backend,
+                store=PrefixStore("scadles", self._store),
+                rank=self.rank,
+                world_size=self.size,
+                timeout=timedelta(seconds=self.deadline_s),
+            )
+            # the first collective opens all connections
+            dist.all_reduce(torch.zeros(1, device=self.device))
+        except (RuntimeError, ValueError) as error:
+            missing = self._roll_call("joined", grace_s=0.0)
+            if missing:
+                raise PeerLostError(missing, "joining", f"not there within {self.deadline_s:g} s") from None
+            raise FabricError(f"cannot connect the devices with {backend}: {_first_line(error)}") from None
+        if self._counter:
+            self._counter.watch()
+
+    def _count(self, nbytes: int, factor: float) -> None:
+        self._collectives += 1
+        self._payload_bytes += nbytes * factor
+
+    @contextmanager
+    def _errors_name_the_lost(self, phase: str) -> Iterator[None]:
+        """Turn the backend's error into one that names device and phase."""
+        if self._closed:
+            raise FabricError(f"device {self.rank} has left the fabric")
+        try:
+            yield
+        except RuntimeError as error:
+            self._abort()
+            missing = self._roll_call("alive", grace_s=_ROLL_CALL_S)
+            if missing:
+                raise PeerLostError(missing, phase, _first_line(error)) from None
+            raise FabricError(f"{phase} failed though all devices are there: {_first_line(error)}") from None
+
+    def _abort(self) -> None:
+        self._sent_at_close = self.bytes_sent()
+        self._closed = True
+        group: Any = dist.group.WORLD
+        group.abort()
+
+    def _roll_call(self, call: str, grace_s: float) -> list[int]:
+        """Answer to ``call`` and return who has not answered after ``grace_s`` wall seconds."""
+        deadline = wall_seconds() + grace_s
+        try:
+            self._store.set(f"scadles/{call}/{self.rank}", "1")
+            while True:
+                missing = [r for r in range(self.size) if not self._store.check([f"scadles/{call}/{r}"])]
+                if not missing or wall_seconds() > deadline:
+                    return missing
+                self._sleep(_POLL_S)
+        except RuntimeError:  # the store went away with the device that kept it
+            return [] if self.rank == 0 else [0]
+
+
+class _TorchPending(Pending):
+    def __init__(self, fabric: TorchFabric, work: Any, phase: str) -> None:
+        self._fabric = fabric
+        self._work = work
+        self._phase = phase
+
+    def wait(self) -> None:
+        with self._fabric._errors_name_the_lost(self._phase):
+            self._work.wait()
+
+
+def _from_environment(name: str) -> int:
+    try:
+        return int(os.environ[name])
+    except (KeyError, ValueError):
+        raise ConfigError(
+            f"{name} = {os.environ.get(name)!r}: start devices with torchrun, or with scadles train --local N"
+        ) from None
+
+
+def _rendezvous(deadline_s: float) -> Any:
+    where = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
+    try:
+        store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=deadline_s)))
+    except dist.DistNetworkError as error:
+        if "in use" in str(error) or "EADDRINUSE" in str(error):
+            raise ConfigError(f"port {where} is in use: choose another MASTER_PORT") from None
+        raise PeerLostError([0], "rendezvous", f"nobody answers at {where} (MASTER_ADDR:MASTER_PORT)") from None
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(f"cannot meet the other devices at {where}: {_first_line(error)}") from None
+    return store
+
+
+def _first_line(error: BaseException) -> str:
+    """Return what a backend's error says, without its source location and stack."""
+    line = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return line.split("] ", 1)[-1] if line.startswith("[") else line

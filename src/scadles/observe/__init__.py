@@ -1,0 +1,48 @@
+"""What a run did: typed events, progress on the terminal, and tables and plots from run folders."""
+
+from scadles.observe.compare import Comparison, compare
+from scadles.observe.events import (
+    EVENTS,
+    CheckpointWritten,
+    Evaluation,
+    Event,
+    Finished,
+    Header,
+    NonFinite,
+    Rejection,
+    Resumed,
+    Step,
+)
+from scadles.observe.log import EventLog
+from scadles.observe.plots import plot_comparison, plot_run
+from scadles.observe.progress import Progress
+from scadles.observe.rundir import CONFIG_FILE, RunFolder, events_path, read_events
+from scadles.observe.summary import SUMMARY_FILE, DeviceSummary, Samples, Seconds, Summary
+
+__all__ = [
+    "CONFIG_FILE",
+    "EVENTS",
+    "SUMMARY_FILE",
+    "CheckpointWritten",
+    "Comparison",
+    "DeviceSummary",
+    "Evaluation",
+    "Event",
+    "EventLog",
+    "Finished",
+    "Header",
+    "NonFinite",
+    "Progress",
+    "Rejection",
+    "Resumed",
+    "RunFolder",
+    "Samples",
+    "Seconds",
+    "Step",
+    "Summary",
+    "compare",
+    "events_path",
+    "plot_comparison",
+    "plot_run",
+    "read_events",
+]

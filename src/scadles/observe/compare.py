@@ -1,0 +1,149 @@
+"""Runs side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from scadles.errors import ConfigError
+from scadles.observe.console import human_bytes, human_count, print_table, print_warning
+from scadles.observe.rundir import RunFolder
+from scadles.observe.summary import Samples, Summary
+
+_NOTHING = "–"
+_NOT_REACHED = "not reached"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A table with one line for each quantity and one column for each run.
+
+    Attributes:
+        names: the runs, in the order they were given; the first is the baseline of the speed-up.
+        rows: a quantity's name and its value in each run.
+        warnings: what makes these runs hard to compare.
+    """
+
+    names: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    warnings: tuple[str, ...]
+
+    def to_markdown(self) -> str:
+        """Return the table and its warnings as Markdown."""
+        lines = [("", *self.names), ("---", *("---:" for _ in self.names)), *self.rows]
+        table = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+        return "\n".join([*(f"> **Warning:** {text}\n" for text in self.warnings), *table])
+
+    def print(self) -> None:
+        """Print the table and its warnings to standard output."""
+        for text in self.warnings:
+            print_warning(text)
+        print_table("", ("", *self.names), self.rows)
+
+
+def compare(folders: Iterable[RunFolder | Path | str]) -> Comparison:
+    """Put runs side by side; the speed-up is against the first of them.
+
+    Raises:
+        ConfigError: no run was given.
+        DataError: a folder is not one of a finished run.
+    """
+    runs = [folder if isinstance(folder, RunFolder) else RunFolder(folder) for folder in folders]
+    if not runs:
+        raise ConfigError("there is nothing to compare: name one or more run folders")
+    names = _names(runs)
+    rows = [(title, *(value(run.summary) for run in runs)) for title, value in _QUANTITIES]
+    speed_up = (f"speed-up against {names[0]}", *(_speed_up(runs[0].summary, run.summary) for run in runs))
+    place = [row[0] for row in rows].index(_TIME_TO_TARGET) + 1
+    return Comparison(names, (*rows[:place], speed_up, *rows[place:]), _warnings(runs, names))
+
+
+def balanced(samples: Iterable[Samples]) -> bool:
+    """Return whether every received sample is accounted for: trained, dropped, held or rejected."""
+    return all(s.received == s.trained + s.dropped + s.held + s.rejected for s in samples)
+
+
+def _names(runs: Sequence[RunFolder]) -> tuple[str, ...]:
+    short = [run.name for run in runs]
+    return tuple(name if short.count(name) == 1 else str(run.path) for name, run in zip(short, runs, strict=True))
+
+
+def _seconds(seconds: float) -> str:
+    """Return seconds in one unit for all runs, so that the eye can compare them."""
+    return f"{seconds:,.1f} s" if seconds >= 1 else f"{seconds:.3g} s"
+
+
+def _accuracy(value: float | None) -> str:
+    return _NOTHING if value is None else f"{value:.4f}"
+
+
+def _time_to_target(run: Summary) -> str:
+    if run.target_accuracy is None:
+        return _NOTHING
+    return _NOT_REACHED if run.time_to_target_s is None else _seconds(run.time_to_target_s)
+
+
+def _speed_up(baseline: Summary, run: Summary) -> str:
+    """Return how many times sooner ``run`` got there; a lower bound where the baseline never did."""
+    if run.target_accuracy != baseline.target_accuracy or not run.time_to_target_s:
+        return _NOTHING
+    if baseline.time_to_target_s is not None:
+        return f"{baseline.time_to_target_s / run.time_to_target_s:.2f}×"
+    return f"over {baseline.time_s / run.time_to_target_s:.2f}×" if baseline.time_s > run.time_to_target_s else _NOTHING
+
+
+_TIME_TO_TARGET = "stream time to target"
+_QUANTITIES: tuple[tuple[str, Callable[[Summary], str]], ...] = (
+    ("method", lambda s: s.method),
+    ("devices", lambda s: human_count(s.devices)),
+    ("steps", lambda s: human_count(s.steps)),
+    ("target accuracy", lambda s: _accuracy(s.target_accuracy)),
+    (_TIME_TO_TARGET, _time_to_target),
+    ("stream time", lambda s: _seconds(s.time_s)),
+    ("final accuracy", lambda s: _accuracy(s.final_accuracy)),
+    ("best accuracy", lambda s: _accuracy(s.best_accuracy)),
+    ("waiting for samples", lambda s: _seconds(s.seconds.wait)),
+    ("computing", lambda s: _seconds(s.seconds.compute)),
+    ("synchronising", lambda s: _seconds(s.seconds.sync)),
+    ("samples trained", lambda s: human_count(s.samples.trained)),
+    ("samples dropped", lambda s: human_count(s.samples.dropped)),
+    ("samples held", lambda s: human_count(s.samples.held)),
+    ("samples rejected", lambda s: human_count(s.samples.rejected)),
+    ("largest buffer and lag", lambda s: human_count(s.buffer_max_samples)),
+    ("bytes sent", lambda s: human_bytes(s.bytes_sent)),
+    ("model", lambda s: s.model_sha256[:8] or _NOTHING),
+    (
+        "ledger balanced",
+        lambda s: "yes" if balanced([s.samples, *(device.samples for device in s.per_device)]) else "NO",
+    ),
+    ("ended by", lambda s: s.ended_by),
+)
+
+
+def _warnings(runs: Sequence[RunFolder], names: Sequence[str]) -> tuple[str, ...]:
+    """Name what should be equal among runs that are compared, and is not."""
+    facts: dict[str, list[str]] = {
+        field: [str(getattr(run.summary, field)) for run in runs]
+        for field in ("target_accuracy", "seed", "dataset", "model", "clock")
+    }
+    configs = [_config(run) for run in runs]
+    if all(configs):
+        for section in ("stream", "clock"):
+            facts[f"{section} settings"] = [json.dumps(config.get(section), sort_keys=True) for config in configs]
+    return tuple(
+        f"the runs differ in {fact}: " + ", ".join(f"{n} {v}" for n, v in zip(names, values, strict=True))
+        for fact, values in facts.items()
+        if len(set(values)) > 1
+    )
+
+
+def _config(run: RunFolder) -> dict[str, object]:
+    try:
+        tree = yaml.safe_load(run.config_text)
+    except yaml.YAMLError:
+        return {}
+    return tree if isinstance(tree, dict) else {}

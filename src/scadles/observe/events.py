@@ -1,0 +1,152 @@
+"""What happens on a device, as typed events: one JSON object a line, one file a device.
+
+The first line is a :class:`Header`. A resumed run appends :class:`Resumed`; what an earlier attempt wrote about later
+steps than the one it resumed from did not happen to the model, and readers leave it out
+(:func:`scadles.observe.rundir.read_events`).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Base of all events.
+
+    Attributes:
+        step: global step after which, or during which, it happened.
+        time_s: stream seconds on this device's clock.
+    """
+
+    kind: ClassVar[str]
+    step: int
+    time_s: float
+
+    def to_json(self) -> str:
+        """Return one line of JSON, without the newline."""
+        return json.dumps({"event": self.kind, **vars(self)}, separators=(",", ":"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header(Event):
+    """Who wrote this file, with what."""
+
+    kind: ClassVar[str] = "header"
+    device: int
+    devices: int
+    method: str
+    seed: int
+    clock: str
+    started_at: str
+    versions: dict[str, str]
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step(Event):
+    """One step of one device.
+
+    Attributes:
+        batch: samples this device trained on; 0 where it had nothing.
+        total_batch: samples all devices trained on.
+        offsets: stream offsets of the first and last trained sample; None for an empty batch.
+        rate_hz: the measured rate of this device's stream.
+        wait_s, compute_s, sync_s: stream seconds spent on gathering the batch, on the gradient and the update, and on
+            the exchange (waiting for others included).
+        slowest: the device that everybody waited for.
+        slowest_s: how much later than the first device it was ready.
+        loss: mean loss over all devices' samples; None when nobody had any.
+        lr: learning rate of the first parameter group.
+        lr_scale: what batch scaling made of the base rate.
+        held: samples in the buffer after the batch was taken.
+        lag: samples left at the source; None where the source cannot tell.
+        dropped: samples dropped so far.
+    """
+
+    kind: ClassVar[str] = "step"
+    batch: int
+    total_batch: int
+    offsets: tuple[int, int] | None
+    rate_hz: float
+    wait_s: float
+    compute_s: float
+    sync_s: float
+    slowest: int
+    slowest_s: float
+    loss: float | None
+    lr: float
+    lr_scale: float
+    held: int
+    lag: int | None
+    dropped: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Event):
+    """Accuracy of the common model on the test set, all devices together."""
+
+    kind: ClassVar[str] = "evaluation"
+    accuracy: float
+    loss: float
+    samples_trained: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejection(Event):
+    """Samples that could not be trained on."""
+
+    kind: ClassVar[str] = "rejection"
+    count: int
+    reason: str
+    first_offset: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class NonFinite(Event):
+    """A gradient with NaN or infinity that was left out of the step."""
+
+    kind: ClassVar[str] = "non_finite"
+    batch: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointWritten(Event):
+    """Everything up to here survives a crash."""
+
+    kind: ClassVar[str] = "checkpoint"
+    position: int
+    ledger: dict[str, int]
+    model_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumed(Event):
+    """The run goes on from the checkpoint of ``step``; later events written before this line are void."""
+
+    kind: ClassVar[str] = "resumed"
+    position: int
+    started_at: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished(Event):
+    """The run ended as it should.
+
+    Attributes:
+        reason: ``target``, ``steps``, ``duration`` or ``stopped``.
+    """
+
+    kind: ClassVar[str] = "finished"
+    reason: str
+    ledger: dict[str, int] = field(default_factory=dict)
+    model_sha256: str = ""
+
+
+EVENTS: dict[str, type[Event]] = {
+    cls.kind: cls for cls in (Header, Step, Evaluation, Rejection, NonFinite, CheckpointWritten, Resumed, Finished)
+}

@@ -1,0 +1,83 @@
+"""The file that one device's events go to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from scadles.errors import RunError
+from scadles.observe.events import Event, Header
+
+
+class EventLog:
+    """Writes events to a file, one line of JSON each, every line at once.
+
+    Args:
+        path: the file; its folder exists.
+        header: the first line of a new file.
+        append: go on with an existing file (a resumed run): its header stays, and a last line that a crash tore is
+            cut off. A missing or empty file is begun like a new one.
+
+    Raises:
+        RunError: the file cannot be written, on opening or later (a full disk, a folder without permission).
+    """
+
+    def __init__(self, path: Path, header: Header, *, append: bool) -> None:
+        self._path = path
+        with self._mapped():
+            # Unbuffered: what a failed write left in a buffer would fail again on closing.
+            self._file = path.open("ab" if append else "wb", buffering=0)
+        try:
+            if append:
+                self._cut_torn_line()
+            if not (append and self._size()):
+                self.write(header)
+        except BaseException:
+            self.close()
+            raise
+
+    def write(self, event: Event) -> None:
+        """Append one event; when this returns, the operating system has it.
+
+        Raises:
+            RunError: the line could not be written.
+        """
+        line = memoryview(event.to_json().encode() + b"\n")
+        with self._mapped():
+            while line:
+                line = line[self._file.write(line) :]
+
+    def close(self) -> None:
+        """Close the file. Closing twice is no error."""
+        with self._mapped():
+            self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _size(self) -> int:
+        with self._mapped():
+            return self._path.stat().st_size
+
+    def _cut_torn_line(self) -> None:
+        """Keep what ends with a newline, so that the next event begins a line of its own."""
+        with self._mapped():
+            written = self._path.read_bytes()
+            whole = written.rfind(b"\n") + 1
+            if whole < len(written):
+                self._file.truncate(whole)
+
+    @contextmanager
+    def _mapped(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunError(f"cannot write events to {self._path}: {error.strerror or error}") from error

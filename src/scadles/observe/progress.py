@@ -1,0 +1,220 @@
+"""What one device shows on the terminal while a run goes on."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Iterable
+from types import TracebackType
+from typing import ClassVar, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from scadles.clock import wall_seconds
+from scadles.observe.console import human_count, human_seconds
+from scadles.observe.events import Evaluation, Event, Finished, NonFinite, Rejection, Resumed, Step
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_ASCII_BLOCKS = "_.-:=+*#"
+_COST_SHARE = 0.003
+_TREND = 24
+
+
+class Progress:
+    """Shows how a run is doing, on standard error: a panel on a terminal, now and then a line elsewhere.
+
+    Drawing takes less than one percent of the time, however short a step is: the dearer the last drawing was, the
+    later comes the next.
+
+    Args:
+        label: what runs, for the title.
+        devices: how many devices take part.
+        target: accuracy aimed at; None for none.
+        steps: the run ends after so many steps; None for no such limit.
+        duration_s: the run ends after so many stream seconds; None for no such limit.
+        clock_speed: stream seconds per wall second; None where stream time does not follow the wall clock.
+        quiet: show nothing at all.
+        console: where to show it; standard error by default.
+
+    Attributes:
+        every_s: wall seconds between two lines where there is no terminal.
+        redraw_s: wall seconds between two drawings on a terminal, at least.
+    """
+
+    every_s: ClassVar[float] = 5.0
+    redraw_s: ClassVar[float] = 0.2
+
+    def __init__(
+        self,
+        label: str,
+        devices: int,
+        target: float | None,
+        steps: int | None,
+        duration_s: float | None,
+        clock_speed: float | None,
+        *,
+        quiet: bool,
+        console: Console | None = None,
+    ) -> None:
+        self._title = f"{label} · {devices} device{'s' if devices != 1 else ''}"
+        self._target, self._steps, self._duration_s, self._speed = target, steps, duration_s, clock_speed
+        self._console = console or Console(stderr=True)
+        self._quiet = quiet
+        self._live: Live | None = None
+        self._now_s = self._started_s = wall_seconds()
+        self._due_s = self._started_s
+        self._first: tuple[float, Step] | None = None
+        self._step: Step | None = None
+        self._accuracies: deque[float] = deque(maxlen=_TREND)
+        self._best = -1.0
+        self._waiting, self._ended = "", False
+        self._rejected = self._non_finite = 0
+
+    def __enter__(self) -> Self:
+        if not self._quiet and self._console.is_terminal:
+            self._live = Live(
+                console=self._console,
+                auto_refresh=False,
+                # Results may be piped elsewhere while the panel is on the terminal: leave those alone.
+                redirect_stdout=sys.stdout.isatty(),
+            )
+            self._live.start()
+        elif not self._quiet:
+            self._console.print(Text(self._title), soft_wrap=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            if self._step is not None:
+                self._now_s = wall_seconds()
+                self._show()
+            self._live.stop()
+            self._live = None
+
+    def update(self, event: Event) -> None:
+        """Take note of an event and show it when it is time to."""
+        if self._quiet:
+            return
+        urgent = False
+        if isinstance(event, Step):
+            self._step, self._waiting = event, ""
+            self._first = self._first or (wall_seconds(), event)
+        elif isinstance(event, Evaluation):
+            urgent = event.accuracy > self._best
+            self._best = max(self._best, event.accuracy)
+            self._accuracies.append(event.accuracy)
+        elif isinstance(event, Rejection):
+            self._rejected += event.count
+        elif isinstance(event, NonFinite):
+            self._non_finite += 1
+        elif isinstance(event, Resumed):
+            self._waiting = f"resumed at step {event.step}"
+        elif isinstance(event, Finished):
+            self._waiting, self._ended, urgent = f"ended: {event.reason}", True, True
+        self._show_when_due(urgent=urgent and self._live is None)
+
+    def waiting(self, text: str) -> None:
+        """Say what the device is waiting for, for example ``"gathering 31/64 samples, 3.1 s"``."""
+        if not self._quiet:
+            self._waiting = text
+            self._show_when_due(urgent=False)
+
+    def _show_when_due(self, *, urgent: bool) -> None:
+        self._now_s = wall_seconds()
+        if urgent or self._now_s >= self._due_s:
+            self._show()
+            cost_s = wall_seconds() - self._now_s
+            pause_s = self.redraw_s if self._live is not None else self.every_s
+            self._due_s = self._now_s + max(pause_s, cost_s / _COST_SHARE)
+
+    def _show(self) -> None:
+        if self._live is not None:
+            self._live.update(self._panel(), refresh=True)
+        else:
+            self._console.print(Text(self._line()), soft_wrap=True)
+
+    def _panel(self) -> Panel:
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(style="cyan", no_wrap=True)
+        grid.add_column()
+        for name, value in self._facts().items():
+            grid.add_row(name, Text(value))
+        if self._waiting:
+            grid.add_row("now", Text(self._waiting, style="yellow"))
+        return Panel(grid, title=Text(self._title, style="bold"), title_align="left", expand=False, border_style="dim")
+
+    def _line(self) -> str:
+        parts = [f"{name} {value}" for name, value in self._facts().items()]
+        return " | ".join([*parts, self._waiting] if self._waiting else parts)
+
+    def _facts(self) -> dict[str, str]:
+        """Return what there is to say, most important first."""
+        elapsed = human_seconds(self._now_s - self._started_s)
+        step = self._step
+        if step is None:
+            return {"step": "0", "wall time": elapsed, **self._accuracy()}
+        lag = "" if step.lag is None else f", {human_count(step.lag)} at the source"
+        facts = {
+            "step": human_count(step.step) + (f" of {human_count(self._steps)}" if self._steps else ""),
+            "time": f"{self._stream_time(step)}, {elapsed} on the wall",
+            "batch": f"{step.batch} of {human_count(step.total_batch)}, {step.rate_hz:.1f} samples/s",
+            "slowest": f"device {step.slowest}, {human_seconds(step.slowest_s)} after the first",
+            "buffer": f"{human_count(step.held)} held{lag}, {human_count(step.dropped)} dropped",
+            "loss": "none" if step.loss is None else f"{step.loss:.4f}",
+            "lr": f"{step.lr:.3g} (×{step.lr_scale:.2f})",
+            **self._accuracy(),
+            **self._trouble(),
+        }
+        left = self._left()
+        return {**facts, "left": left} if left else facts
+
+    def _stream_time(self, step: Step) -> str:
+        limit = f" of {human_seconds(self._duration_s)}" if self._duration_s else ""
+        speed = f" (×{self._speed:g})" if self._speed not in (None, 1.0) else ""
+        return f"{human_seconds(step.time_s)}{limit} of stream{speed}"
+
+    def _accuracy(self) -> dict[str, str]:
+        if not self._accuracies:
+            return {}
+        aim = f" of {self._target:.3f}" if self._target else ""
+        trend = f" {sparkline(self._accuracies, self._console.encoding)}" if self._live is not None else ""
+        return {"accuracy": f"{self._accuracies[-1]:.3f}{aim}, best {self._best:.3f}{trend}"}
+
+    def _trouble(self) -> dict[str, str]:
+        found = {"rejected": self._rejected, "non-finite": self._non_finite}
+        return {name: human_count(count) for name, count in found.items() if count}
+
+    def _left(self) -> str:
+        """Return the wall time to the run's limits; the target may end it sooner, nobody knows when."""
+        if self._step is None or self._first is None or self._ended:
+            return ""
+        first_s, first = self._first
+        wall_s = self._now_s - first_s
+        done, passed_s = self._step.step - first.step, self._step.time_s - first.time_s
+        limits = []
+        if self._steps is not None and done > 0:
+            limits.append((self._steps - self._step.step) * wall_s / done)
+        speed = self._speed or (passed_s / wall_s if wall_s > 0 else 0.0)
+        if self._duration_s is not None and speed > 0:
+            limits.append((self._duration_s - self._step.time_s) / speed)
+        if not limits:
+            return "until the target" if self._target and not (self._steps or self._duration_s) else ""
+        return ("at most " if self._target else "") + human_seconds(max(0.0, min(limits)))
+
+
+def sparkline(values: Iterable[float], encoding: str = "utf-8") -> str:
+    """Return values as a row of little bars, the lowest of them to the highest.
+
+    >>> sparkline([0.1, 0.5, 0.9])
+    '▁▅█'
+    """
+    shown = list(values)
+    blocks = _BLOCKS if encoding.lower().startswith("utf") else _ASCII_BLOCKS
+    low, span = min(shown), max(shown) - min(shown)
+    return "".join(blocks[round((value - low) / span * 7) if span else 0] for value in shown)

@@ -1,0 +1,94 @@
+"""``summary.json``: what a run came to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+SUMMARY_FILE = "summary.json"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Samples(_Frozen):
+    """Samples of all devices; received = trained + dropped + held + rejected, injected apart."""
+
+    received: int
+    trained: int
+    dropped: int
+    held: int
+    rejected: int
+    injected: int = 0
+
+
+class Seconds(_Frozen):
+    """Stream seconds spent, mean over devices."""
+
+    wait: float
+    compute: float
+    sync: float
+
+
+class DeviceSummary(_Frozen):
+    """One device's part.
+
+    Attributes:
+        slowest_steps: steps in which everybody waited for this device.
+    """
+
+    device: int
+    rate_hz: float
+    samples: Samples
+    seconds: Seconds
+    buffer_max_samples: int
+    bytes_sent: int
+    slowest_steps: int
+    non_finite_steps: int
+
+
+class Summary(_Frozen):
+    """The outcome of one run.
+
+    Attributes:
+        time_s: stream seconds of the whole run.
+        wall_s: wall seconds of the last attempt (a resumed run counts from its resumption).
+        time_to_target_s: stream seconds until the target accuracy was measured; None when it was not reached.
+        buffer_max_samples: the most that any device held or had waiting at its source.
+        bytes_sent: bytes that really left, all devices together, as counted by the transport.
+        lr_scale_mean: mean factor that batch scaling applied to the learning rate.
+        model_sha256: fingerprint of the model, equal on all devices.
+        ended_by: ``target``, ``steps``, ``duration`` or ``stopped``.
+    """
+
+    schema_version: int = 1
+    method: str
+    clock: Literal["wall", "virtual"]
+    devices: int
+    seed: int
+    model: str
+    dataset: str
+    steps: int
+    time_s: float
+    wall_s: float
+    target_accuracy: float | None
+    time_to_target_s: float | None
+    final_accuracy: float | None
+    best_accuracy: float | None
+    samples: Samples
+    buffer_max_samples: int
+    seconds: Seconds
+    bytes_sent: int
+    bytes_counted_by: str
+    collectives_per_step: float
+    lr_scale_mean: float
+    model_sha256: str
+    ended_by: str
+    per_device: tuple[DeviceSummary, ...]
+
+    def write(self, run_dir: Path) -> None:
+        """Write ``summary.json`` into a run folder."""
+        (run_dir / SUMMARY_FILE).write_text(self.model_dump_json(indent=2) + "\n")

@@ -1,0 +1,27 @@
+"""Streams: the source contract, its implementations by URL, and how fast records come."""
+
+from scadles.streams.arrivals import Arrivals
+from scadles.streams.contract import Records, Rejected, Source
+from scadles.streams.inspection import Inspector
+from scadles.streams.meter import RateMeter
+from scadles.streams.profile import RateProfile
+from scadles.streams.rates import RATE_SETS, RateSet, draw_rates
+from scadles.streams.registry import SourceURL, open_source_url, register_source
+from scadles.streams.replay import ReplaySource
+
+__all__ = [
+    "RATE_SETS",
+    "Arrivals",
+    "Inspector",
+    "RateMeter",
+    "RateProfile",
+    "RateSet",
+    "Records",
+    "Rejected",
+    "ReplaySource",
+    "Source",
+    "SourceURL",
+    "draw_rates",
+    "open_source_url",
+    "register_source",
+]

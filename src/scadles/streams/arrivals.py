@@ -1,0 +1,88 @@
+"""When the records of a replayed stream arrive."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import OrderedDict
+
+import numpy as np
+
+from scadles.seeding import numpy_generator
+from scadles.streams.profile import RateProfile
+
+BLOCK = 1024
+CACHED_BLOCKS = 4
+
+
+class Arrivals:
+    """The arrival times of one stream's records, the same whatever the order in which they are asked for.
+
+    Args:
+        profile: the expected number of records by any time.
+        poisson: seed parts, for example ``(seed, device)``, for records that arrive independently of each other; None
+            for evenly spaced ones: record k (from 0) arrives when k + 1 records are expected.
+
+    Memory is bounded by four blocks of 1024 gaps and one number for each block passed.
+
+    >>> arrivals = Arrivals(RateProfile.constant(4.0))
+    >>> arrivals.times(0, 3).tolist()
+    [0.25, 0.5, 0.75]
+    >>> arrivals.count_by(0.5)
+    2
+    """
+
+    def __init__(self, profile: RateProfile, poisson: tuple[int, ...] | None = None) -> None:
+        self._profile = profile
+        self._regular = poisson is None
+        self._seed_parts = poisson or ()
+        self._starts = [0.0]
+        self._blocks: OrderedDict[int, np.ndarray] = OrderedDict()
+
+    def times(self, first: int, count: int) -> np.ndarray:
+        """Return the event times in stream seconds of ``count`` records from ``first`` on, float64 ``[count]``."""
+        return self._profile.when(self._expectations(first, count))
+
+    def time(self, record: int) -> float:
+        """Return the event time of one record in stream seconds; inf if it never arrives."""
+        return float(self.times(record, 1)[0])
+
+    def count_by(self, time_s: float) -> int:
+        """Return how many records have arrived by the stream time ``time_s``, those of this very moment included."""
+        expected = float(self._profile.expected(time_s))
+        count = int(expected) if self._regular else self._count_poisson(expected)
+        # The times are the truth: rounding of the inverse must not hide a record at its own time.
+        first = max(0, count - 2)
+        return first + int(np.searchsorted(self.times(first, 4), time_s, side="right"))
+
+    def _expectations(self, first: int, count: int) -> np.ndarray:
+        """Return for each record how many must be expected for it to arrive, float64 ``[count]``."""
+        if self._regular:
+            return np.arange(first + 1, first + count + 1, dtype=np.float64)
+        end = first + count
+        parts = [
+            self._block(block)[max(0, first - block * BLOCK) : end - block * BLOCK]
+            for block in range(first // BLOCK, -(-end // BLOCK))
+        ]
+        return np.concatenate([np.empty(0), *parts])
+
+    def _count_poisson(self, expected: float) -> int:
+        while self._starts[-1] <= expected:
+            self._block(len(self._starts) - 1)
+        block = bisect_right(self._starts, expected) - 1
+        return block * BLOCK + int(np.searchsorted(self._block(block), expected, side="right"))
+
+    def _block(self, number: int) -> np.ndarray:
+        """Return the running sums of unit-rate gaps up to each record of a block, float64 ``[BLOCK]``."""
+        while len(self._starts) <= number:
+            self._block(len(self._starts) - 1)
+        if number in self._blocks:
+            self._blocks.move_to_end(number)
+            return self._blocks[number]
+        gaps = numpy_generator(*self._seed_parts, "arrivals", number).standard_exponential(BLOCK)
+        sums = self._starts[number] + np.cumsum(gaps)
+        if len(self._starts) == number + 1:
+            self._starts.append(float(sums[-1]))
+        self._blocks[number] = sums
+        if len(self._blocks) > CACHED_BLOCKS:
+            self._blocks.popitem(last=False)
+        return sums

@@ -1,0 +1,53 @@
+"""What a stream is to ScaDLES: records that arrive by themselves, in order, each with an offset and an event time."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from scadles.records import Records, Rejected
+
+__all__ = ["Records", "Rejected", "Source"]
+
+
+class Source(ABC):
+    """One device's stream.
+
+    A source is opened once, polled by one thread and closed once. It never blocks longer than it was told to, and a
+    silent stream simply returns nothing. Whatever its own queue, memory it takes is bounded.
+
+    Raises (all methods): :class:`~scadles.errors.SourceError` when the stream broke for good.
+    """
+
+    @abstractmethod
+    def open(self, position: int) -> None:
+        """Start at ``position``, the offset of the first record to be returned (0: the beginning)."""
+
+    @abstractmethod
+    def poll(self, max_records: int, timeout_s: float) -> Records:
+        """Return up to ``max_records`` records, in order, as soon as that many are there or ``timeout_s`` has passed.
+
+        Args:
+            max_records: at least 1.
+            timeout_s: stream seconds; 0 returns what has arrived already.
+        """
+
+    @abstractmethod
+    def skip(self, keep: int) -> int:
+        """Pass over everything that has arrived but the newest ``keep`` records; return how many were passed over."""
+
+    @abstractmethod
+    def lag(self) -> int | None:
+        """Return how many records have arrived and were neither polled nor skipped; None where nobody can tell."""
+
+    @property
+    @abstractmethod
+    def position(self) -> int:
+        """The offset of the next record that :meth:`poll` would return."""
+
+    @abstractmethod
+    def commit(self, position: int) -> None:
+        """Take note that everything before ``position`` is safe in a checkpoint and will not be asked for again."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give everything back. Closing twice is no error."""

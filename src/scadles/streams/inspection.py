@@ -1,0 +1,92 @@
+"""What has arrived, looked at before it is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scadles.streams.contract import Records, Rejected
+
+
+class Inspector:
+    """Leaves out the records that cannot be trained on, and says why.
+
+    Args:
+        shape: of one sample.
+        dtype: of one sample. For a floating one any floating sample will do, and is converted; for another one, such
+            as uint8, exactly that.
+        classes: labels are integers from 0 to ``classes - 1``.
+
+    >>> inspector = Inspector((2,), torch.float32, classes=3)
+    >>> x = torch.tensor([[0.0, 1.0], [float("nan"), 1.0], [2.0, 3.0]])
+    >>> records = Records(np.arange(3), np.zeros(3), x, torch.tensor([0, 1, 3]))
+    >>> good, rejected = inspector.split(records)
+    >>> good.offsets.tolist(), [reason for _, reason in rejected]
+    ([0], ['NaN or infinite values', 'label 3, expected 0 to 2'])
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, classes: int) -> None:
+        self._shape = tuple(shape)
+        self._dtype = dtype
+        self._classes = classes
+
+    def split(self, records: Records) -> tuple[Records, tuple[Rejected, ...]]:
+        """Return what can be trained on, as one tensor ``[m, *shape]``, and what cannot, by offset.
+
+        The second part includes what the source itself rejected; the first part then has no ``rejected`` any more.
+        """
+        reasons: dict[int, str] = {}
+        x = self._fitting(records.x, reasons)
+        kept = np.delete(np.arange(len(records)), list(reasons))
+        y = records.y if len(kept) == len(records) else records.y[torch.from_numpy(kept)]
+        bad_x, bad_y = self._bad_values(x), self._bad_labels(y)
+        for i in torch.nonzero(bad_y).flatten().tolist():
+            reasons[int(kept[i])] = f"label {y[i].item()}, expected 0 to {self._classes - 1}"
+        for i in torch.nonzero(bad_x).flatten().tolist():
+            reasons[int(kept[i])] = "NaN or infinite values"
+        if bool((bad := bad_x | bad_y).any()):
+            x, y, kept = x[~bad], y[~bad], kept[(~bad).numpy()]
+        offsets = records.offsets
+        rejected = (*records.rejected, *(Rejected(int(offsets[i]), reason) for i, reason in reasons.items()))
+        good = Records(offsets[kept], records.times[kept], x, y.to(torch.int64))
+        return good, tuple(sorted(rejected, key=lambda record: record.offset))
+
+    def _fitting(self, x: Tensor | Sequence[Tensor], reasons: dict[int, str]) -> Tensor:
+        """Return the samples of the right shape and dtype as one tensor; note why the others are not among them."""
+        if isinstance(x, Tensor):
+            misfit = self._misfit(x.shape[1:], x.dtype)
+            if misfit is None:
+                return x.to(self._dtype)
+            reasons.update(dict.fromkeys(range(len(x)), misfit))
+            x = ()
+        fitting = []
+        for i, sample in enumerate(x):
+            misfit = self._misfit(sample.shape, sample.dtype)
+            if misfit is None:
+                fitting.append(sample.to(self._dtype))
+            else:
+                reasons[i] = misfit
+        return torch.stack(fitting) if fitting else torch.empty((0, *self._shape), dtype=self._dtype)
+
+    def _misfit(self, shape: torch.Size, dtype: torch.dtype) -> str | None:
+        if tuple(shape) != self._shape:
+            return f"shape {list(shape)}, expected {list(self._shape)}"
+        if dtype != self._dtype and not (dtype.is_floating_point and self._dtype.is_floating_point):
+            return f"dtype {_short(dtype)}, expected {_short(self._dtype)}"
+        return None
+
+    def _bad_values(self, x: Tensor) -> Tensor:
+        if not x.is_floating_point():
+            return torch.zeros(len(x), dtype=torch.bool)
+        return ~torch.isfinite(x).flatten(1).all(dim=1)
+
+    def _bad_labels(self, y: Tensor) -> Tensor:
+        outside = ~((y >= 0) & (y < self._classes))
+        return outside | (y != y.floor()) if y.is_floating_point() else outside
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,124 @@
+"""A data set, played as a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+from torch import Tensor
+
+from scadles.clock import Clock
+from scadles.config import ProfileConfig
+from scadles.errors import ConfigError
+from scadles.streams.arrivals import Arrivals
+from scadles.streams.contract import Records, Source
+from scadles.streams.profile import RateProfile
+from scadles.streams.registry import SourceURL, register_source
+
+Samples = Callable[[np.ndarray], tuple[Tensor, Tensor]]
+
+_PROFILE_PARAMETERS = {"profile": "name"} | {
+    name: name for name in ("arrivals", "period_s", "duty", "depth", "outage_at_s", "outage_s")
+}
+
+
+class ReplaySource(Source):
+    """Records that arrive when ``arrivals`` says so. It is the reference of the contract, and holds no record itself.
+
+    Args:
+        samples: stream offsets, int64 ``[n]``, to samples ``[n, *shape]`` and labels ``[n]``.
+        arrivals: when each record arrives.
+        clock: the stream time; waiting sleeps on it, so a virtual clock moves on.
+
+    >>> import torch
+    >>> from scadles.clock import VirtualClock
+    >>> from scadles.streams.profile import RateProfile
+    >>> clock = VirtualClock()
+    >>> numbers = lambda offsets: (torch.from_numpy(offsets)[:, None], torch.from_numpy(offsets))
+    >>> source = ReplaySource(numbers, Arrivals(RateProfile.constant(10.0)), clock)
+    >>> source.open(0)
+    >>> source.poll(4, timeout_s=1.0).offsets.tolist(), round(clock.now(), 9)
+    ([0, 1, 2, 3], 0.4)
+    >>> source.poll(100, timeout_s=0.5).offsets.tolist(), round(clock.now(), 9)
+    ([4, 5, 6, 7, 8], 0.9)
+    """
+
+    def __init__(self, samples: Samples, arrivals: Arrivals, clock: Clock) -> None:
+        self._samples = samples
+        self._arrivals = arrivals
+        self._clock = clock
+        self._position = 0
+
+    def open(self, position: int) -> None:
+        if position < 0:
+            raise ConfigError(f"position = {position}: a stream begins at offset 0")
+        self._position = position
+
+    def arrival_time(self, count: int) -> float:
+        """Return the stream time at which ``count`` (at least 1) records more than now polled will have arrived."""
+        return self._arrivals.time(self._position + count - 1)
+
+    def poll(self, max_records: int, timeout_s: float) -> Records:
+        until_s = min(self.arrival_time(max_records), self._clock.now() + timeout_s)
+        # Rounding can end a sleep a hair before the record that it was meant for.
+        while (now_s := self._clock.now()) < until_s:
+            self._clock.sleep(until_s - now_s)
+        count = min(max_records, self.lag())
+        offsets = np.arange(self._position, self._position + count, dtype=np.int64)
+        x, y = self._samples(offsets)
+        times = self._arrivals.times(self._position, count)
+        self._position += count
+        return Records(offsets=offsets, times=times, x=x, y=y)
+
+    def skip(self, keep: int) -> int:
+        passed = max(0, self.lag() - keep)
+        self._position += passed
+        return passed
+
+    def lag(self) -> int:
+        return max(0, self._arrivals.count_by(self._clock.now()) - self._position)
+
+    @property
+    def position(self) -> int:
+        return self._position
+
+    def commit(self, position: int) -> None:
+        """Do nothing: every record can be replayed for ever."""
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to give back."""
+
+
+@register_source("replay")
+def replay_from_url(
+    url: SourceURL, *, samples: Samples | None = None, clock: Clock | None = None, **_: Any
+) -> ReplaySource:
+    """Return the source of ``replay://?rate=50&profile=bursts&...``.
+
+    Parameters: ``rate`` (records per second, default 50), ``seed`` and ``device`` (of Poisson arrivals, default 0), and
+    those of :class:`~scadles.config.ProfileConfig`, whose ``name`` is called ``profile`` here.
+
+    Raises:
+        ConfigError: an unknown parameter, a value out of range, a host or path, or no ``samples`` or ``clock``.
+    """
+    url.expect("rate", "seed", "device", *_PROFILE_PARAMETERS)
+    if url.netloc or url.path:
+        raise ConfigError(f"replay://{url.netloc}/{url.path}: takes neither host nor path; write replay://?rate=50")
+    if samples is None or clock is None:
+        raise ConfigError("replay:// plays a data set against a clock: give it samples=... and clock=...")
+    config = _profile_config(url)
+    profile = RateProfile.of(config, url.number("rate", 50.0))
+    seed_parts = (url.integer("seed", 0), url.integer("device", 0))
+    return ReplaySource(samples, Arrivals(profile, seed_parts if config.arrivals == "poisson" else None), clock)
+
+
+def _profile_config(url: SourceURL) -> ProfileConfig:
+    fields = {field: url.query[name] for name, field in _PROFILE_PARAMETERS.items() if name in url.query}
+    try:
+        return ProfileConfig.model_validate(fields)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = "profile" if problem["loc"][0] == "name" else problem["loc"][0]
+        raise ConfigError(f"replay://: {name}={problem['input']!r}: {problem['msg']}") from None

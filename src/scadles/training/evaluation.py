@@ -1,0 +1,55 @@
+"""The common model, tested by all devices together: each takes its part of the test set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from scadles.fabric import Fabric
+
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Outcome of one evaluation over the whole test set."""
+
+    accuracy: float
+    loss: float
+
+
+class Evaluator:
+    """Measures top-1 accuracy and mean loss.
+
+    Args:
+        x: all test samples, prepared, float ``[n, *shape]``; this device keeps every N-th.
+        y: their labels ``[n]``.
+        loss: mean loss of (outputs, labels).
+        batch_size: samples per forward pass.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, loss: LossFunction, batch_size: int, fabric: Fabric) -> None:
+        self._x = x[fabric.rank :: fabric.size]
+        self._y = y[fabric.rank :: fabric.size]
+        self._loss = loss
+        self._batch_size = batch_size
+        self._fabric = fabric
+
+    def score(self, model: nn.Module, phase: str) -> Score:
+        """Return the score of ``model``, the same on all devices; its train or eval mode is kept."""
+        was_training = model.training
+        model.eval()
+        sums = torch.zeros(3, dtype=torch.float64)
+        place = next(model.parameters()).device
+        with torch.no_grad():
+            for start in range(0, len(self._y), self._batch_size):
+                part = slice(start, start + self._batch_size)
+                outputs, labels = model(self._x[part].to(place)), self._y[part].to(place)
+                correct = int((outputs.argmax(dim=1) == labels).sum())
+                sums += torch.tensor([correct, len(labels), float(self._loss(outputs, labels)) * len(labels)])
+        model.train(was_training)
+        correct_sum, count, loss_sum = self._fabric.gather(sums, phase).sum(dim=0).tolist()
+        return Score(accuracy=correct_sum / count, loss=loss_sum / count)

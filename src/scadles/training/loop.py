@@ -1,0 +1,295 @@
+"""The wall-clock loop of one device: batches out, losses in; tests, checkpoints and the account on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from torch import Tensor, nn
+
+from scadles.clock import timestamp, wall_seconds
+from scadles.config import RunConfig
+from scadles.device import Batch, Device
+from scadles.errors import RunError
+from scadles.intake import IntakeState
+from scadles.observe import (
+    CheckpointWritten,
+    Evaluation,
+    Event,
+    EventLog,
+    Finished,
+    NonFinite,
+    Progress,
+    Rejection,
+    Resumed,
+    Step,
+    Summary,
+)
+from scadles.training.checkpoint import Checkpoint, CheckpointStore, pack, unpack
+from scadles.training.evaluation import Evaluator
+from scadles.training.fingerprint import agree, fingerprint
+from scadles.training.outcome import draw, write_outcome
+from scadles.training.signals import StopRequest
+from scadles.training.tally import Tally
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What a run needs beside its device.
+
+    Attributes:
+        evaluator: tests the common model.
+        checkpoints: where this device's state is kept.
+        log: where this device's events go.
+        progress: what the terminal shows.
+    """
+
+    evaluator: Evaluator
+    checkpoints: CheckpointStore
+    log: EventLog
+    progress: Progress
+
+
+class LiveDevice:
+    """A device in a running cluster, as :func:`scadles.join` returns it.
+
+    Use it as a context manager, iterate over :meth:`batches`, and give each batch's mean loss to :meth:`step`. The
+    iteration ends on all devices after the same step; leaving the context earlier asks the others to end as well.
+
+    Args:
+        device: the device itself.
+        config: the run.
+        tools: evaluator, checkpoints, log and progress.
+        run_dir: the run folder.
+        checkpoint: what to go on from; None starts at the beginning.
+        resuming: whether an earlier attempt wrote events that may be void now.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        config: RunConfig,
+        tools: Tools,
+        run_dir: Path,
+        *,
+        checkpoint: Checkpoint | None = None,
+        resuming: bool = False,
+    ) -> None:
+        self.config = config
+        self.run_dir = run_dir
+        self.summary: Summary | None = None
+        self.tally = Tally()
+        self._device = device
+        self._tools = tools
+        self._checkpoint_to_load = checkpoint
+        self._resuming = resuming
+        self._stop = StopRequest()
+        self._ended_by: str | None = None
+        self._owes_step = False
+        self._evaluated_at = -1
+        self._next_evaluation_s = config.evaluation.every_s
+        self._started_wall_s = wall_seconds()
+
+    @property
+    def rank(self) -> int:
+        """This device's number, 0..N-1."""
+        return self._device.fabric.rank
+
+    @property
+    def model(self) -> nn.Module:
+        """The network that all devices train."""
+        return self._device.learner.model
+
+    @property
+    def clock_now_s(self) -> float:
+        """Stream time in seconds."""
+        return self._device.clock.now()
+
+    def __enter__(self) -> Self:
+        self._tools.progress.__enter__()
+        self._stop.__enter__()
+        try:
+            self._start()
+        except BaseException:
+            self._leave()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._end_early()
+                self._finish()
+        finally:
+            self._leave()
+        if self.summary is not None and self.rank == 0:
+            draw(self.run_dir)
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield batches until the run ends; a step in which this device has nothing happens by itself."""
+        while self._ended_by is None:
+            if self._owes_step:
+                raise RunError("call device.step(loss) once for every batch before asking for the next one")
+            batch = self._device.gather(lambda: self._stop.wanted, self._show_wait)
+            if len(batch):
+                self._owes_step = True
+                yield batch
+            else:
+                self._complete(None)
+
+    def step(self, loss: Tensor) -> Step:
+        """Take part in one global step with the mean loss over the last batch.
+
+        Raises:
+            RunError: there is no batch that this loss could belong to.
+            PeerLostError: a device was lost; the last checkpoint is intact.
+        """
+        if not self._owes_step:
+            raise RunError("step() without a batch: call it once for each batch that batches() yields")
+        self._owes_step = False
+        return self._complete(loss)
+
+    def _start(self) -> None:
+        if self._checkpoint_to_load is not None:
+            self._load(self._checkpoint_to_load)
+            self._checkpoint_to_load = None
+        else:
+            self._device.intake.open()
+        if self._resuming:
+            position = self._device.intake.source.position
+            self._emit(Resumed, position=position, started_at=timestamp())
+        self._check_same_model()
+        if self._device.step_number == 0:
+            self._checkpoint()
+        self._device.start()
+
+    def _load(self, checkpoint: Checkpoint) -> None:
+        device = self._device
+        state = unpack(checkpoint, device.learner.model, device.learner.optimizer)
+        device.load(state["device"])
+        device.intake.open(IntakeState(**state["intake"]))
+        self.tally = Tally(**state["tally"])
+        self._next_evaluation_s = state["next_evaluation_s"]
+        self._tools.checkpoints.discard_after(device.step_number)
+        self._ended_by = self._reason_to_end()
+
+    def _complete(self, loss: Tensor | None) -> Step:
+        device = self._device
+        self._tools.progress.waiting("exchanging gradients")
+        bad_before = device.non_finite_steps
+        event, asked_to_stop = device.step(loss, stop=self._stop.wanted)
+        self._record(event)
+        self.tally.add(event, self.rank)
+        if device.non_finite_steps > bad_before:
+            self._emit(NonFinite, batch=event.batch)
+        for reason, count, first_offset in device.intake.rejected_since_last_time():
+            self._emit(Rejection, count=count, reason=reason, first_offset=first_offset)
+        if device.cluster_time_s >= self._next_evaluation_s:
+            self._evaluate()
+        self._ended_by = "stopped" if asked_to_stop else self._reason_to_end()
+        if self._ended_by is None and device.step_number % self.config.checkpoint.every_steps == 0:
+            self._checkpoint()
+        return event
+
+    def _reason_to_end(self) -> str | None:
+        """Return why the run is over, the same on all devices; None while it is not."""
+        config, device = self.config, self._device
+        if config.stop_at_target and self.tally.time_to_target_s is not None:
+            return "target"
+        if config.steps is not None and device.step_number >= config.steps:
+            return "steps"
+        if config.duration_s is not None and device.cluster_time_s >= config.duration_s:
+            return "duration"
+        return None
+
+    def _end_early(self) -> None:
+        """The caller left before the run was over: tell the others, so that all end after the same step."""
+        if self._ended_by is None:
+            self._stop.wanted = True
+            self._owes_step = False
+            self._device.give_back()
+            self._complete(None)
+
+    def _finish(self) -> None:
+        if self._evaluated_at != self._device.step_number:
+            self._evaluate()
+        model_sha256 = self._checkpoint()
+        self._emit(Finished, reason=self._ended_by, ledger=self._device.intake.describe(), model_sha256=model_sha256)
+        self.summary = write_outcome(
+            self._device,
+            self.config,
+            self.tally,
+            self.run_dir,
+            ended_by=str(self._ended_by),
+            wall_s=wall_seconds() - self._started_wall_s,
+            model_sha256=model_sha256,
+        )
+
+    def _evaluate(self) -> None:
+        self._evaluated_at = self._device.step_number
+        self._share_statistics()
+        score = self._tools.evaluator.score(self._device.learner.model, f"test after step {self._device.step_number}")
+        self.tally.evaluated(score.accuracy, self.clock_now_s, self.config.target_accuracy)
+        self._emit(Evaluation, accuracy=score.accuracy, loss=score.loss, samples_trained=self._device.samples_seen)
+        every_s = self.config.evaluation.every_s
+        self._next_evaluation_s = every_s * (self._device.cluster_time_s // every_s + 1)
+
+    def _checkpoint(self) -> str:
+        """Write a checkpoint once all devices are known to hold the same model; return the model's fingerprint."""
+        device = self._device
+        self._share_statistics()
+        model_sha256 = self._check_same_model()
+        ledger = device.intake.describe()
+        intake = device.intake.state()
+        self._tools.checkpoints.write(
+            device.step_number, pack(device.learner.model, device.learner.optimizer, self._state(intake))
+        )
+        device.intake.source.commit(intake.position)
+        self._emit(CheckpointWritten, position=intake.position, ledger=ledger, model_sha256=model_sha256)
+        return model_sha256
+
+    def _check_same_model(self) -> str:
+        device = self._device
+        model_sha256 = fingerprint(device.learner.model, buffers=self.config.aggregation.batchnorm == "aggregate")
+        agree(model_sha256, device.fabric, f"comparing models after step {device.step_number}")
+        return model_sha256
+
+    def _state(self, intake: IntakeState) -> dict[str, Any]:
+        device = self._device
+        tally = Tally(**self.tally.as_dict())
+        tally.bytes_sent += device.fabric.bytes_sent()
+        tally.collectives += device.fabric.collectives
+        tally.max_waiting = max(tally.max_waiting, device.intake.max_waiting)
+        return {
+            "device": device.state(),
+            "intake": asdict(intake),
+            "tally": tally.as_dict(),
+            "next_evaluation_s": self._next_evaluation_s,
+            "clock_s": self.clock_now_s,
+        }
+
+    def _share_statistics(self) -> None:
+        if self.config.aggregation.batchnorm == "aggregate":
+            self._device.average_batchnorm()
+
+    def _emit(self, kind: Callable[..., Event], **fields: Any) -> None:
+        self._record(kind(step=self._device.step_number, time_s=self.clock_now_s, **fields))
+
+    def _record(self, event: Event) -> None:
+        self._tools.log.write(event)
+        self._tools.progress.update(event)
+
+    def _show_wait(self, held: int, target: int) -> None:
+        self._tools.progress.waiting(f"gathering {held}/{target} samples")
+
+    def _leave(self) -> None:
+        self._stop.__exit__(None, None, None)
+        self._tools.progress.__exit__(None, None, None)
+        self._device.intake.source.close()
+        self._device.fabric.close()
+        self._tools.log.close()

@@ -1,0 +1,54 @@
+"""What a device's steps add up to, kept in checkpoints so that a resumed run has one sum."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from scadles.observe.events import Step
+
+
+@dataclass
+class Tally:
+    """Running sums over the steps of one device.
+
+    Attributes:
+        wait_s, compute_s, sync_s: stream seconds.
+        lr_scale: sum over all steps.
+        slowest_steps: steps in which everybody waited for this device.
+        max_waiting: the most samples held or waiting at the source.
+        bytes_sent, collectives: of earlier attempts; the fabric counts the present one.
+        best_accuracy, final_accuracy, time_to_target_s: from evaluations.
+    """
+
+    steps: int = 0
+    wait_s: float = 0.0
+    compute_s: float = 0.0
+    sync_s: float = 0.0
+    lr_scale: float = 0.0
+    slowest_steps: int = 0
+    max_waiting: int = 0
+    bytes_sent: int = 0
+    collectives: int = 0
+    best_accuracy: float | None = None
+    final_accuracy: float | None = None
+    time_to_target_s: float | None = None
+
+    def add(self, step: Step, device: int) -> None:
+        """Count one step of ``device``."""
+        self.steps += 1
+        self.wait_s += step.wait_s
+        self.compute_s += step.compute_s
+        self.sync_s += step.sync_s
+        self.lr_scale += step.lr_scale
+        self.slowest_steps += step.slowest == device
+
+    def evaluated(self, accuracy: float, time_s: float, target: float | None) -> None:
+        """Take note of an evaluation."""
+        self.final_accuracy = accuracy
+        self.best_accuracy = max(accuracy, self.best_accuracy or 0.0)
+        if target is not None and accuracy >= target and self.time_to_target_s is None:
+            self.time_to_target_s = time_s
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)

@@ -1,0 +1,83 @@
+import pytest
+
+from scadles.errors import ConfigError
+from scadles.observe import RunFolder, Samples, compare
+
+
+def cells(comparison):
+    return {row[0]: row[1:] for row in comparison.rows}
+
+
+def test_the_first_run_is_the_baseline(new_run):
+    comparison = compare([new_run("slow", method="ddl"), RunFolder(new_run("fast"))])
+    table = cells(comparison)
+    assert comparison.names == ("slow", "fast")
+    assert table["method"] == ("ddl", "scadles")
+    assert table["stream time to target"] == ("204.0 s", "61.2 s")
+    assert table["speed-up against slow"] == ("1.00×", "3.33×")
+    assert table["bytes sent"] == ("1.5 MB", "1.5 MB")
+    assert table["ledger balanced"] == ("yes", "yes")
+    assert table["model"][0] == "01234567"
+    assert comparison.warnings == ()
+
+
+def test_a_target_that_was_not_reached_gives_a_bound_at_most(new_run):
+    slow = new_run("slow", method="ddl", time_to_target_s=None)
+    table = cells(compare([slow, new_run("fast")]))
+    assert table["stream time to target"] == ("not reached", "61.2 s")
+    assert table["speed-up against slow"] == ("–", "over 3.92×")
+
+
+def test_without_a_target_there_is_no_speed_up(new_run):
+    table = cells(compare([new_run("a", target=None), new_run("b", target=None)]))
+    assert table["stream time to target"] == ("–", "–")
+    assert table["speed-up against a"] == ("–", "–")
+
+
+def test_unequal_targets_are_warned_of_and_give_no_speed_up(new_run):
+    comparison = compare([new_run("a", target=0.9), new_run("b", target=0.8)])
+    assert comparison.warnings == ("the runs differ in target_accuracy: a 0.9, b 0.8",)
+    assert cells(comparison)["speed-up against a"] == ("1.00×", "–")
+
+
+@pytest.mark.parametrize(
+    ("change", "fact"),
+    [
+        ({"seed": 1}, "seed: a 0, b 1"),
+        ({"dataset": "npz:x"}, "dataset: a digits, b npz:x"),
+        ({"model": "cnn"}, "model: a mlp, b cnn"),
+        ({"clock": "virtual"}, "clock: a wall, b virtual"),
+        ({"config": "stream:\n  rates: 9\n"}, 'stream settings: a {"rates": 50.0}, b {"rates": 9}'),
+    ],
+)
+def test_what_should_be_equal_and_is_not_is_warned_of(new_run, change, fact, capsys):
+    comparison = compare([new_run("a"), new_run("b", **change)])
+    assert comparison.warnings == (f"the runs differ in {fact}",)
+    assert comparison.to_markdown().startswith(f"> **Warning:** the runs differ in {fact}\n\n|")
+    comparison.print()
+    assert f"warning: the runs differ in {fact}\n" in capsys.readouterr().out
+
+
+def test_a_ledger_that_does_not_balance_is_shown(new_run):
+    wrong = Samples(received=1000, trained=800, dropped=150, held=40, rejected=11)
+    assert cells(compare([new_run(samples=wrong)]))["ledger balanced"] == ("NO",)
+
+
+def test_runs_of_one_name_are_told_apart_by_their_paths(new_run, tmp_path):
+    (tmp_path / "x").mkdir()
+    first, second = new_run("run"), new_run("x/run")
+    assert compare([first, second]).names == (str(first), str(second))
+
+
+def test_markdown_is_one_table(new_run):
+    lines = compare([new_run("a|b")]).to_markdown().splitlines()
+    assert lines[:3] == ["|  | a\\|b |", "| --- | ---: |", "| method | scadles |"]
+
+
+def test_broken_configuration_files_do_not_disturb(new_run):
+    assert compare([new_run("a", config="{"), new_run("b", config="- 1\n")]).warnings == ()
+
+
+def test_nothing_to_compare_is_an_error():
+    with pytest.raises(ConfigError, match="nothing to compare"):
+        compare([])

@@ -1,0 +1,51 @@
+import pytest
+
+from scadles.observe.console import human_bytes, human_count, human_seconds, print_error, print_table, print_warning
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1_530_000, "1.5 MB"), (2e9, "2.0 GB"), (3.25e12, "3.2 TB")],
+)
+def test_bytes_are_in_decimal_units(count, text):
+    assert human_bytes(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0.0 s"),
+        (0.00005, "50 µs"),
+        (0.012, "12 ms"),
+        (0.25, "0.25 s"),
+        (42, "42.0 s"),
+        (185, "3 min 05 s"),
+        (7260, "2 h 01 min"),
+    ],
+)
+def test_seconds_are_in_the_unit_that_suits_them(seconds, text):
+    assert human_seconds(seconds) == text
+
+
+def test_thousands_are_apart():
+    assert human_count(1234567) == "1,234,567"
+
+
+def test_cells_are_not_markup_and_not_broken_in_a_pipe(capsys):
+    cell = "[red]" + "x" * 120
+    print_table("Title", ("a", "b"), [("[b]", cell)])
+    out = capsys.readouterr().out
+    assert cell in out
+    assert "[b]" in out
+
+
+def test_an_error_goes_to_standard_error_in_one_line(capsys):
+    print_error("[x] " + "y" * 200)
+    captured = capsys.readouterr()
+    assert captured.err == "error: [x] " + "y" * 200 + "\n"
+    assert captured.out == ""
+
+
+def test_a_warning_stands_with_the_results(capsys):
+    print_warning("look")
+    assert capsys.readouterr().out == "warning: look\n"

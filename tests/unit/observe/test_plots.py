@@ -1,0 +1,59 @@
+import subprocess
+import sys
+
+import pytest
+
+from scadles.errors import DataError, MissingExtraError, RunError
+from scadles.observe import RunFolder, events_path, plot_comparison, plot_run
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def width(path):
+    data = path.read_bytes()
+    assert data.startswith(PNG)
+    return int.from_bytes(data[16:20])
+
+
+@pytest.mark.parametrize("devices", [1, 12])
+def test_a_run_becomes_a_picture(new_run, tmp_path, devices):
+    pytest.importorskip("matplotlib")
+    plot_run(RunFolder(new_run(devices=devices, steps=9)), tmp_path / "progress.png")
+    assert width(tmp_path / "progress.png") == 1200
+
+
+def test_runs_become_one_picture(new_run, tmp_path):
+    pytest.importorskip("matplotlib")
+    runs = [new_run("a", method="ddl", steps=9), new_run("b"), new_run("c", method="own", target=None, steps=300)]
+    plot_comparison([RunFolder(run) for run in runs], tmp_path / "all.png")
+    assert width(tmp_path / "all.png") == 1200
+
+
+def test_a_run_without_steps_cannot_be_drawn(new_run, tmp_path):
+    pytest.importorskip("matplotlib")
+    run = new_run(devices=1)
+    header = events_path(run, 0).read_text().splitlines()[0]
+    events_path(run, 0).write_text(header + "\n")
+    with pytest.raises(DataError, match="made no step"):
+        plot_run(RunFolder(run), tmp_path / "x.png")
+    events_path(run, 0).unlink()
+    with pytest.raises(DataError, match="no events"):
+        plot_run(RunFolder(run), tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("name", ["no/x.png", "x.unknown"])
+def test_a_picture_that_cannot_be_written_says_so(new_run, tmp_path, name):
+    pytest.importorskip("matplotlib")
+    with pytest.raises(RunError, match="cannot write the picture"):
+        plot_run(RunFolder(new_run(steps=3)), tmp_path / name)
+
+
+def test_without_matplotlib_the_extra_is_named(new_run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'scadles\[plots\]'"):
+        plot_run(RunFolder(new_run(steps=3)), tmp_path / "x.png")
+
+
+def test_matplotlib_is_imported_only_to_draw():
+    code = "import sys, scadles.observe; sys.exit('matplotlib' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

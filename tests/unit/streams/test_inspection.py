@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scadles.streams import Inspector, Records, Rejected
+
+NAN, INF = float("nan"), float("inf")
+
+
+def records(x, y, rejected=()):
+    n = len(y)
+    return Records(np.arange(100, 100 + n), np.arange(n, dtype=np.float64), x, torch.as_tensor(y), rejected)
+
+
+def test_what_is_right_passes_untouched():
+    x = torch.zeros((3, 1, 2, 2), dtype=torch.uint8)
+    good, rejected = Inspector((1, 2, 2), torch.uint8, 10).split(records(x, [0, 9, 5]))
+    assert good.x is x
+    assert good.offsets.tolist() == [100, 101, 102]
+    assert rejected == ()
+
+
+def test_values_and_labels():
+    x = torch.tensor([[0.0, 1.0], [NAN, 1.0], [0.0, 1.0], [0.0, -INF], [2.0, 3.0], [0.0, 1.0]])
+    good, rejected = Inspector((2,), torch.float32, 3).split(records(x, [0, 1, 3, 2, 2, -1]))
+    assert good.offsets.tolist() == [100, 104]
+    assert good.times.tolist() == [0.0, 4.0]
+    assert good.x.tolist() == [[0.0, 1.0], [2.0, 3.0]]
+    assert good.y.tolist() == [0, 2]
+    assert rejected == (
+        Rejected(101, "NaN or infinite values"),
+        Rejected(102, "label 3, expected 0 to 2"),
+        Rejected(103, "NaN or infinite values"),
+        Rejected(105, "label -1, expected 0 to 2"),
+    )
+
+
+def test_labels_that_are_no_integers():
+    good, rejected = Inspector((1,), torch.float32, 3).split(records(torch.zeros((4, 1)), [1.0, 1.5, NAN, 2.0]))
+    assert good.y.tolist() == [1, 2]
+    assert good.y.dtype == torch.int64
+    assert [r.reason for r in rejected] == ["label 1.5, expected 0 to 2", "label nan, expected 0 to 2"]
+
+
+def test_a_tensor_of_another_form_is_rejected_whole():
+    good, rejected = Inspector((1, 2, 2), torch.uint8, 3).split(
+        records(torch.zeros((2, 1, 3, 3), dtype=torch.uint8), [0, 1])
+    )
+    assert len(good) == 0
+    assert good.x.shape == (0, 1, 2, 2)
+    assert [r.reason for r in rejected] == ["shape [1, 3, 3], expected [1, 2, 2]"] * 2
+    _, rejected = Inspector((2,), torch.uint8, 3).split(records(torch.zeros((2, 2)), [0, 1]))
+    assert rejected[0].reason == "dtype float32, expected uint8"
+
+
+def test_samples_of_different_forms_are_sorted_out_one_by_one():
+    x = [torch.zeros(2), torch.zeros(3), torch.zeros(2, dtype=torch.int64), torch.tensor([NAN, 0.0]), torch.ones(2)]
+    good, rejected = Inspector((2,), torch.float32, 3).split(records(x, [0, 0, 0, 0, 2]))
+    assert good.offsets.tolist() == [100, 104]
+    assert torch.equal(good.x, torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
+    assert [r.offset for r in rejected] == [101, 102, 103]
+
+
+def test_other_floating_samples_are_converted_before_they_are_judged():
+    x = torch.tensor([[1.0], [1e300]], dtype=torch.float64)
+    good, rejected = Inspector((1,), torch.float32, 3).split(records(x, [0, 0]))
+    assert good.x.dtype == torch.float32
+    assert [r.offset for r in rejected] == [101]
+
+
+def test_what_the_source_rejected_is_handed_on_in_order():
+    given_ = (Rejected(99, "torn"),)
+    good, rejected = Inspector((1,), torch.float32, 3).split(records(torch.tensor([[NAN]]), [0], given_))
+    assert rejected == (Rejected(99, "torn"), Rejected(100, "NaN or infinite values"))
+    assert good.rejected == ()
+
+
+def test_nothing_in_nothing_out():
+    for x in (torch.empty((0, 2)), []):
+        good, rejected = Inspector((2,), torch.float32, 3).split(records(x, torch.empty(0, dtype=torch.int64)))
+        assert (len(good), rejected) == (0, ())
+        assert good.x.shape == (0, 2)
+
+
+rows = st.tuples(st.sampled_from([0.0, 1.0, NAN, INF]), st.integers(-1, 3))
+
+
+@given(st.lists(rows, max_size=20), st.booleans())
+def test_every_record_is_either_good_or_rejected(given_rows, as_sequence):
+    x = torch.tensor([[value] for value, _ in given_rows]).reshape(-1, 1)
+    y = torch.tensor([label for _, label in given_rows], dtype=torch.int64)
+    good, rejected = Inspector((1,), torch.float32, 3).split(records(list(x) if as_sequence else x, y))
+    assert sorted([*good.offsets.tolist(), *(r.offset for r in rejected)]) == list(range(100, 100 + len(y)))
+    wanted = [i for i, (value, label) in enumerate(given_rows) if np.isfinite(value) and 0 <= label < 3]
+    assert good.offsets.tolist() == [100 + i for i in wanted]
+    assert good.y.tolist() == [given_rows[i][1] for i in wanted]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_any_floating_dtype_will_do(dtype):
+    good, rejected = Inspector((1,), torch.float32, 3).split(records(torch.ones((2, 1), dtype=dtype), [0, 1]))
+    assert (len(good), rejected) == (2, ())

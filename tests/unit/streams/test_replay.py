@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+import torch
+
+from scadles.clock import VirtualClock, WallClock
+from scadles.errors import ConfigError
+from scadles.streams import Arrivals, RateProfile, ReplaySource, open_source_url
+
+
+def samples(offsets):
+    return torch.from_numpy(offsets), torch.from_numpy(offsets)
+
+
+def replay(query="", clock=None):
+    return open_source_url(f"replay://{query}", samples=samples, clock=clock or VirtualClock(), unknown="ignored")
+
+
+def test_url_gives_rate_and_profile():
+    source = replay("?rate=10&profile=bursts&period_s=4&duty=0.25")
+    source.open(0)
+    assert source.poll(50, 4.0).times.max() == 1.0
+    assert source.position == 40
+
+
+def test_url_gives_poisson_arrivals_by_seed_and_device():
+    def first(query):
+        source = replay(query)
+        source.open(0)
+        return source.arrival_time(1)
+
+    assert first("?arrivals=poisson&seed=1&device=2") == first("?arrivals=poisson&device=2&seed=1")
+    assert first("?arrivals=poisson&seed=1&device=2") != first("?arrivals=poisson&seed=1&device=3")
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("?rat=5", "did you mean rate"),
+        ("?rate=fast", "rate='fast' must be a number"),
+        ("?rate=inf", "must be a number"),
+        ("?rate=-1", "rate = -1"),
+        ("?device=1.5", "device='1.5' must be an integer"),
+        ("?profile=weekly", "profile='weekly'"),
+        ("?profile=bursts&duty=2", "duty='2'"),
+        ("?rate=5&rate=6", "twice"),
+        ("?rate", "cannot be read"),
+        ("somewhere?rate=5", "neither host nor path"),
+    ],
+)
+def test_url_that_cannot_be_is_refused(query, message):
+    with pytest.raises(ConfigError, match=message):
+        replay(query)
+
+
+def test_url_needs_samples_and_clock():
+    with pytest.raises(ConfigError, match="samples"):
+        open_source_url("replay://")
+
+
+def test_position_below_zero_is_refused():
+    with pytest.raises(ConfigError, match="position = -1"):
+        replay().open(-1)
+
+
+def test_a_position_ahead_of_the_stream_waits_for_it():
+    clock = VirtualClock()
+    source = replay("?rate=10", clock)
+    source.open(30)
+    assert source.lag() == 0
+    assert source.skip(0) == 0
+    assert source.poll(1, 10.0).offsets.tolist() == [30]
+    assert clock.now() == pytest.approx(3.1)
+
+
+def test_a_silent_stream_waits_for_the_timeout_only():
+    clock = VirtualClock()
+    source = replay("?rate=0", clock)
+    source.open(0)
+    assert len(source.poll(8, 2.5)) == 0
+    assert clock.now() == 2.5
+
+
+def test_polls_at_the_pace_of_the_stream_miss_no_record():
+    clock = VirtualClock()
+    source = ReplaySource(samples, Arrivals(RateProfile.constant(49.7)), clock)
+    source.open(0)
+    offsets = np.concatenate([source.poll(7, 100.0).offsets for _ in range(500)])
+    np.testing.assert_array_equal(offsets, np.arange(3500))
+    assert clock.now() == pytest.approx(3500 / 49.7)
+
+
+def test_wall_clock_with_speed():
+    clock = WallClock(speed=100.0)
+    source = replay("?rate=10", clock)
+    source.open(0)
+    assert len(source.poll(50, 100.0)) == 50
+    assert 5.0 <= clock.now() < 60.0
