@@ -19,7 +19,7 @@ class Clock(ABC):
     def now(self) -> float:
         """Return the stream time in seconds."""
 
-    def start(self) -> None:
+    def start(self) -> None:  # noqa: B027 - a clock that nobody need start is fine
         """Begin to count; set-up before this call takes no stream time."""
 
     @abstractmethod

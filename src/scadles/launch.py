@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-from scadles.errors import FabricError
+from scadles.errors import ConfigError, FabricError
 
-# Read by worker processes: each device has its own line on the terminal only when something goes wrong.
+_LAUNCHED = "SCADLES_LAUNCHED"
 _QUIET_LOGGERS = ("torch.distributed.elastic", "torch.distributed.run", "torch.distributed.launcher")
 
 
@@ -61,13 +64,31 @@ def launch_local(devices: int, arguments: Sequence[str], run_id: str) -> None:
     try:
         elastic_launch(config, sys.executable)(*arguments)
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        code = failure.exitcode
-        if code < 0:
-            raise LaunchError(f"device {rank} was killed by {signal.Signals(-code).name}", 3) from None
-        raise LaunchError(f"device {rank} ended with exit code {code}", code) from None
+        raise _explained(*error.get_first_failure()) from None
     except SignalException as stop:
         raise LaunchError(f"stopped by {stop.sigval.name}", 128 + stop.sigval) from None
+
+
+def hand_over(error: Exception) -> bool:
+    """In a process that :func:`launch_local` started: leave a user's mistake to the launcher, which tells it once.
+
+    Returns:
+        Whether this is such a process.
+    """
+    error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if _LAUNCHED not in os.environ or error_file is None:
+        return False
+    Path(error_file).write_text(json.dumps({"message": str(error), "timestamp": 0}))
+    return True
+
+
+def _explained(rank: int, failure: Any) -> LaunchError:
+    code = int(failure.exitcode)
+    if code < 0:
+        return LaunchError(f"device {rank} was killed by {signal.Signals(-code).name}", FabricError.exit_code)
+    if code == ConfigError.exit_code:
+        return LaunchError(str(failure.message), code)
+    return LaunchError(f"device {rank} ended with exit code {code}", code)
 
 
 def _prepare_environment(devices: int) -> None:
@@ -75,5 +96,6 @@ def _prepare_environment(devices: int) -> None:
     if hasattr(os, "SCHED_BATCH"):
         # more processes than cores: fewer preemptions make small all-reduces several times faster
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    os.environ[_LAUNCHED] = "1"
     os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")  # else a slow name server delays every connection
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))

@@ -10,7 +10,7 @@ import typer
 from scadles.cli.compare import compare
 from scadles.cli.doctor import doctor
 from scadles.cli.train import train
-from scadles.errors import ScadlesError
+from scadles.errors import ConfigError, ScadlesError
 
 app = typer.Typer(
     help="Many devices learn one PyTorch model together, online, from live streams of unequal rates.",
@@ -25,14 +25,21 @@ app.command()(doctor)
 
 def main() -> None:
     """Run the command line; a user's mistake becomes one clear message and an exit code, never a traceback."""
-    from scadles.observe.console import print_error
-
     try:
         app()
     except ScadlesError as error:
-        device = os.environ.get("RANK")
-        print_error(f"device {device}: {error}" if device else str(error))
+        _report(error)
         sys.exit(error.exit_code)
+
+
+def _report(error: ScadlesError) -> None:
+    from scadles.launch import hand_over
+    from scadles.observe.console import print_error
+
+    if error.exit_code == ConfigError.exit_code and hand_over(error):
+        return
+    device = os.environ.get("RANK")
+    print_error(f"device {device}: {error}" if device else str(error))
 
 
 if __name__ == "__main__":

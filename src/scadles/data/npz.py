@@ -46,20 +46,26 @@ def load_npz(path: Path) -> ArrayDataset:
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError(f"{path} holds a single array, expected the arrays {', '.join(ARRAYS)} (np.savez)")
-            missing = [name for name in ARRAYS if name not in archive.files]
-            if missing:
-                raise DataError(
-                    f"{path} has no array {', '.join(missing)}; found {', '.join(archive.files) or 'none'}, "
-                    f"expected {', '.join(ARRAYS)}"
-                )
-            return {name: _member(path, archive, name) for name in ARRAYS}
+            with archive:
+                return _members(path, archive)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}; expected a file made with np.savez") from None
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is not a file of arrays ({error}); expected one made with np.savez") from None
+
+
+def _members(path: Path, archive: np.lib.npyio.NpzFile) -> dict[str, np.ndarray]:
+    missing = [name for name in ARRAYS if name not in archive.files]
+    if missing:
+        raise DataError(
+            f"{path} has no array {', '.join(missing)}; found {', '.join(archive.files) or 'none'}, "
+            f"expected {', '.join(ARRAYS)}"
+        )
+    return {name: _member(path, archive, name) for name in ARRAYS}
 
 
 def _member(path: Path, archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray:

@@ -6,6 +6,7 @@ import socket
 import struct
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 _TCP_INFO_BYTES_SENT = 200  # offset of tcpi_bytes_sent in struct tcp_info (Linux 4.19 and later)
@@ -20,7 +21,8 @@ class SocketCounter:
 
     def __init__(self) -> None:
         self._before: set[str] = set()
-        self._watched: dict[int, str] = {}
+        self._watched: dict[str, int] = {}
+        self._sent: dict[str, int] = {}
 
     @staticmethod
     def available() -> bool:
@@ -33,12 +35,15 @@ class SocketCounter:
 
     def watch(self) -> None:
         """Watch every connection opened since :meth:`start`."""
-        self._watched = {fd: name for fd, name in _open_sockets() if name not in self._before}
+        self._watched = {name: fd for fd, name in _open_sockets() if name not in self._before}
 
     def bytes_sent(self) -> int:
-        """Return the bytes sent since the watched connections were opened; a closed one no longer counts."""
-        still_open = dict(_open_sockets())
-        return sum(_bytes_sent(fd) for fd, name in self._watched.items() if still_open.get(fd) == name)
+        """Return the bytes sent since the watched connections were opened; a closed one counts as last seen."""
+        still_open = {name for _, name in _open_sockets()}
+        for name in self._watched.keys() & still_open:
+            with suppress(OSError):  # the transport may close it at any moment
+                self._sent[name] = _bytes_sent(self._watched[name])
+        return sum(self._sent.values())
 
 
 def _open_sockets() -> Iterator[tuple[int, str]]:

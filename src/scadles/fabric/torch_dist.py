@@ -8,13 +8,16 @@ then answers a roll call in the rendezvous store; who does not answer is lost.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+# Its default arguments hold the process group that exists when it is first imported, for ever, and with it the
+# connections whose closing must reach the neighbours. Optimizers import it at some point; here there is none yet.
+import torch.distributed.nn.functional
 from torch import Tensor
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
@@ -24,7 +27,7 @@ from scadles.errors import ConfigError, FabricError, PeerLostError
 from scadles.fabric.byte_counters import SocketCounter
 from scadles.fabric.contract import Fabric, Pending
 
-_ROLL_CALL_S = 5.0
+_ROLL_CALL_S = 3.0
 _POLL_S = 0.05
 
 
@@ -50,6 +53,7 @@ class TorchFabric(Fabric):
         self._sleep = sleep
         self._collectives = 0
         self._closed = False
+        self._under_way: dict[int, Any] = {}
         self._payload_bytes = 0.0
         self._sent_at_close = 0
         self._counter = SocketCounter() if backend == "gloo" and SocketCounter.available() else None
@@ -59,15 +63,17 @@ class TorchFabric(Fabric):
 
     def reduce(self, bucket: Tensor, phase: str) -> Pending:
         self._count(bucket.nbytes, 2 * (self.size - 1) / self.size)
-        with self._errors_name_the_lost(phase):
-            work = dist.all_reduce(bucket, async_op=True)
-        return _TorchPending(self, work, phase)
+        self._under_way[self._collectives] = self._guarded(phase, lambda: dist.all_reduce(bucket, async_op=True))
+        return _TorchPending(self, self._collectives, phase)
+
+    def finish(self, number: int, phase: str) -> None:
+        """Wait for the reduction that was started as the ``number``-th collective."""
+        self._guarded(phase, lambda: self._under_way.pop(number).wait())
 
     def gather(self, values: Tensor, phase: str) -> Tensor:
         self._count(values.nbytes, self.size - 1)
         gathered = [torch.empty_like(values, device=self.device) for _ in range(self.size)]
-        with self._errors_name_the_lost(phase):
-            dist.all_gather(gathered, values.to(self.device))
+        self._guarded(phase, lambda: dist.all_gather(gathered, values.to(self.device)))
         return torch.stack(gathered).cpu()
 
     def broadcast(self, tensors: Sequence[Tensor], phase: str) -> None:
@@ -76,8 +82,7 @@ class TorchFabric(Fabric):
         parts = [tensor.detach().contiguous().reshape(-1).view(torch.uint8) for tensor in tensors]
         flat = torch.cat([part.to(self.device) for part in parts])
         self._count(flat.nbytes, (self.size - 1) / self.size)
-        with self._errors_name_the_lost(phase):
-            dist.broadcast(flat, src=0)
+        self._guarded(phase, lambda: dist.broadcast(flat, src=0))
         for tensor, part in zip(tensors, torch.split(flat, [part.numel() for part in parts]), strict=True):
             tensor.detach().copy_(part.clone().view(tensor.dtype).view_as(tensor))
 
@@ -95,6 +100,7 @@ class TorchFabric(Fabric):
             return
         self._sent_at_close = self.bytes_sent()
         self._closed = True
+        self._under_way.clear()  # work that anybody holds on to keeps its connections open
         if dist.is_initialized():
             dist.destroy_process_group()
 
@@ -124,25 +130,20 @@ class TorchFabric(Fabric):
         self._collectives += 1
         self._payload_bytes += nbytes * factor
 
-    @contextmanager
-    def _errors_name_the_lost(self, phase: str) -> Iterator[None]:
-        """Turn the backend's error into one that names device and phase."""
+    def _guarded(self, phase: str, operation: Callable[[], Any]) -> Any:
+        """Do ``operation`` and turn the backend's error into one that names device and phase."""
         if self._closed:
             raise FabricError(f"device {self.rank} has left the fabric")
         try:
-            yield
+            return operation()
         except RuntimeError as error:
-            self._abort()
-            missing = self._roll_call("alive", grace_s=_ROLL_CALL_S)
-            if missing:
-                raise PeerLostError(missing, phase, _first_line(error)) from None
-            raise FabricError(f"{phase} failed though all devices are there: {_first_line(error)}") from None
-
-    def _abort(self) -> None:
-        self._sent_at_close = self.bytes_sent()
-        self._closed = True
-        group: Any = dist.group.WORLD
-        group.abort()
+            reason = _first_line(error)
+        # out here nothing refers to the failed work any more, which would keep its connections open
+        self.close()
+        missing = self._roll_call("alive", grace_s=_ROLL_CALL_S)
+        if missing:
+            raise PeerLostError(missing, phase, reason)
+        raise FabricError(f"{phase} failed though all devices are there: {reason}")
 
     def _roll_call(self, call: str, grace_s: float) -> list[int]:
         """Answer to ``call`` and return who has not answered after ``grace_s`` wall seconds."""
@@ -159,14 +160,13 @@ class TorchFabric(Fabric):
 
 
 class _TorchPending(Pending):
-    def __init__(self, fabric: TorchFabric, work: Any, phase: str) -> None:
+    def __init__(self, fabric: TorchFabric, number: int, phase: str) -> None:
         self._fabric = fabric
-        self._work = work
+        self._number = number
         self._phase = phase
 
     def wait(self) -> None:
-        with self._fabric._errors_name_the_lost(self._phase):
-            self._work.wait()
+        self._fabric.finish(self._number, self._phase)
 
 
 def _from_environment(name: str) -> int:
@@ -194,4 +194,5 @@ def _rendezvous(deadline_s: float) -> Any:
 def _first_line(error: BaseException) -> str:
     """Return what a backend's error says, without its source location and stack."""
     line = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return line.split("] ", 1)[-1] if line.startswith("[") else line
+    line = line.split("] ", 1)[-1] if line.startswith("[") else line
+    return line.partition(". This is")[0]

@@ -79,7 +79,8 @@ class Inspector:
         return None
 
     def _bad_values(self, x: Tensor) -> Tensor:
-        if not x.is_floating_point():
+        # One NaN or infinity makes the sum so too, and a sum is far cheaper than a look at every value.
+        if not x.is_floating_point() or bool(torch.isfinite(x.sum())):
             return torch.zeros(len(x), dtype=torch.bool)
         return ~torch.isfinite(x).flatten(1).all(dim=1)
 

@@ -84,11 +84,10 @@ def _named(spec: str, devices: int, seed: int) -> tuple[float, ...]:
     if not colon:
         return tuple(_drawn(rate_set, numpy_generator(seed, device, "rate")) for device in range(devices))
     if len(rate_set.known) < devices:
+        otherwise = "" if rate_set.distribution == "listed" else f", or draw them with {name!r}"
         raise ConfigError(
             f"rates = {spec!r}: {len(rate_set.known)} rates are known and devices is {devices}: "
-            f"use fewer devices, or draw them with {name!r}"
-            if rate_set.distribution != "listed"
-            else f"rates = {spec!r}: {len(rate_set.known)} rates are known and devices is {devices}: use fewer devices"
+            f"use fewer devices{otherwise}"
         )
     return rate_set.known[:devices]
 

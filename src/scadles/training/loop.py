@@ -210,7 +210,7 @@ class LiveDevice:
     def _end_early(self) -> None:
         """The caller left before the run was over: tell the others, so that all end after the same step."""
         if self._ended_by is None:
-            self._stop.wanted = True
+            self._stop.ask()
             self._owes_step = False
             self._device.give_back()
             self._complete(None)

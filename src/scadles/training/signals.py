@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
@@ -15,8 +16,19 @@ class StopRequest:
     """
 
     def __init__(self) -> None:
-        self.wanted = False
+        self._asked = False
         self._previous: dict[int, Any] = {}
+        # under an elastic launcher a process must not outlive it; elsewhere parents come and go (nohup, a closed shell)
+        self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the run should end after the present step."""
+        return self._asked or (self._launcher is not None and os.getppid() != self._launcher)
+
+    def ask(self) -> None:
+        """Ask for the end, as a signal would."""
+        self._asked = True
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -30,7 +42,7 @@ class StopRequest:
         self._restore()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.wanted = True
+        self._asked = True
         self._restore()
 
     def _restore(self) -> None:

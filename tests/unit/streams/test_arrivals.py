@@ -1,5 +1,5 @@
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scadles.streams import Arrivals, RateProfile
@@ -14,6 +14,7 @@ PROFILES = [
 seeds = st.none() | st.tuples(st.integers(0, 5), st.integers(0, 3))
 
 
+@settings(deadline=None)
 @given(st.sampled_from(PROFILES), seeds, st.integers(0, 5000))
 def test_a_record_has_arrived_at_its_own_time_and_not_before(profile, seed, record):
     arrivals = Arrivals(profile, seed)
@@ -22,6 +23,7 @@ def test_a_record_has_arrived_at_its_own_time_and_not_before(profile, seed, reco
     assert arrivals.count_by(np.nextafter(time_s, 0.0)) <= record
 
 
+@settings(deadline=None)
 @given(st.sampled_from(PROFILES), seeds, st.lists(st.floats(0, 300), max_size=8))
 def test_count_agrees_with_times(profile, seed, moments):
     arrivals = Arrivals(profile, seed)
@@ -30,6 +32,7 @@ def test_count_agrees_with_times(profile, seed, moments):
         assert arrivals.count_by(moment) == np.searchsorted(times, moment, side="right")
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 3000)), min_size=1, max_size=6))
 def test_poisson_times_do_not_depend_on_the_order_of_calls(calls):
     reference = Arrivals(PROFILES[0], (1, 2)).times(0, 13_000)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scadles.streams import Inspector, Records, Rejected
@@ -87,6 +87,7 @@ def test_nothing_in_nothing_out():
 rows = st.tuples(st.sampled_from([0.0, 1.0, NAN, INF]), st.integers(-1, 3))
 
 
+@settings(deadline=None)
 @given(st.lists(rows, max_size=20), st.booleans())
 def test_every_record_is_either_good_or_rejected(given_rows, as_sequence):
     x = torch.tensor([[value] for value, _ in given_rows]).reshape(-1, 1)

@@ -1,13 +1,14 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scadles.errors import ConfigError
 from scadles.streams import RateMeter
 
 
+@settings(deadline=None)
 @given(st.floats(0.1, 1000), st.lists(st.floats(0.01, 30), min_size=1, max_size=30))
 def test_a_constant_rate_is_measured_exactly_however_observations_are_spaced(rate, gaps):
     meter, now = RateMeter(), 3.0
@@ -18,6 +19,7 @@ def test_a_constant_rate_is_measured_exactly_however_observations_are_spaced(rat
         assert meter.rate_hz == pytest.approx(rate, rel=1e-6)
 
 
+@settings(deadline=None)
 @given(st.floats(1, 500), st.floats(1, 500), st.floats(0.05, 2))
 def test_a_change_is_followed(before, after, gap):
     meter, now = RateMeter(time_constant_s=5.0), 0.0

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scadles.config import ProfileConfig
@@ -25,6 +25,7 @@ def profiles(draw):
     return RateProfile.constant(rate)
 
 
+@settings(deadline=None)
 @given(profiles(), st.lists(st.floats(1e-3, 1e5), min_size=1, max_size=20))
 def test_expected_undoes_when(profile, records):
     records = np.array(sorted(records))
@@ -33,6 +34,7 @@ def test_expected_undoes_when(profile, records):
     np.testing.assert_allclose(profile.expected(times), records, rtol=1e-9, atol=1e-6)
 
 
+@settings(deadline=None)
 @given(profiles(), st.floats(0, 1e4))
 def test_when_is_the_earliest_time(profile, time_s):
     records = profile.expected(time_s)
@@ -40,6 +42,7 @@ def test_when_is_the_earliest_time(profile, time_s):
         assert profile.when(np.array([records]))[0] <= time_s * (1 + 1e-9) + 1e-9
 
 
+@settings(deadline=None)
 @given(rates, periods, shares)
 def test_bursts_and_day_keep_the_mean(rate, period, share):
     for profile in (
@@ -50,6 +53,7 @@ def test_bursts_and_day_keep_the_mean(rate, period, share):
         assert np.isclose(profile.expected(7 * period), 7 * period * rate)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 2000), st.floats(0.1, 50), shares)
 def test_a_record_due_at_the_end_of_a_burst_comes_before_the_silence(cycles, rate, duty):
     profile = RateProfile.bursts(rate, period_s=3.0, duty=duty)

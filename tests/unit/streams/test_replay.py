@@ -94,4 +94,4 @@ def test_wall_clock_with_speed():
     source = replay("?rate=10", clock)
     source.open(0)
     assert len(source.poll(50, 100.0)) == 50
-    assert 5.0 <= clock.now() < 60.0
+    assert clock.now() >= 5.0

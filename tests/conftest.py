@@ -1,0 +1,97 @@
+"""What all tests share: hypothesis without a stopwatch, and ways to be several devices at once."""
+
+import os
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from hypothesis import settings
+
+from scadles.errors import PeerLostError
+from scadles.fabric import LocalFabric
+
+settings.register_profile("scadles", deadline=None)
+settings.load_profile("scadles")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread_for_each_device():
+    """Let torch compute small things in the thread that asks for them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def run_in_threads(fabrics, work):
+    """Do ``work(fabric)`` on every device at once; return the results, or raise what went wrong first of all."""
+
+    def guarded(fabric):
+        try:
+            return work(fabric)
+        except BaseException:
+            fabric.close()  # so that the others need not wait for the deadline
+            raise
+
+    with ThreadPoolExecutor(len(fabrics)) as pool:
+        outcomes = [pool.submit(guarded, fabric) for fabric in fabrics]
+    errors = [error for outcome in outcomes if (error := outcome.exception())]
+    # a lost peer is what the others see of the real error
+    for error in sorted(errors, key=lambda error: isinstance(error, PeerLostError)):
+        raise error
+    return [outcome.result() for outcome in outcomes]
+
+
+@pytest.fixture(scope="session")
+def in_threads():
+    """Run ``work(fabric)`` on the devices of a fresh local fabric (or of a given one) and return the results."""
+
+    def run(devices, work):
+        fabrics = LocalFabric.create(devices, deadline_s=30.0) if isinstance(devices, int) else devices
+        return run_in_threads(fabrics, work)
+
+    return run
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def in_processes():
+    """Run ``python script ARGUMENTS`` as the given devices of a gloo group on this machine.
+
+    Returns (exit code, standard output) of each; what they say on standard error goes to this process's.
+    """
+
+    def run(script, size, *arguments, ranks=None, timeout_s=60.0):
+        surroundings = {
+            **os.environ,
+            "WORLD_SIZE": str(size),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(free_port()),
+            "RES_OPTIONS": "timeout:1 attempts:1",
+            "OMP_NUM_THREADS": "1",
+        }
+        devices = [
+            subprocess.Popen(
+                [sys.executable, str(script), *map(str, arguments)],
+                env={**surroundings, "RANK": str(rank)},
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for rank in (range(size) if ranks is None else ranks)
+        ]
+        try:
+            return [(device.communicate(timeout=timeout_s)[0], device.returncode)[::-1] for device in devices]
+        finally:
+            for device in devices:
+                device.kill()
+                device.wait()
+
+    return run
