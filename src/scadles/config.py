@@ -165,14 +165,20 @@ class ClockConfig(Section):
     speed: float = Field(default=1.0, gt=0, description="stream seconds per wall second; above 1 only for replay")
 
 
+def _switch(value: Any) -> Any:
+    """Take YAML's word for it: there a bare ``on`` is true."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
+Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)]
+
+
 class FabricConfig(Section):
     """How devices exchange gradients."""
 
     backend: Literal["auto", "gloo", "nccl", "mpi"] = Field(default="auto", description="auto: nccl on CUDA, else gloo")
     deadline_s: float = Field(default=120.0, gt=0, description="wall seconds after which a silent device is lost")
-    overlap: Literal["auto", "on", "off"] = Field(
-        default="auto", description="send gradients while backward runs; auto: on CUDA"
-    )
+    overlap: Switch = Field(default="auto", description="send gradients while backward runs; auto: on CUDA")
     bucket_mb: float = Field(default=25.0, gt=0, description="size of one message when overlapping")
 
 
@@ -212,6 +218,15 @@ class RunConfig(Section):
     fabric: FabricConfig = FabricConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, tree: Any) -> Any:
+        """Let the method fill in what is left open."""
+        if not isinstance(tree, Mapping):
+            return tree
+        said = {k: v.model_dump(exclude_unset=True) if isinstance(v, Section) else v for k, v in tree.items()}
+        return _merged(METHODS.get(str(said.get("method", "scadles")), {}), said)
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -266,9 +281,8 @@ def load_config(
         tree = _read_yaml(Path(source)) if source is not None else {}
     for override in overrides:
         tree = _merged(tree, _parse_override(override))
-    preset = METHODS.get(str(tree.get("method", "scadles")), {})
     try:
-        return RunConfig.model_validate(_merged(preset, tree))
+        return RunConfig.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(_explain(error)) from None
 
@@ -279,7 +293,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from None
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold settings (key: value), not {type(tree).__name__}")
     return tree
@@ -316,7 +330,7 @@ def _explain(error: ValidationError) -> str:
         kept = [p for p in loc if isinstance(p, int) or p in _FIELDS]
         parts = [str(p) for p in (kept if not unknown or loc[-1] in _FIELDS else [*kept, loc[-1]])]
         field = ".".join(parts)
-        if any(known.startswith(field) for known in lines if field):
+        if any(f"{known}.".startswith(f"{field}.") for known in lines if field):
             continue
         message = str(problem["msg"]).removeprefix("Value error, ")
         if unknown:

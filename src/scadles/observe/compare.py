@@ -56,10 +56,11 @@ def compare(folders: Iterable[RunFolder | Path | str]) -> Comparison:
     if not runs:
         raise ConfigError("there is nothing to compare: name one or more run folders")
     names = _names(runs)
-    rows = [(title, *(value(run.summary) for run in runs)) for title, value in _QUANTITIES]
-    speed_up = (f"speed-up against {names[0]}", *(_speed_up(runs[0].summary, run.summary) for run in runs))
-    place = [row[0] for row in rows].index(_TIME_TO_TARGET) + 1
-    return Comparison(names, (*rows[:place], speed_up, *rows[place:]), _warnings(runs, names))
+    rows: list[tuple[str, ...]] = [(title, *(value(run.summary) for run in runs)) for title, value in _QUANTITIES]
+    if len(runs) > 1:
+        speed_up = (f"speed-up against {names[0]}", *(_speed_up(runs[0].summary, run.summary) for run in runs))
+        rows.insert([row[0] for row in rows].index(_TIME_TO_TARGET) + 1, speed_up)
+    return Comparison(names, tuple(rows), _warnings(runs, names))
 
 
 def balanced(samples: Iterable[Samples]) -> bool:

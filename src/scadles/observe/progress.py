@@ -106,7 +106,6 @@ class Progress:
             self._step, self._waiting = event, ""
             self._first = self._first or (wall_seconds(), event)
         elif isinstance(event, Evaluation):
-            urgent = event.accuracy > self._best
             self._best = max(self._best, event.accuracy)
             self._accuracies.append(event.accuracy)
         elif isinstance(event, Rejection):

@@ -38,15 +38,16 @@ def test_without_a_terminal_there_is_a_line_every_few_seconds(wall, make_step):
     assert [line.split(" |")[0] for line in lines[1:]] == ["step 1", "step 41", "step 81"]
 
 
-def test_an_evaluation_that_improves_is_shown_at_once(wall, make_step):
+def test_evaluations_wait_for_the_next_line(wall, make_step):
     shower, out = shown(target=0.9)
     with shower:
         shower.update(make_step(1))
-        for step, accuracy in ((2, 0.5), (3, 0.4), (4, 0.6)):
+        for step, accuracy in ((2, 0.5), (3, 0.6), (4, 0.4)):
             shower.update(evaluated(step, accuracy))
+        wall.now_s += 10
+        shower.update(make_step(5))
     lines = out.getvalue().splitlines()[2:]
-    assert ["0.500 of 0.900" in line for line in lines] == [True, False]
-    assert "0.600 of 0.900, best 0.600" in lines[1]
+    assert ["0.400 of 0.900, best 0.600" in line for line in lines] == [True]
 
 
 def test_a_line_tells_what_matters(wall, make_step):

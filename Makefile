@@ -1,0 +1,45 @@
+# Everything goes through these targets; `make` alone explains them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO := runs/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo check format test bench clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## create .venv with the package and all that demo and tests need
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,plots]'
+	touch $@
+
+demo: setup  ## DDL and ScaDLES on four devices: a table and a picture in runs/demo
+	rm -rf $(DEMO)
+	$(BIN)/scadles train examples/digits.yaml --local 4 --set method=ddl --out $(DEMO)/ddl
+	$(BIN)/scadles train examples/digits.yaml --local 4 --set method=scadles --out $(DEMO)/scadles
+	$(BIN)/scadles compare $(DEMO)/ddl $(DEMO)/scadles --out $(DEMO)/compare.png
+
+check: setup  ## ruff, mypy and the import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup  ## let ruff put everything into its format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: setup  ## all tests
+	$(BIN)/pytest
+
+bench: setup  ## every benchmark; each prints ratios measured in one run
+	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+clean:  ## remove the environment, caches and runs
+	rm -rf $(VENV) runs dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
