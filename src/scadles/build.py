@@ -18,6 +18,7 @@ from scadles.clock import Clock, WallClock
 from scadles.config import OptimizerConfig, ProfileConfig, RunConfig, load_config
 from scadles.data import Dataset, iid_shards, load_dataset
 from scadles.device import Device, Learner
+from scadles.errors import ConfigError
 from scadles.fabric import Fabric, LocalFabric, TorchFabric
 from scadles.intake import Intake
 from scadles.models import build_model
@@ -39,7 +40,12 @@ def build_dataset(config: RunConfig) -> Dataset:
 
 def build_source(config: RunConfig, device: int, dataset: Dataset, clock: Clock) -> Source:
     """Return the stream of one device, not opened yet; ``replay://`` gets rate and profile from the configuration."""
-    url = config.stream.url.format(device=device)
+    try:
+        url = config.stream.url.format(device=device)
+    except (KeyError, IndexError, ValueError):
+        raise ConfigError(
+            f"stream.url = {config.stream.url!r}: only {{device}} can be filled in; write other braces doubled"
+        ) from None
     if url == "replay://":
         rate = draw_rates(config.stream.rates, config.devices, config.seed)[device]
         profile = config.stream.profile

@@ -60,7 +60,9 @@ class DataConfig(Section):
 class ProfileConfig(Section):
     """How one stream's rate varies in time; its mean stays the configured rate (except for an outage)."""
 
-    name: Literal["constant", "bursts", "day", "outage"] = "constant"
+    name: Literal["constant", "bursts", "day", "outage"] = Field(
+        default="constant", description="how the rate varies; poisson is short for constant with poisson arrivals"
+    )
     arrivals: Literal["regular", "poisson"] = Field(
         default="regular", description="evenly spaced records, or independent ones"
     )
@@ -101,14 +103,18 @@ class StreamConfig(Section):
 class BufferConfig(Section):
     """What is kept of what has arrived."""
 
-    policy: Literal["persistence", "truncation"] = "truncation"
+    policy: Literal["persistence", "truncation"] = Field(
+        default="truncation", description="keep everything, or the newest window after each step"
+    )
     capacity: int = Field(default=16384, ge=1, description="samples held in memory at most")
 
 
 class BatchConfig(Section):
     """How much to train on in one step."""
 
-    rule: Literal["fixed", "rate"] = "rate"
+    rule: Literal["fixed", "rate"] = Field(
+        default="rate", description="the same size everywhere, or what the stream brings in a window"
+    )
     size: int = Field(default=64, ge=1, description="fixed: samples per step; also the base of learning-rate scaling")
     window_s: float = Field(default=1.0, gt=0, description="rate: stream seconds that make a batch")
     min: int = Field(default=8, ge=1, description="rate: aim at no less than this (the window's end still ends it)")
@@ -136,10 +142,10 @@ class AggregationConfig(Section):
 class OptimizerConfig(Section):
     """The built-in optimizers."""
 
-    name: Literal["sgd", "adam", "adamw"] = "sgd"
-    lr: float = Field(default=0.05, gt=0)
+    name: Literal["sgd", "adam", "adamw"] = Field(default="sgd", description="torch.optim's")
+    lr: float = Field(default=0.05, gt=0, description="learning rate at the base global batch")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="sgd only")
-    weight_decay: float = Field(default=1e-4, ge=0)
+    weight_decay: float = Field(default=1e-4, ge=0, description="decay of all parameters")
 
 
 class LearningRateConfig(Section):
@@ -185,7 +191,7 @@ class FabricConfig(Section):
 class CheckpointConfig(Section):
     """What survives a crash."""
 
-    every_steps: int = Field(default=50, ge=1)
+    every_steps: int = Field(default=50, ge=1, description="steps between checkpoints")
     keep: int = Field(default=2, ge=2, description="newest checkpoints kept; below 2 devices may share none")
 
 
@@ -193,18 +199,18 @@ class EvaluationConfig(Section):
     """When the common model is tested."""
 
     every_s: float = Field(default=2.0, gt=0, description="stream seconds between tests")
-    batch_size: int = Field(default=256, ge=1)
+    batch_size: int = Field(default=256, ge=1, description="samples in one forward pass of a test")
 
 
 class RunConfig(Section):
     """One run, whole."""
 
     method: Literal["scadles", "ddl"] = Field(default="scadles", description="fills in what is left open below")
-    devices: int = Field(default=1, ge=1)
-    seed: int = Field(default=0, ge=0)
+    devices: int = Field(default=1, ge=1, description="how many take part; torchrun and --local set it")
+    seed: int = Field(default=0, ge=0, description="of every random draw")
     model: str = Field(default="mlp", description="mlp | cnn | MODULE:CALLABLE")
-    target_accuracy: float | None = Field(default=None, gt=0, le=1)
-    stop_at_target: bool = Field(default=True)
+    target_accuracy: float | None = Field(default=None, gt=0, le=1, description="share of the test set to get right")
+    stop_at_target: bool = Field(default=True, description="end when the target is reached")
     steps: int | None = Field(default=None, ge=1, description="stop after so many steps")
     duration_s: float | None = Field(default=None, gt=0, description="stop after so many stream seconds")
     data: DataConfig = DataConfig()

@@ -122,16 +122,21 @@ class Device:
             if on_wait:
                 on_wait(self.intake.held, target)
             self.intake.pull(min(left_s, _WAIT_SLICE_S), want=missing)
-        records = self.intake.take(min(target, self.intake.held))
+        count = min(target, self.intake.held)
+        if count == 1 and self.batchnorm:
+            count = 0  # BatchNorm cannot train on one sample: it waits for the next one
+        records = self.intake.take(count)
         self._last_take_s = self._gathered_s = self.clock.now()
         x = self.learner.prepare(torch.as_tensor(records.x)) if len(records) else torch.as_tensor(records.x)
         self._batch = Batch(x.to(self._place), records.y.to(self._place), records.offsets)
+        self.batchnorm.remember()
         return self._batch
 
     def give_back(self) -> None:
         """Undo the last gathering: its samples wait in the buffer again, and the batch is empty."""
         if self._batch is not None and len(self._batch):
             self.intake.undo_take()
+            self.batchnorm.restore()
         nothing = torch.empty(0)
         self._batch = Batch(nothing, nothing.long(), np.empty(0, np.int64))
 
@@ -229,6 +234,7 @@ class Device:
         if trained:
             self.batchnorm.trained(len(batch))
         elif had_loss:
+            self.batchnorm.restore()
             self.non_finite_steps += 1
         self.intake.truncate()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -49,17 +49,34 @@ def build_model(spec: str, shape: tuple[int, ...], classes: int, seed: int) -> n
         classes: outputs.
 
     Raises:
-        ConfigError: an unknown name, a module that cannot be imported, or something that is no network.
+        ConfigError: an unknown name, a module that cannot be imported, or something that makes no network.
     """
     make = BUILT_IN.get(spec) or _import(spec)
     offered = {"shape": shape, "classes": classes}
-    wanted = inspect.signature(make).parameters
+    wanted = _parameters(spec, make, offered)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "model"))
         model = make(**{name: value for name, value in offered.items() if name in wanted})
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model {spec!r} returned {type(model).__name__}, not a torch.nn.Module")
     return model
+
+
+def _parameters(spec: str, make: Callable[..., Any], offered: Collection[str]) -> Collection[str]:
+    """Return the names of what ``make`` takes; refuse it where it needs more than is ``offered``."""
+    try:
+        parameters = inspect.signature(make).parameters
+    except ValueError:  # written in C and silent about it
+        return ()
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [p.name for p in parameters.values() if p.default is p.empty and p.kind not in optional]
+    missing = [name for name in needed if name not in offered]
+    if missing:
+        raise ConfigError(
+            f"model {spec!r} needs {', '.join(missing)}, which nobody gives it: only {' and '.join(offered)} are "
+            "offered; write a function of these that makes it"
+        )
+    return parameters
 
 
 def _import(spec: str) -> Callable[..., Any]:

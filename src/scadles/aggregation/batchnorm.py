@@ -21,18 +21,33 @@ class BatchNormStatistics:
         layers = [m for m in model.modules() if isinstance(m, _BatchNorm)]
         tracked = [(m.running_mean, m.running_var, m.num_batches_tracked) for m in layers]
         self._buffers: list[Tensor] = [buffer for buffers in tracked for buffer in buffers if buffer is not None]
+        self._before: list[Tensor] = []
         self._weight = 0
 
     def __bool__(self) -> bool:
         return bool(self._buffers)
+
+    def remember(self) -> None:
+        """Note the statistics as they are before a batch."""
+        self._before = [buffer.clone() for buffer in self._buffers]
+
+    def restore(self) -> None:
+        """Take back what the batch since :meth:`remember`, which is left out, did to the statistics."""
+        for buffer, before in zip(self._buffers, self._before, strict=True):
+            buffer.copy_(before)
 
     def trained(self, samples: int) -> None:
         """Count samples towards this device's weight."""
         self._weight += samples
 
     def pack(self) -> Tensor:
-        """Return weight * statistics, with the weight as last entry, float64 ``[k + 1]``: ready to be summed."""
+        """Return weight * statistics, with the weight as last entry, float64 ``[k + 1]``: ready to be summed.
+
+        Statistics with NaN or infinity get weight 0: they would spread to all devices.
+        """
         flat = torch.cat([buffer.reshape(-1).double() for buffer in self._buffers])
+        if not bool(torch.isfinite(flat).all()):
+            return flat.new_zeros(len(flat) + 1)
         return torch.cat([flat * self._weight, flat.new_tensor([self._weight])])
 
     def unpack(self, total: Tensor) -> None:

@@ -59,7 +59,8 @@ class _Bucket:
             self.message.zero_()
         if pairs:
             torch._foreach_copy_([view for view, _ in pairs], [grad for _, grad in pairs])
-        return bool(torch.isfinite(self.message.sum()))
+        # one NaN or infinity makes the sum so too, and a sum is far cheaper than a look at every value
+        return bool(torch.isfinite(self.message.sum())) or bool(torch.isfinite(self.message).all())
 
 
 class GradientExchange:

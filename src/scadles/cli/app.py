@@ -9,6 +9,7 @@ import typer
 
 from scadles.cli.compare import compare
 from scadles.cli.doctor import doctor
+from scadles.cli.settings import settings
 from scadles.cli.train import train
 from scadles.errors import ConfigError, ScadlesError
 
@@ -21,6 +22,7 @@ app = typer.Typer(
 app.command()(train)
 app.command()(compare)
 app.command()(doctor)
+app.command()(settings)
 
 
 def main() -> None:

@@ -46,7 +46,12 @@ def train(
     if local is None:
         from scadles import run
 
-        run.train(load_config(config, overrides), out=out, resume=resume, quiet=quiet)
+        checked = load_config(config, overrides)
+        alone = "WORLD_SIZE" not in os.environ
+        run_dir = out or (_default_folder(checked) if alone else None)
+        run.train(checked, out=run_dir, resume=resume, quiet=quiet)
+        if alone and run_dir:
+            _report(run_dir, quiet=quiet)
     else:
         _train_locally(config, local, overrides, out, resume=resume, quiet=quiet)
 
@@ -60,7 +65,7 @@ def _train_locally(
         raise ConfigError("--local starts its own processes: leave it out under torchrun")
     overrides = [*overrides, f"devices={devices}"]
     checked = load_config(config, overrides)
-    run_dir = out or Path("runs") / f"{checked.method}-{timestamp()}"
+    run_dir = out or _default_folder(checked)
     arguments = ["-m", "scadles", "train", str(config), "--out", str(run_dir)]
     for override in overrides:
         arguments += ["--set", override]
@@ -71,7 +76,11 @@ def _train_locally(
         if error.exit_code != ConfigError.exit_code:
             error.args = (f"{error}{_way_on(run_dir)}",)
         raise
-    _report(checked, run_dir, quiet=quiet)
+    _report(run_dir, quiet=quiet)
+
+
+def _default_folder(config: RunConfig) -> Path:
+    return Path("runs") / f"{config.method}-{timestamp().replace(':', '')}"
 
 
 def _way_on(run_dir: Path) -> str:
@@ -79,7 +88,7 @@ def _way_on(run_dir: Path) -> str:
     return f"; the last checkpoint is intact, go on with --out {run_dir} --resume" if has_checkpoint else ""
 
 
-def _report(config: RunConfig, run_dir: Path, *, quiet: bool) -> None:
+def _report(run_dir: Path, *, quiet: bool) -> None:
     if quiet:
         return
     from scadles.observe import compare

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import Condition
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,8 +18,8 @@ from scadles.fabric.contract import Fabric, Pending
 class _Meeting:
     """One collective operation: what has been brought, and what came of it."""
 
-    brought: dict[int, Tensor] = field(default_factory=dict)
-    result: Tensor | None = None
+    brought: dict[int, Any] = field(default_factory=dict)
+    result: Any = None
     fetched: int = 0
 
 
@@ -32,15 +33,15 @@ class _Hub:
         self._meetings: dict[int, _Meeting] = {}
         self._left: set[int] = set()
 
-    def bring(self, number: int, rank: int, tensor: Tensor, combine: Callable[[list[Tensor]], Tensor]) -> None:
+    def bring(self, number: int, rank: int, gift: Any, combine: Callable[[list[Any]], Any]) -> None:
         with self._changed:
             meeting = self._meetings.setdefault(number, _Meeting())
-            meeting.brought[rank] = tensor
+            meeting.brought[rank] = gift
             if len(meeting.brought) == self.size:
                 meeting.result = combine([meeting.brought[r] for r in range(self.size)])
                 self._changed.notify_all()
 
-    def fetch(self, number: int, phase: str) -> Tensor:
+    def fetch(self, number: int, phase: str) -> Any:
         with self._changed:
             meeting = self._meetings[number]
             self._changed.wait_for(
@@ -102,12 +103,16 @@ class LocalFabric(Fabric):
         return _LocalPending(self._hub, self._bring(bucket, _sum), phase, bucket)
 
     def gather(self, values: Tensor, phase: str) -> Tensor:
-        return self._hub.fetch(self._bring(values.clone(), torch.stack), phase)
+        gathered: Tensor = self._hub.fetch(self._bring(values.clone(), torch.stack), phase)
+        return gathered.clone()  # everybody fetches the same one
 
     def broadcast(self, tensors: Sequence[Tensor], phase: str) -> None:
-        for tensor in tensors:
-            mine = tensor.detach().clone()
-            tensor.detach().copy_(self._hub.fetch(self._bring(mine, lambda brought: brought[0]), phase))
+        if not tensors:
+            return
+        mine = [tensor.detach().clone() for tensor in tensors]
+        number = self._bring(mine, lambda brought: brought[0])
+        for tensor, first in zip(tensors, self._hub.fetch(number, phase), strict=True):
+            tensor.detach().copy_(first)
 
     def bytes_sent(self) -> int:
         return 0
@@ -120,11 +125,11 @@ class LocalFabric(Fabric):
         self._closed = True
         self._hub.leave(self.rank)
 
-    def _bring(self, tensor: Tensor, combine: Callable[[list[Tensor]], Tensor]) -> int:
+    def _bring(self, gift: Any, combine: Callable[[list[Any]], Any]) -> int:
         if self._closed:
             raise FabricError(f"device {self.rank} has left the fabric")
         self._operations += 1
-        self._hub.bring(self._operations, self.rank, tensor, combine)
+        self._hub.bring(self._operations, self.rank, gift, combine)
         return self._operations
 
 

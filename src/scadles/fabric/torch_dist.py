@@ -107,6 +107,8 @@ class TorchFabric(Fabric):
     def _join(self, backend: str) -> None:
         if self._counter:
             self._counter.start()
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
         self._store.set(f"scadles/joined/{self.rank}", "1")
         try:
             dist.init_process_group(

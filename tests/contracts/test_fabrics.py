@@ -1,0 +1,294 @@
+"""One suite over all fabrics; run as a script, this file is one device of a gloo group."""
+
+import json
+import os
+import signal
+import sys
+import time
+
+import pytest
+import torch
+
+from scadles.clock import WallClock
+from scadles.errors import FabricError, PeerLostError
+from scadles.fabric import LocalFabric, TorchFabric
+from scadles.testing import FABRIC_CHECKS
+
+NAMES = [check.__name__ for check in FABRIC_CHECKS]
+STEPS_TO_LIVE = 5
+
+
+@pytest.mark.parametrize("check", FABRIC_CHECKS, ids=NAMES)
+@pytest.mark.parametrize("size", [1, 3])
+def test_local_keeps_the_contract(in_threads, size, check):
+    in_threads(size, check)
+
+
+def test_local_keeps_the_contract_in_one_go(in_threads):
+    fabrics = LocalFabric.create(3, deadline_s=30.0)
+
+    def all_of_them(fabric):
+        for check in FABRIC_CHECKS:
+            check(fabric)
+
+    in_threads(fabrics, all_of_them)
+    assert [fabric.bytes_sent() for fabric in fabrics] == [0, 0, 0]
+
+
+@pytest.fixture(scope="module")
+def gloo_outcomes(in_processes):
+    """What each check said on each of three gloo devices; one start for all of them."""
+    outcomes = in_processes(__file__, 3, "check")
+    assert [code for code, _ in outcomes] == [0, 0, 0]
+    return [json.loads(said) for _, said in outcomes]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gloo_keeps_the_contract(gloo_outcomes, name):
+    assert [outcome["checks"].get(name) for outcome in gloo_outcomes] == ["kept"] * 3
+
+
+def test_gloo_counts_what_really_left(gloo_outcomes):
+    for outcome in gloo_outcomes:
+        # a ring sends each byte of a sum 2 (N - 1) / N times, and then some for the protocol
+        assert outcome["payload"] * 4 / 3 <= outcome["sent"] <= outcome["payload"] * 4 / 3 + 20_000
+        assert outcome["counted_by"]
+
+
+class Broken(LocalFabric):
+    """A correct fabric, to be broken in one way."""
+
+
+class Misnumbered(Broken):
+    def gather(self, values, phase):
+        return super().gather(values, phase).flip(0)
+
+
+class Forgetful(Broken):
+    def reduce(self, bucket, phase):
+        return super().reduce(bucket.clone(), phase)
+
+
+class Unequal(Broken):
+    def reduce(self, bucket, phase):
+        pending = super().reduce(bucket, phase)
+        whole_wait = pending.wait
+
+        def wait():
+            whole_wait()
+            bucket.mul_(1 + self.rank * 2**-23)
+
+        pending.wait = wait
+        return pending
+
+
+class Unordered(Broken):
+    def reduce(self, bucket, phase):
+        if "several" in phase:
+            bucket = bucket.add_(self.collectives % 2)
+        return super().reduce(bucket, phase)
+
+
+class Doubling(Broken):
+    def gather(self, values, phase):
+        return super().gather(values, phase).double()
+
+
+class Shared(Broken):
+    together: dict = {}  # noqa: RUF012 - sharing is the point
+
+    def gather(self, values, phase):
+        mine = super().gather(values, phase)
+        return self.together.setdefault(phase, mine)
+
+
+class FloatsOnly(Broken):
+    def broadcast(self, tensors, phase):
+        super().broadcast([tensor for tensor in tensors if tensor.is_floating_point()], phase)
+
+
+class Shrinking(Broken):
+    def bytes_sent(self):
+        return 1000 - self.collectives
+
+
+class OneForEachTensor(Broken):
+    def broadcast(self, tensors, phase):
+        for tensor in tensors:
+            super().broadcast([tensor], phase)
+
+
+class Lingering(Broken):
+    def close(self):
+        """Stay."""
+
+
+@pytest.mark.parametrize(
+    ("broken", "caught_by"),
+    [
+        (Misnumbered, "devices_are_numbered"),
+        (Misnumbered, "gather_keeps_order_shape_and_dtype"),
+        (Forgetful, "reduce_sums_in_place"),
+        (Unequal, "reduce_gives_everybody_the_same_bits"),
+        (Unordered, "several_reductions_may_be_under_way"),
+        (Doubling, "gather_keeps_order_shape_and_dtype"),
+        (Shared, "what_was_gathered_is_ones_own"),
+        (FloatsOnly, "broadcast_copies_from_device_0"),
+        (Shrinking, "bytes_sent_never_falls"),
+        (OneForEachTensor, "each_call_is_one_collective"),
+        (Lingering, "a_closed_fabric_refuses"),
+    ],
+)
+def test_a_broken_fabric_is_caught(broken, caught_by):
+    check = FABRIC_CHECKS[NAMES.index(caught_by)]
+    Shared.together.clear()
+    failed = []
+
+    def guarded(fabric):
+        try:
+            check(fabric)
+        except AssertionError as error:
+            failed.append(str(error))
+        except PeerLostError:
+            pass
+        finally:
+            LocalFabric.close(fabric)
+
+    run_all(guarded, broken.create(3, deadline_s=10.0))
+    assert failed
+    assert all(failed)
+
+
+def run_all(work, fabrics):
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(len(fabrics)) as pool:
+        return list(pool.map(work, fabrics))
+
+
+class TestLostInThreads:
+    @pytest.mark.parametrize(
+        "exchange",
+        [
+            lambda fabric: fabric.reduce(torch.zeros(3), "gradients of step 12").wait(),
+            lambda fabric: fabric.gather(torch.zeros(3), "gradients of step 12"),
+            lambda fabric: fabric.broadcast([torch.zeros(3)], "gradients of step 12"),
+        ],
+        ids=["reduce", "gather", "broadcast"],
+    )
+    def test_a_device_that_never_comes_is_named(self, exchange):
+        first, _, third = LocalFabric.create(3, deadline_s=0.2)
+
+        def lose(fabric):
+            started = time.monotonic()
+            with pytest.raises(PeerLostError) as caught:
+                exchange(fabric)
+            return caught.value, time.monotonic() - started
+
+        for error, took_s in run_all(lose, [first, third]):
+            assert error.devices == (1,)
+            assert error.phase == "gradients of step 12"
+            assert "device 1 during gradients of step 12: no answer within 0.2 s" in str(error)
+            assert 0.15 <= took_s < 5.0
+
+    def test_a_device_that_leaves_is_named_at_once(self):
+        first, second, third = LocalFabric.create(3, deadline_s=60.0)
+        pending = [(fabric, fabric.reduce(torch.zeros(3), "step 1")) for fabric in (first, third)]
+        second.close()
+        started = time.monotonic()
+        for _, one in pending:
+            with pytest.raises(PeerLostError, match="device 1 during step 1: it has left") as caught:
+                one.wait()
+            assert caught.value.devices == (1,)
+        assert time.monotonic() - started < 5.0
+
+    def test_what_all_have_brought_survives_a_leaver(self):
+        first, second = LocalFabric.create(2, deadline_s=60.0)
+        bucket = torch.tensor([1.0])
+        pending = first.reduce(bucket, "step 1")
+        second.reduce(torch.tensor([2.0]), "step 1")
+        second.close()
+        pending.wait()
+        assert bucket.item() == 3.0
+
+    def test_two_that_never_come_are_both_named(self):
+        fabric = LocalFabric.create(4, deadline_s=0.1)[2]
+        with pytest.raises(PeerLostError) as caught:
+            fabric.gather(torch.zeros(1), "rates")
+        assert caught.value.devices == (0, 1, 3)
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_gloo_names_a_killed_device(in_processes, killed):
+    outcomes = in_processes(__file__, 3, "die", killed)
+    assert outcomes[killed][0] == -signal.SIGKILL
+    for rank, (code, said) in enumerate(outcomes):
+        if rank != killed:
+            assert code == 0
+            lost = json.loads(said)
+            assert lost["devices"] == [killed]
+            assert lost["phase"] == f"gradients of step {STEPS_TO_LIVE}"
+            assert f"device {killed}" in lost["message"]
+            assert lost["took_s"] < 15.0
+            assert lost["again"] == "FabricError"
+
+
+def test_gloo_names_a_device_that_never_joins(in_processes):
+    [(code, said)] = in_processes(__file__, 2, "join", ranks=[0])
+    assert code == 0
+    lost = json.loads(said)
+    assert lost["devices"] == [1]
+    assert lost["phase"] == "joining"
+    assert lost["took_s"] < 15.0
+
+
+def join_gloo(deadline_s):
+    return TorchFabric("gloo", deadline_s, torch.device("cpu"), sleep=WallClock().sleep)
+
+
+def check_on_gloo():
+    fabric = join_gloo(30.0)
+    before = fabric.bytes_sent()
+    bucket = torch.ones(2**18)
+    fabric.reduce(bucket, "counting bytes").wait()
+    sent = fabric.bytes_sent() - before
+    checks = {}
+    for check in FABRIC_CHECKS:
+        check(fabric)
+        checks[check.__name__] = "kept"
+    return {"checks": checks, "sent": sent, "payload": bucket.nbytes, "counted_by": fabric.bytes_counted_by}
+
+
+def die_on_gloo(killed):
+    fabric = join_gloo(10.0)
+    bucket = torch.zeros(1000)
+    step = 0
+    try:
+        while True:
+            step += 1
+            if fabric.rank == killed and step == STEPS_TO_LIVE:
+                os.kill(os.getpid(), signal.SIGKILL)
+            started = time.monotonic()
+            fabric.reduce(bucket, f"gradients of step {step}").wait()
+    except PeerLostError as error:
+        took_s = time.monotonic() - started
+        lost = {"devices": error.devices, "phase": error.phase, "message": str(error), "took_s": took_s}
+    try:
+        fabric.gather(torch.zeros(1), "after the end")
+    except FabricError as error:
+        lost["again"] = type(error).__name__
+    return lost
+
+
+def join_alone_on_gloo():
+    started = time.monotonic()
+    try:
+        join_gloo(3.0)
+    except PeerLostError as error:
+        return {"devices": error.devices, "phase": error.phase, "took_s": time.monotonic() - started}
+
+
+if __name__ == "__main__":
+    work = {"check": check_on_gloo, "die": lambda: die_on_gloo(int(sys.argv[2])), "join": join_alone_on_gloo}
+    print(json.dumps(work[sys.argv[1]]()), flush=True)
+    os._exit(0)  # a broken group is not worth a tidy end

@@ -1,0 +1,80 @@
+"""What the documents show is what the program does."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from scadles import VirtualClock, load_config, open_source
+from scadles.batching import BatchRule
+from scadles.cli.settings import reference
+from scadles.models import build_model
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+
+def blocks(document: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(), flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document):
+    targets = re.findall(r"\]\(([^)#:]+)\)", document.read_text())
+    assert [target for target in targets if not (document.parent / target).exists()] == []
+
+
+def test_the_settings_page_is_what_the_command_prints():
+    assert (ROOT / "docs/configuration.md").read_text() == reference()
+
+
+def test_every_setting_is_explained():
+    assert [line for line in reference().splitlines() if line.endswith("|  |") and "section" not in line] == []
+
+
+def test_the_settings_in_the_guide_are_valid():
+    for block in blocks("docs/guide.md", "yaml"):
+        assert load_config(yaml.safe_load(block)).devices == 4
+
+
+def test_the_example_of_the_readme_runs_under_torchrun(tmp_path):
+    [example] = blocks("README.md", "python")
+    assert example == (ROOT / "examples/own_loop.py").read_text()
+    assert len([line for line in example.splitlines() if line.strip()]) <= 12
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "4", "examples/own_loop.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout[done.stdout.index("{") :])
+    assert summary["ended_by"] == "target"
+    assert summary["devices"] == 4
+
+
+def test_the_source_of_contributing_works():
+    names: dict = {}
+    exec(blocks("CONTRIBUTING.md", "python")[0], names)
+    source = open_source("counter://", clock=VirtualClock())
+    assert source.poll(5, 0.0).offsets.tolist() == [0, 1, 2, 3, 4]
+    assert source.poll(2, 0.0).x.shape == (2, 1, 8, 8)
+
+
+def test_the_model_of_contributing_works(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine_of_contributing.py").write_text(blocks("CONTRIBUTING.md", "python")[1])
+    model = build_model("mine_of_contributing:tiny", (1, 8, 8), 10, seed=0)
+    assert model(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
+
+
+def test_the_batch_rule_of_contributing_works():
+    names: dict = {}
+    exec(blocks("CONTRIBUTING.md", "python")[2], names)
+    rule = names["HalfWindow"](window_s=1.0)
+    assert isinstance(rule, BatchRule)
+    assert rule.target(50.0) == 25
+    assert rule.deadline_s(3.0) == 4.0

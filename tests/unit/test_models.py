@@ -1,0 +1,86 @@
+import sys
+
+import pytest
+import torch
+
+from scadles.errors import ConfigError
+from scadles.models import BUILT_IN, build_model
+
+
+def weights(model):
+    return torch.cat([tensor.flatten().double() for tensor in model.state_dict().values()])
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32)])
+def test_built_in_networks_give_a_score_for_each_class(name, shape):
+    model = build_model(name, shape, classes=7, seed=0)
+    assert model(torch.zeros(5, *shape)).shape == (5, 7)
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_initial_weights_depend_on_the_seed_alone(name):
+    torch.manual_seed(1)
+    first = weights(build_model(name, (1, 8, 8), 10, seed=3))
+    torch.manual_seed(2)
+    expected = torch.rand(1)
+    torch.manual_seed(2)
+    again = weights(build_model(name, (1, 8, 8), 10, seed=3))
+    assert torch.equal(torch.rand(1), expected), "the global generator is left alone"
+    assert torch.equal(first, again)
+    assert not torch.equal(first, weights(build_model(name, (1, 8, 8), 10, seed=4)))
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """A module of the user's, in the current folder."""
+    (tmp_path / "my_networks.py").write_text(
+        "from torch import nn\n"
+        "def both(shape, classes): return nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * 4, classes))\n"
+        "def classes_only(*, classes): return nn.Linear(4, classes)\n"
+        "def neither(): return nn.Linear(4, 3)\n"
+        "class Network(nn.Linear):\n"
+        "    def __init__(self, classes, bias=False): super().__init__(4, classes, bias)\n"
+        "def needs_more(shape, depth, width): return nn.Linear(4, 3)\n"
+        "def no_network(shape): return [shape]\n"
+        "number = 3\n"
+    )
+    (tmp_path / "broken_networks.py").write_text("import a_module_that_is_not_there\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != str(tmp_path)])
+    yield "my_networks"
+    for name in ("my_networks", "broken_networks"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "outputs"), [("both", 10), ("classes_only", 10), ("neither", 3), ("Network", 10)]
+)
+def test_ones_own_network_gets_what_it_asks_for(mine, name, outputs):
+    model = build_model(f"{mine}:{name}", (1, 2, 2), classes=10, seed=0)
+    x = torch.zeros(2, 1, 2, 2)
+    assert model(x if name == "both" else x.flatten(1)).shape == (2, outputs)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("resnet", "model 'resnet': there are mlp, cnn, or write your own as MODULE:CALLABLE"),
+        ("my_networks:", "MODULE:CALLABLE"),
+        (":both", "MODULE:CALLABLE"),
+        ("nowhere_at_all:both", "cannot import 'nowhere_at_all': No module named 'nowhere_at_all'"),
+        ("broken_networks:both", "cannot import 'broken_networks': No module named 'a_module_that_is_not_there'"),
+        ("my_networks:bth", "module 'my_networks' has no 'bth'"),
+        ("my_networks:number", "'number' is int, not something to call"),
+        ("my_networks:no_network", "returned list, not a torch.nn.Module"),
+        ("my_networks:needs_more", "needs depth, width, which nobody gives it: only shape and classes are offered"),
+        ("torch.nn:Linear", "needs in_features, out_features"),
+        ("builtins:int", "not a torch.nn.Module"),
+    ],
+)
+def test_what_is_no_network_is_refused(mine, spec, message):
+    del mine
+    with pytest.raises(ConfigError) as caught:
+        build_model(spec, (1, 2, 2), classes=10, seed=0)
+    assert message in str(caught.value)
+    assert repr(spec) in str(caught.value)
