@@ -1,7 +1,6 @@
 """What all tests share: hypothesis without a stopwatch, and ways to be several devices at once."""
 
 import os
-import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from hypothesis import settings
+from torch.distributed import TCPStore
 
 from scadles.errors import PeerLostError
 from scadles.fabric import LocalFabric
@@ -56,25 +56,21 @@ def in_threads():
     return run
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="session")
 def in_processes():
     """Run ``python script ARGUMENTS`` as the given devices of a gloo group on this machine.
 
-    Returns (exit code, standard output) of each; what they say on standard error goes to this process's.
+    They meet in a store that outlives each of them, as under torchrun. Returns (exit code, standard output) of each.
     """
 
     def run(script, size, *arguments, ranks=None, timeout_s=60.0):
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         surroundings = {
             **os.environ,
             "WORLD_SIZE": str(size),
             "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(free_port()),
+            "MASTER_PORT": str(store.port),
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
             "RES_OPTIONS": "timeout:1 attempts:1",
             "OMP_NUM_THREADS": "1",
         }

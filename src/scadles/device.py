@@ -198,7 +198,6 @@ class Device:
         weight = float(size) if self.learner.mean == "weighted" else float(size > 0)
         if not math.isfinite(value):
             weight = value = 0.0
-        self.learner.optimizer.zero_grad(set_to_none=True)
         self._exchange.begin(weight, f"gradients of step {self.step_number + 1}")
         if loss is not None and weight > 0:
             (loss * weight).backward()  # type: ignore[no-untyped-call]

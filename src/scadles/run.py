@@ -154,10 +154,17 @@ def _run_folder(settings: RunConfig, out: Path | str | None, fabric: Fabric, *, 
     if fabric.rank == 0 or not config_file.exists():
         try:
             run_dir.mkdir(parents=True, exist_ok=True)
-            config_file.write_text(settings.to_yaml())
+            _write_whole(config_file, settings.to_yaml(), fabric.rank)
         except OSError as error:
             raise ConfigError(f"cannot write the run folder {run_dir}: {error.strerror}") from None
     return run_dir
+
+
+def _write_whole(path: Path, text: str, rank: int) -> None:
+    """Write a file that is there whole or as it was before, whatever happens: without it nothing can be resumed."""
+    temporary = path.with_suffix(f".{rank}.tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
 
 
 def _fresh_problem(run_dir: Path, rank: int) -> str | None:
@@ -197,7 +204,7 @@ def _tools(
     fabric = device.fabric
     header = Header(
         step=0,
-        time_s=device.clock.now(),
+        time_s=0.0,
         device=fabric.rank,
         devices=fabric.size,
         method=settings.method,

@@ -146,8 +146,11 @@ def test_the_log_of_a_killed_run_is_one_run(persistent):
         assert row.seconds.wait == pytest.approx(sum(step.wait_s for step in folder.steps(device)))
         assert row.seconds.sync == pytest.approx(sum(step.sync_s for step in folder.steps(device)))
         assert row.slowest_steps == sum(step.slowest == device for step in folder.steps(device))
-        times = [event.time_s for event in folder.events(device)]
+        times = [step.time_s for step in folder.steps(device)]
         assert times == sorted(times)
+        assert folder.events(device)[0].time_s == 0.0  # setting up takes no stream time
+        [first, *_] = [event for event in persistent.found.raw(device) if event["event"] == "checkpoint"]
+        assert (first["step"], first["time_s"]) == (0, 0.0)
     totals = [[step.total_batch for step in folder.steps(device)] for device in (0, 1)]
     assert totals[0] == totals[1]
     assert {event.step for event in persistent.found.events(0, Resumed)} <= set(range(0, steps, 5))

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -160,8 +161,6 @@ def test_a_broken_fabric_is_caught(broken, caught_by):
 
 
 def run_all(work, fabrics):
-    from concurrent.futures import ThreadPoolExecutor
-
     with ThreadPoolExecutor(len(fabrics)) as pool:
         return list(pool.map(work, fabrics))
 

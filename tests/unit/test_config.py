@@ -167,7 +167,10 @@ class TestRefusals:
             ({"stepz": 3}, "stepz: unknown setting; did you mean steps?"),
             ({"clock": {"xyz": 3}}, "clock.xyz: unknown setting; known here: speed"),
             ({"batch": {"lr": 3}}, "batch.lr: unknown setting; known here: rule, size, window_s, min, max, max_wait_s"),
-            ({"data": {"min": 3}}, "data.min: unknown setting; known here: dataset, root, classes, shape, test_samples"),
+            (
+                {"data": {"min": 3}},
+                "data.min: unknown setting; known here: dataset, root, classes, shape, test_samples",
+            ),
         ],
     )
     def test_an_unknown_setting_gets_a_suggestion(self, tree, message):
@@ -201,7 +204,10 @@ class TestRefusals:
         [
             ({"steps": None}, ["would never end", "steps, duration_s or target_accuracy"]),
             ({"steps": None, "target_accuracy": 0.9, "stop_at_target": False}, ["would never end"]),
-            ({"stream": {"rates": [1, 2]}, "devices": 3}, ["stream.rates has 2 entries", "devices is 3", "each device"]),
+            (
+                {"stream": {"rates": [1, 2]}, "devices": 3},
+                ["stream.rates has 2 entries", "devices is 3", "each device"],
+            ),
             ({"stream": {"profile": ["day"]}, "devices": 2}, ["stream.profile has 1 entries", "devices is 2"]),
             ({"stream": {"url": "mqtt://broker"}, "clock": {"speed": 2}}, ["clock.speed 2", "replayed", "mqtt"]),
             (

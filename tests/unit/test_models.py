@@ -53,9 +53,7 @@ def mine(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize(
-    ("name", "outputs"), [("both", 10), ("classes_only", 10), ("neither", 3), ("Network", 10)]
-)
+@pytest.mark.parametrize(("name", "outputs"), [("both", 10), ("classes_only", 10), ("neither", 3), ("Network", 10)])
 def test_ones_own_network_gets_what_it_asks_for(mine, name, outputs):
     model = build_model(f"{mine}:{name}", (1, 2, 2), classes=10, seed=0)
     x = torch.zeros(2, 1, 2, 2)

@@ -49,17 +49,32 @@ class _Bucket:
     views: list[Tensor]
     missing: int = 0
 
+    def expose(self) -> None:
+        """Make what is in the message the parameters' gradients."""
+        for parameter, view in zip(self.parameters, self.views, strict=True):
+            parameter.grad = view
+
+    def receive(self) -> None:
+        """Let the backward pass add up the gradients right in the message."""
+        self.message.zero_()
+        self.expose()
+
+    def forget(self) -> None:
+        """Take the parameters' gradients away."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
     def pack(self, weight: float) -> bool:
-        """Copy the gradients in (already multiplied by the weight) and return whether all are finite."""
+        """Make the message hold the gradients, already multiplied by the weight; return whether all are finite."""
         if weight == 0:
             self.message.zero_()
             return True
-        pairs = [(view, p.grad) for view, p in zip(self.views, self.parameters, strict=True) if p.grad is not None]
-        if len(pairs) < len(self.views):
-            self.message.zero_()
-        if pairs:
-            torch._foreach_copy_([view for view, _ in pairs], [grad for _, grad in pairs])
-        # one NaN or infinity makes the sum so too, and a sum is far cheaper than a look at every value
+        for parameter, view in zip(self.parameters, self.views, strict=True):
+            if parameter.grad is None:
+                view.zero_()
+            elif parameter.grad is not view:
+                view.copy_(parameter.grad)
+        # the sum is cheap and says enough, unless large finite values overflow it
         return bool(torch.isfinite(self.message.sum())) or bool(torch.isfinite(self.message).all())
 
 
@@ -96,16 +111,16 @@ class GradientExchange:
         _check_parameters(trainable)
         self._reduce = reduce
         self._rank = rank
-        self._report_shape = (size, len(Report._fields))
         # gradients become ready from the last layer to the first
         self._buckets = _make_buckets(trainable[::-1], bucket_bytes, size * len(Report._fields))
-        self._reports = self._buckets[-1].message[-size * len(Report._fields) :].view(self._report_shape)
+        self._reports = self._buckets[-1].message[-size * len(Report._fields) :].view(size, -1)
         self._launched: list[Waitable] = []
         self._weight = 0.0
         self._phase = ""
         self._finite = True
         self._listening = False
-        if bucket_bytes is not None:
+        self._overlaps = bucket_bytes is not None
+        if self._overlaps:
             for bucket in self._buckets:
                 for parameter in bucket.parameters:
                     parameter.register_post_accumulate_grad_hook(self._listener(bucket))  # type: ignore[no-untyped-call]
@@ -121,9 +136,14 @@ class GradientExchange:
         self._phase = phase
         self._finite = True
         self._launched.clear()
-        self._listening = weight > 0
+        self._listening = self._overlaps and weight > 0
         for bucket in self._buckets:
             bucket.missing = len(bucket.parameters)
+            if self._overlaps:
+                # what has left is overwritten by the sum; gradients that may have to be sent again stay outside
+                bucket.forget()
+            elif weight > 0:
+                bucket.receive()
 
     def finish(self, report: Report) -> list[Report]:
         """Send what has not left yet, wait for everybody, and give the parameters the mean gradient.
@@ -171,18 +191,14 @@ class GradientExchange:
 
     def _pack_rest(self) -> None:
         for bucket in self._buckets[len(self._launched) :]:
-            self._reports_clear(bucket)
             self._pack(bucket)
-
-    def _reports_clear(self, bucket: _Bucket) -> None:
-        if bucket is self._buckets[-1]:
-            self._reports.zero_()
 
     def _send_rest(self, report: Report) -> list[Report]:
         rest = self._buckets[len(self._launched) :]
         if report.weight == 0:
             for bucket in rest:
                 bucket.message.zero_()
+        self._reports.zero_()
         self._reports[self._rank] = self._reports.new_tensor(report)
         for bucket in rest:
             self._launch(bucket)
@@ -194,8 +210,9 @@ class GradientExchange:
         for bucket in self._buckets:
             if total > 0:
                 bucket.message.div_(total)
-            for parameter, view in zip(bucket.parameters, bucket.views, strict=True):
-                parameter.grad = view if total > 0 else None
+                bucket.expose()
+            else:
+                bucket.forget()
 
 
 def _check_parameters(parameters: Sequence[torch.nn.Parameter]) -> None:

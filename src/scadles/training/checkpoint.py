@@ -127,6 +127,11 @@ def unpack(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> di
         CheckpointError: the checkpoint is of another model or optimizer.
     """
     tensors, state = checkpoint
+    groups = state["optimizer"]["param_groups"]
+    if [set(group) for group in groups] != [set(group) for group in optimizer.state_dict()["param_groups"]]:
+        raise CheckpointError(
+            f"the checkpoint is of another optimizer than {type(optimizer).__name__}: use the same one"
+        )
     slots: dict[int, dict[str, Any]] = {int(i): dict(s) for i, s in state["optimizer"]["scalars"].items()}
     for name, tensor in tensors.items():
         if name.startswith(_OPTIMIZER):
@@ -135,7 +140,7 @@ def unpack(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> di
     weights = {name.removeprefix(_MODEL): t for name, t in tensors.items() if name.startswith(_MODEL)}
     try:
         model.load_state_dict(weights)
-        optimizer.load_state_dict({"state": slots, "param_groups": state["optimizer"]["param_groups"]})
+        optimizer.load_state_dict({"state": slots, "param_groups": groups})
     except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(f"the checkpoint is of another model or optimizer: {error}") from None
     torch.set_rng_state(tensors[_GENERATOR])

@@ -39,17 +39,19 @@ class Evaluator:
         self._fabric = fabric
 
     def score(self, model: nn.Module, phase: str) -> Score:
-        """Return the score of ``model``, the same on all devices; its train or eval mode is kept."""
-        was_training = model.training
+        """Return the score of ``model``, the same on all devices; the train or eval mode of all its parts is kept."""
+        were_training = [(part, part.training) for part in model.modules()]
         model.eval()
         sums = torch.zeros(3, dtype=torch.float64)
         place = next(model.parameters()).device
         with torch.no_grad():
             for start in range(0, len(self._y), self._batch_size):
-                part = slice(start, start + self._batch_size)
-                outputs, labels = model(self._x[part].to(place)), self._y[part].to(place)
+                rows = slice(start, start + self._batch_size)
+                outputs, labels = model(self._x[rows].to(place)), self._y[rows].to(place)
                 correct = int((outputs.argmax(dim=1) == labels).sum())
-                sums += torch.tensor([correct, len(labels), float(self._loss(outputs, labels)) * len(labels)])
-        model.train(was_training)
+                loss = float(self._loss(outputs, labels))
+                sums += torch.tensor([correct, len(labels), loss * len(labels)], dtype=torch.float64)
+        for part, was_training in were_training:
+            part.training = was_training
         correct_sum, count, loss_sum = self._fabric.gather(sums, phase).sum(dim=0).tolist()
         return Score(accuracy=correct_sum / count, loss=loss_sum / count)

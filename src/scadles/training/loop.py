@@ -92,6 +92,7 @@ class LiveDevice:
         self._evaluated_at = -1
         self._next_evaluation_s = config.evaluation.every_s
         self._started_wall_s = wall_seconds()
+        self._starts_at_s: float | None = checkpoint.state["run"]["clock_s"] if checkpoint else 0.0
 
     @property
     def rank(self) -> int:
@@ -105,8 +106,8 @@ class LiveDevice:
 
     @property
     def clock_now_s(self) -> float:
-        """Stream time in seconds."""
-        return self._device.clock.now()
+        """Stream time in seconds; setting up takes none of it."""
+        return self._device.clock.now() if self._starts_at_s is None else self._starts_at_s
 
     def __enter__(self) -> Self:
         self._tools.progress.__enter__()
@@ -167,6 +168,7 @@ class LiveDevice:
         if self._device.step_number == 0:
             self._checkpoint()
         self._device.start()
+        self._starts_at_s = None
 
     def _load(self, checkpoint: Checkpoint) -> None:
         device = self._device

@@ -203,9 +203,7 @@ class TestNonFinite:
                 list(model.parameters())[where].register_hook(lambda grad: grad * float("inf") - float("inf"))
 
         good = [0 if rank in bad else size for rank, size in enumerate(sizes)]
-        for model, reports in in_threads(
-            len(sizes), lambda f: exchange_once(f, sizes, 2, bucket_bytes, spoil=spoil)
-        ):
+        for model, reports in in_threads(len(sizes), lambda f: exchange_once(f, sizes, 2, bucket_bytes, spoil=spoil)):
             assert [report.weight for report in reports] == good
             if sum(good):
                 assert relative_error(gradient(model), good_mean(sizes, 2, *bad)) <= 1e-10

@@ -1,0 +1,157 @@
+"""The same arrivals end in the same model, whatever the devices are made of.
+
+Devices are threads with a virtual clock each, or (run as a script, this file is one of them) processes with gloo.
+"""
+
+import json
+import os
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn.functional import cross_entropy
+
+import scadles
+from scadles.build import build_dataset, build_network
+from scadles.config import load_config
+from scadles.training import loop
+
+DEVICES = 3
+STEPS = 12
+CONFIGS = {
+    "scadles": {
+        "method": "scadles",
+        "model": "cnn",
+        "batch": {"min": 4},
+        "fabric": {"overlap": "on", "bucket_mb": 0.02},
+    },
+    "ddl": {"method": "ddl", "model": "mlp", "batch": {"size": 16}},
+    "persistence, poisson, adam": {
+        "method": "scadles",
+        "model": "mlp",
+        "buffer": {"policy": "persistence"},
+        "batch": {"max": 24},
+        "stream": {"profile": "poisson"},
+        "optimizer": {"name": "adam", "lr": 0.003},
+    },
+}
+
+
+def make_config(name, steps):
+    given = CONFIGS[name]
+    return load_config(
+        given
+        | {
+            "devices": DEVICES,
+            "seed": 3,
+            "steps": steps,
+            "stream": {"rates": [40, 12, 21.5]} | given.get("stream", {}),
+            "checkpoint": {"every_steps": 4},
+            "evaluation": {"every_s": 1.5},
+        }
+    )
+
+
+def make_model(config):
+    return build_network(config, build_dataset(config))
+
+
+def take_part(config, out, model=None, **surroundings):
+    """Be one device of a run; return its summary, less what the wall decides."""
+    with scadles.join(config, model=model, out=out, quiet=True, **surroundings) as device:
+        for batch in device.batches():
+            device.step(cross_entropy(device.model(batch.x), batch.y))
+    return device.summary.model_dump(exclude={"wall_s"})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_pictures():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "draw", lambda run_dir: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(in_threads, tmp_path_factory):
+    """Run a configuration on threads; return device 0's summary, the model and the clocks."""
+
+    def in_folder(name, steps=STEPS, folder=None, *, clocks=None, resume=False):
+        config = make_config(name, steps)
+        # initial weights come from torch's global generator, which threads share
+        models = [make_model(config) for _ in range(DEVICES)]
+        clocks = clocks or [scadles.VirtualClock() for _ in range(DEVICES)]
+        out = folder or tmp_path_factory.mktemp("run")
+
+        def work(fabric):
+            surroundings = {"model": models[fabric.rank], "fabric": fabric, "clock": clocks[fabric.rank]}
+            return take_part(config, out, resume=resume, **surroundings)
+
+        summaries = in_threads(DEVICES, work)
+        for summary in summaries:
+            # every device has a clock of its own
+            assert summary | {"time_s": 0} == summaries[0] | {"time_s": 0}
+        return summaries[0], load_file(out / "model.safetensors"), clocks
+
+    return in_folder
+
+
+@pytest.fixture(scope="module")
+def whole(run):
+    """The outcome of a whole run of a configuration, run once."""
+    return cache(run)
+
+
+def assert_same_bits(one, other):
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_one_seed_one_result(whole, run, name):
+    (first, model, _), (second, again, _) = whole(name), run(name)
+    assert first == second
+    assert_same_bits(model, again)
+    assert first["steps"] == STEPS
+    assert first["samples"]["trained"] > STEPS * DEVICES
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("stop_after", [4, 8])
+def test_a_resumed_run_equals_one_that_was_never_stopped(whole, run, tmp_path, name, stop_after):
+    expected, model, _ = whole(name)
+    _, _, clocks = run(name, stop_after, tmp_path)
+    resumed, again, _ = run(name, STEPS, tmp_path, clocks=clocks, resume=True)
+    assert_same_bits(model, again)
+    assert resumed["model_sha256"] == expected["model_sha256"]
+    assert resumed["samples"] == expected["samples"]
+    assert [row["samples"] for row in resumed["per_device"]] == [row["samples"] for row in expected["per_device"]]
+    for figure in ("final_accuracy", "time_s", "steps", "buffer_max_samples"):
+        assert resumed[figure] == expected[figure], figure
+    for figure in ("seconds", "lr_scale_mean"):
+        assert resumed[figure] == pytest.approx(expected[figure], rel=1e-12), figure
+
+
+def test_processes_end_where_threads_end(whole, in_processes, tmp_path):
+    expected, model, _ = whole("scadles")
+    outcomes = in_processes(__file__, DEVICES, "scadles", tmp_path)
+    assert [code for code, _ in outcomes] == [0] * DEVICES
+    found = json.loads(outcomes[0][1])
+    for figure in ("samples", "steps", "model", "devices", "lr_scale_mean", "buffer_max_samples"):
+        assert found[figure] == expected[figure], figure
+    assert found["seconds"] == pytest.approx(expected["seconds"])
+    assert found["final_accuracy"] == pytest.approx(expected["final_accuracy"], abs=0.006)
+    again = load_file(tmp_path / "model.safetensors")
+    for parameter, tensor in model.items():
+        torch.testing.assert_close(again[parameter], tensor, rtol=1e-5, atol=1e-5, msg=parameter)
+
+
+if __name__ == "__main__":
+    loop.draw = lambda run_dir: None
+    name, folder = sys.argv[1:]
+    summary = take_part(make_config(name, STEPS), Path(folder), clock=scadles.VirtualClock())
+    print(json.dumps(summary), flush=True)
+    os._exit(0)
