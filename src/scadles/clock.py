@@ -19,8 +19,11 @@ class Clock(ABC):
     def now(self) -> float:
         """Return the stream time in seconds."""
 
-    def start(self) -> None:  # noqa: B027 - a clock that nobody need start is fine
-        """Begin to count; set-up before this call takes no stream time."""
+    def start(self) -> None:  # noqa: B027 - only a clock that runs by itself needs it
+        """Begin, or go on, to count: time since :meth:`pause`, or since the clock was made, never was."""
+
+    def pause(self) -> None:  # noqa: B027
+        """Stand still until :meth:`start`."""
 
     @abstractmethod
     def sleep(self, seconds: float) -> None:
@@ -37,14 +40,19 @@ class WallClock(Clock):
 
     def __init__(self, speed: float = 1.0, start_s: float = 0.0) -> None:
         self.speed = speed
-        self._start_s = start_s
-        self._origin = time.monotonic()
+        self._stopped_at_s = start_s
+        self._origin: float | None = time.monotonic()
 
     def start(self) -> None:
         self._origin = time.monotonic()
 
+    def pause(self) -> None:
+        self._stopped_at_s = self.now()
+        self._origin = None
+
     def now(self) -> float:
-        return self._start_s + (time.monotonic() - self._origin) * self.speed
+        ran = 0.0 if self._origin is None else time.monotonic() - self._origin
+        return self._stopped_at_s + ran * self.speed
 
     def sleep(self, seconds: float) -> None:
         if seconds > 0:

@@ -16,7 +16,8 @@ A message names the field or device, the value, and the way out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 
 class ScadlesError(Exception):
@@ -82,3 +83,16 @@ class PeerLostError(FabricError):
 
 class DivergedError(FabricError):
     """Devices that must hold the same model hold different ones."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the end of a message about an unknown name: the closest one there is, or all of them.
+
+    >>> did_you_mean("sizes", ["rule", "size"])
+    '; did you mean size?'
+    >>> did_you_mean("x", ["rule", "size"])
+    '; there are rule, size'
+    """
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(names)}"

@@ -14,7 +14,7 @@ from typing import Any
 from scadles.errors import ConfigError, FabricError
 
 _LAUNCHED = "SCADLES_LAUNCHED"
-_QUIET_LOGGERS = ("torch.distributed.elastic", "torch.distributed.run", "torch.distributed.launcher")
+_QUIET_LOGGERS = ("torch.distributed.elastic", "torch.distributed.launcher")
 
 
 class LaunchError(FabricError):
@@ -48,8 +48,7 @@ def launch_local(devices: int, arguments: Sequence[str], run_id: str) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    for name in _QUIET_LOGGERS:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    _silence_torch()
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -89,6 +88,13 @@ def _explained(rank: int, failure: Any) -> LaunchError:
     if code == ConfigError.exit_code:
         return LaunchError(str(failure.message), code)
     return LaunchError(f"device {rank} ended with exit code {code}", code)
+
+
+def _silence_torch() -> None:
+    """Leave it to :class:`LaunchError` to say what happened; some of torch's loggers have levels of their own."""
+    for name in [*_QUIET_LOGGERS, *logging.root.manager.loggerDict]:
+        if name.startswith(_QUIET_LOGGERS):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _prepare_environment(devices: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.optim import Optimizer
 
 from scadles import build
@@ -105,7 +106,7 @@ def join(
     try:
         run_dir = _run_folder(settings, out, fabric, resume=resume)
         torch.manual_seed(derive_seed(settings.seed, "torch", fabric.rank))
-        network = (model or build.build_network(settings, dataset)).to(place)
+        network = _whole(model or build.build_network(settings, dataset)).to(place)
         store = CheckpointStore(run_dir, fabric.rank, settings.checkpoint.keep)
         checkpoint = _newest(store, fabric) if resume else None
         fabric.broadcast(list(network.state_dict().values()), "initial model")
@@ -138,6 +139,14 @@ def _place(settings: RunConfig, model: nn.Module | None) -> torch.device:
     if torch.cuda.is_available() and settings.fabric.backend in ("auto", "nccl"):
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
+
+
+def _whole(network: nn.Module) -> nn.Module:
+    """Return ``network`` once all its parameters are there."""
+    lazy = (UninitializedParameter, UninitializedBuffer)
+    if any(isinstance(tensor, lazy) for tensor in (*network.parameters(), *network.buffers())):
+        raise ConfigError("the model has lazy layers without a shape yet: run its forward on one batch beforehand")
+    return network
 
 
 def _run_folder(settings: RunConfig, out: Path | str | None, fabric: Fabric, *, resume: bool) -> Path:

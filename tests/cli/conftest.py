@@ -2,8 +2,8 @@
 
 import json
 import os
-import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -89,16 +89,18 @@ class Started:
         code = self.process.wait(timeout_s)
         while self.pids():
             assert time.monotonic() < deadline_s, f"{self.name}: left behind {self.pids()}"
-            time.sleep(0.01)
+            time.sleep(0.03)
         return code
 
-    def until(self, condition, what, timeout_s=60.0):
+    def until(self, condition, what, timeout_s=60.0, pause_s=0.03):
         """Wait for ``condition()`` while the run goes on, and return its outcome."""
         deadline_s = time.monotonic() + timeout_s
         while not (found := condition()):
-            assert self.process.poll() is None, f"{self.name} ended ({self.process.returncode}) before {what}: {self.err}"
+            assert self.process.poll() is None, (
+                f"{self.name} ended ({self.process.returncode}) before {what}: {self.err}"
+            )
             assert time.monotonic() < deadline_s, f"{self.name}: no {what} within {timeout_s} s: {self.err}"
-            time.sleep(0.002)
+            time.sleep(pause_s)
         return found
 
 
@@ -206,11 +208,11 @@ def _state(pid):
         return ""
 
 
-def _write_npz(path, samples, *, nan=(), seed=0):
-    """Write a data set of 4 classes of 8 x 8 pictures, easy to learn; the samples numbered ``nan`` hold a NaN."""
-    rng = np.random.default_rng(seed)
-    centres = 1.5 * rng.normal(size=(4, 1, 8, 8))
-    y = rng.integers(0, 4, samples + 100)
+def _write_npz(path, samples, *, classes=4, nan=()):
+    """Write a data set of 8 x 8 pictures, easy to learn, with 100 to test on; those numbered ``nan`` hold a NaN."""
+    rng = np.random.default_rng(0)
+    centres = 1.5 * rng.normal(size=(classes, 1, 8, 8))
+    y = rng.integers(0, classes, samples + 100)
     x = (centres[y] + rng.normal(size=(len(y), 1, 8, 8))).astype(np.float32)
     x[list(nan), 0, 3, 3] = np.nan
     np.savez(path, train_x=x[:samples], train_y=y[:samples], test_x=x[samples:], test_y=y[samples:])
@@ -280,6 +282,18 @@ def start_training(start):
     return launch
 
 
+@pytest.fixture(scope="session")
+def free_port():
+    """Find a TCP port that nobody uses at the moment."""
+
+    def find():
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return probe.getsockname()[1]
+
+    return find
+
+
 @pytest.fixture(autouse=True)
 def _nobody_is_left_behind(_started):
     """No test leaves a process behind; those that it did leave are ended by process id."""
@@ -288,15 +302,3 @@ def _nobody_is_left_behind(_started):
     for run, _ in left:
         run.kill_all()
     assert not left, "\n".join(f"{run.name} left {pids} behind: {run.err}" for run, pids in left)
-
-
-@pytest.fixture(scope="session")
-def keep_copy():
-    """Copy a run folder, so that two stories can go on from it."""
-
-    def copy(run_dir, name):
-        target = run_dir.with_name(name)
-        shutil.copytree(run_dir, target)
-        return target
-
-    return copy

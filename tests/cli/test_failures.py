@@ -137,7 +137,9 @@ def one_stopped(losses, first_killed):
 def assert_told(chapter, victim, survivors):
     assert chapter.code == 3
     for survivor in survivors:
-        found = re.findall(rf"^error: device {survivor}: lost device {victim} during .+ step \d+: .+$", chapter.err, re.M)
+        found = re.findall(
+            rf"^error: device {survivor}: lost device {victim} during .+ step \d+: .+$", chapter.err, re.M
+        )
         assert len(found) == 1, chapter.err
     assert GO_ON in chapter.err
 
@@ -210,11 +212,12 @@ def orphaned(stops, terminated):
 
 @pytest.fixture(scope="module")
 def disk_full(stops, orphaned):
-    """From some moment on device 1 cannot write a file as large as a checkpoint."""
+    """From some moment on device 1 cannot write a file as large as a checkpoint; its log is smaller."""
     if sys.platform != "linux":
         pytest.skip("only Linux limits a process from outside")
     run = stops.go_on()
-    resource.prlimit(run.devices()[1], resource.RLIMIT_FSIZE, (20_000, 20_000))
+    limit = stops.found.checkpoints(1)[-1].stat().st_size - 1
+    resource.prlimit(run.devices()[1], resource.RLIMIT_FSIZE, (limit, limit))
     return stops.end(run, time.monotonic())
 
 
@@ -258,33 +261,21 @@ def test_with_room_again_the_run_is_brought_to_its_end(stops, disk_full):
     stops.found.assert_ended_together("steps")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        (("--set", "seed=1", "--resume"), "seed was 0 and is now 1: a resumed run must keep it"),
-        ((), "run holds a run already: choose another --out, or go on with it by --resume"),
-    ],
-)
-def test_a_run_folder_is_not_taken_for_another_run(stops, disk_full, arguments, told):
-    """Both devices find it out; the launcher says it once."""
+def test_a_run_cannot_be_resumed_as_another(stops, disk_full):
+    """All devices find it out; the launcher says it once, and nothing is touched."""
     before = {path: path.stat().st_mtime_ns for path in stops.found.path.rglob("*")}
-    run = stops.start(*arguments)
+    run = stops.start("--resume", "--set", "seed=1")
     assert run.wait() == 2
-    assert run.err.startswith("error: ")
-    assert told in run.err
-    assert len(run.err.splitlines()) == 1
+    assert run.err == "error: seed was 0 and is now 1: a resumed run must keep it (or start a new run with --out)\n"
     assert {path: path.stat().st_mtime_ns for path in stops.found.path.rglob("*")} == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("moment", ["launcher", "devices"])
-def test_a_signal_during_start_up_ends_everything(tell, number, moment):
+def test_a_signal_while_devices_start_up_ends_them(tell, number):
     story = tell("early", 2)
     run = story.start()
-    if moment == "devices":
-        run.until(lambda: len(run.devices()) == 2, "devices")
-    time.sleep(0.7)
+    run.until(lambda: len(run.devices()) == 2, "devices")
+    time.sleep(1.0)
     run.signal(number)
-    assert run.wait() == 128 + number
-    assert "Traceback" not in run.err
-    assert len(run.err.splitlines()) <= 1
+    assert run.wait(30) == 128 + number
+    assert run.err.endswith(f"error: stopped by {number.name}\n")

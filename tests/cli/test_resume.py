@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 
 from scadles.observe import CheckpointWritten, Evaluation, Header, Resumed, RunFolder, Step
 
+pytestmark = pytest.mark.timeout(600)
+
 SEED = 20240607
 
 
@@ -25,7 +27,7 @@ class Chain:
         self.found = found
         self.story = []
         self._start_training, self._config = start_training, config
-        self._random = random.Random(SEED)  # noqa: S311
+        self._random = random.Random(SEED)
         self._durable = None
 
     def kill(self, moment):
@@ -92,15 +94,14 @@ class Chain:
             run.send(pid, signal.SIGCONT)
             return False
 
-        run.until(caught, "half a checkpoint")
+        run.until(caught, "half a checkpoint", pause_s=0.001)
 
     def _wait_for_steps(self, run):
         """Wait until both devices have made a new step."""
         before = [len(self._raw(device, "step")) for device in self.found.devices]
         run.until(
             lambda: all(
-                len(self._raw(device, "step")) > count
-                for device, count in zip(self.found.devices, before, strict=True)
+                len(self._raw(device, "step")) > count for device, count in zip(self.found.devices, before, strict=True)
             ),
             "a new step",
         )

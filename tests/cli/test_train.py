@@ -12,6 +12,8 @@ from scadles.observe import Evaluation, Finished, Header, NonFinite, Rejection, 
 from scadles.observe.events import CheckpointWritten
 from scadles.training.fingerprint import fingerprint
 
+pytestmark = pytest.mark.timeout(300)
+
 USERS_MODEL = '''
 from torch import nn
 
@@ -67,7 +69,11 @@ def test_the_configuration_is_read_back(outcome, digits_config):
     config = load_config(outcome.path / "config.yaml")
     assert config.to_yaml() == outcome.config_text
     assert (config.devices, config.clock.speed, config.method) == (4, 20.0, outcome.summary.method)
-    changes = [f"method={config.method}", f"stream.rates={list(config.stream.rates)}", f"duration_s={config.duration_s}"]
+    changes = [
+        f"method={config.method}",
+        f"stream.rates={list(config.stream.rates)}",
+        f"duration_s={config.duration_s}",
+    ]
     assert config == load_config(digits_config, changes)
 
 

@@ -217,7 +217,7 @@ class TestLostInThreads:
         assert caught.value.devices == (0, 1, 3)
 
 
-@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize("killed", [1])
 def test_gloo_names_a_killed_device(in_processes, killed):
     outcomes = in_processes(__file__, 3, "die", killed)
     assert outcomes[killed][0] == -signal.SIGKILL

@@ -165,11 +165,11 @@ class TestRefusals:
         [
             ({"batch": {"siez": 3}}, "batch.siez: unknown setting; did you mean size?"),
             ({"stepz": 3}, "stepz: unknown setting; did you mean steps?"),
-            ({"clock": {"xyz": 3}}, "clock.xyz: unknown setting; known here: speed"),
-            ({"batch": {"lr": 3}}, "batch.lr: unknown setting; known here: rule, size, window_s, min, max, max_wait_s"),
+            ({"clock": {"xyz": 3}}, "clock.xyz: unknown setting; there are speed"),
+            ({"batch": {"lr": 3}}, "batch.lr: unknown setting; there are rule, size, window_s, min, max, max_wait_s"),
             (
                 {"data": {"min": 3}},
-                "data.min: unknown setting; known here: dataset, root, classes, shape, test_samples",
+                "data.min: unknown setting; there are dataset, root, classes, shape, test_samples",
             ),
         ],
     )

@@ -95,10 +95,7 @@ def _row(name: str, field: FieldInfo) -> str:
 
 def _values(field: FieldInfo) -> str:
     bounds = [
-        f"{word} {getattr(item, key):g}"
-        for item in field.metadata
-        for key, word in _BOUNDS
-        if hasattr(item, key)
+        f"{word} {getattr(item, key):g}" for item in field.metadata for key, word in _BOUNDS if hasattr(item, key)
     ]
     return ", ".join([_type_name(field.annotation), *bounds])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
 from scadles.data.dataset import ArrayDataset, Dataset
@@ -11,7 +10,7 @@ from scadles.data.npz import load_npz
 from scadles.data.shards import EndlessShard, FiniteShard, Shard, iid_shards
 from scadles.data.synthetic import SyntheticImages
 from scadles.data.vision import load_torchvision
-from scadles.errors import ConfigError
+from scadles.errors import ConfigError, did_you_mean
 
 __all__ = [
     "ArrayDataset",
@@ -50,9 +49,7 @@ def load_dataset(
     """
     name, _, argument = spec.partition(":")
     if name not in _ARGUMENT:
-        close = difflib.get_close_matches(name, _ARGUMENT, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(_ARGUMENT)}"
-        raise ConfigError(f"data.dataset = {spec!r}: unknown data set; {hint}")
+        raise ConfigError(f"data.dataset = {spec!r}: unknown data set{did_you_mean(name, _ARGUMENT)}")
     wanted = _ARGUMENT[name]
     if bool(argument) != bool(wanted):
         raise ConfigError(

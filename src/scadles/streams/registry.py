@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
-from scadles.errors import ConfigError
+from scadles.errors import ConfigError, did_you_mean
 from scadles.streams.contract import Source
 
 SourceFactory = Callable[..., Source]
@@ -59,7 +58,7 @@ class SourceURL:
         """Refuse every parameter that is not among ``names`` with a ConfigError."""
         for name in self.query:
             if name not in names:
-                raise ConfigError(f"{self.scheme}://: unknown parameter {name!r}{suggestion(name, names)}")
+                raise ConfigError(f"{self.scheme}://: unknown parameter {name!r}{did_you_mean(name, names)}")
 
     def text(self, name: str, default: str) -> str:
         """Return a parameter as it was given."""
@@ -112,12 +111,6 @@ def open_source_url(url: str, **context: Any) -> Source:
     parsed = SourceURL.parse(url)
     if parsed.scheme not in _factories:
         raise ConfigError(
-            f"stream.url {url!r}: unknown scheme {parsed.scheme!r}; there are {', '.join(sorted(_factories))}"
+            f"stream.url {url!r}: unknown scheme {parsed.scheme!r}{did_you_mean(parsed.scheme, sorted(_factories))}"
         )
     return _factories[parsed.scheme](parsed, **context)
-
-
-def suggestion(name: str, known: tuple[str, ...]) -> str:
-    """Return the end of a message about an unknown name: the closest one, or all there are."""
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(known)}"

@@ -1,4 +1,4 @@
-"""What a run is: one frozen tree of settings. YAML in, ``--set a.b=c`` over it, YAML out into the run folder.
+"""The tree of settings.
 
 ``method`` is the one dial that decides the rest: it fills in whatever the user left open
 (:data:`METHODS`), and every single setting can still be given on its own.
@@ -6,15 +6,12 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-
-from scadles.errors import ConfigError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 METHODS: dict[str, dict[str, Any]] = {
     "ddl": {
@@ -232,7 +229,7 @@ class RunConfig(Section):
         if not isinstance(tree, Mapping):
             return tree
         said = {k: v.model_dump(exclude_unset=True) if isinstance(v, Section) else v for k, v in tree.items()}
-        return _merged(METHODS.get(str(said.get("method", "scadles")), {}), said)
+        return merged(METHODS.get(str(said.get("method", "scadles")), {}), said)
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -264,108 +261,10 @@ class RunConfig(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
-def load_config(
-    source: Path | str | Mapping[str, Any] | RunConfig | None = None, overrides: Iterable[str] = ()
-) -> RunConfig:
-    """Read a configuration.
-
-    Args:
-        source: a YAML file, a mapping, a ready configuration, or None for the defaults.
-        overrides: ``key=value`` with dotted keys and YAML values, applied over ``source``.
-
-    Raises:
-        ConfigError: a missing file, bad YAML, an unknown key, a value of the wrong type or range.
-
-    >>> load_config({"method": "ddl", "steps": 5}, ["batch.size=32"]).batch
-    BatchConfig(rule='fixed', size=32, window_s=1.0, min=8, max=1024, max_wait_s=60.0)
-    """
-    if isinstance(source, RunConfig):
-        tree: dict[str, Any] = source.model_dump(mode="json")
-    elif isinstance(source, Mapping):
-        tree = dict(source)
-    else:
-        tree = _read_yaml(Path(source)) if source is not None else {}
-    for override in overrides:
-        tree = _merged(tree, _parse_override(override))
-    try:
-        return RunConfig.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError(_explain(error)) from None
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path} must hold settings (key: value), not {type(tree).__name__}")
-    return tree
-
-
-def _parse_override(text: str) -> dict[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals or not all(key.split(".")):
-        raise ConfigError(f"--set {text!r}: write it as key=value, for example --set batch.size=32")
-    try:
-        tree: Any = yaml.safe_load(value)
-    except yaml.YAMLError:
-        tree = value
-    for part in reversed(key.split(".")):
-        tree = {part: tree}
-    return dict(tree)
-
-
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested settings ``above`` over those ``below``."""
+    result = dict(below)
     for key, value in above.items():
-        old = merged.get(key)
-        merged[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return merged
-
-
-def _explain(error: ValidationError) -> str:
-    """Turn pydantic's report into one line a setting: field, value, what is allowed."""
-    lines: dict[str, str] = {}
-    for problem in sorted(error.errors(), key=lambda problem: -len(problem["loc"])):
-        loc = problem["loc"]
-        unknown = problem["type"] == "extra_forbidden"
-        # pydantic puts the tried member of a union into the path, which no user ever wrote
-        kept = [p for p in loc if isinstance(p, int) or p in _FIELDS]
-        parts = [str(p) for p in (kept if not unknown or loc[-1] in _FIELDS else [*kept, loc[-1]])]
-        field = ".".join(parts)
-        if any(f"{known}.".startswith(f"{field}.") for known in lines if field):
-            continue
-        message = str(problem["msg"]).removeprefix("Value error, ")
-        if unknown:
-            lines[field] = f"{field}: unknown setting{_suggestion(parts)}"
-        elif problem["type"] == "value_error":
-            lines[field] = f"{field}: {message}" if field else message
-        else:
-            lines[field] = f"{field} = {problem['input']!r}: {message[0].lower()}{message[1:]}"
-    return "\n".join(lines.values())
-
-
-def _field_names(section: type[BaseModel]) -> set[str]:
-    names = set(section.model_fields)
-    for known in section.model_fields.values():
-        if isinstance(known.annotation, type) and issubclass(known.annotation, BaseModel):
-            names |= _field_names(known.annotation)
-    return names
-
-
-_FIELDS = _field_names(RunConfig) | set(ProfileConfig.model_fields)
-
-
-def _suggestion(parts: list[str]) -> str:
-    """Name the settings that exist where an unknown one was given."""
-    section: type[BaseModel] = RunConfig
-    for part in parts[:-1]:
-        inner = section.model_fields[part].annotation if part in section.model_fields else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return ""
-        section = inner
-    close = difflib.get_close_matches(parts[-1], section.model_fields, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; known here: {', '.join(section.model_fields)}"
+        old = result.get(key)
+        result[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return result
