@@ -1,5 +1,6 @@
 """Runs of ``python -m scadles train`` in processes of their own, found, signalled and cleaned up through /proc."""
 
+import itertools
 import json
 import os
 import signal
@@ -264,8 +265,10 @@ def start(_started):
     if not Path("/proc/self/environ").exists():
         pytest.skip("finds the processes of a run through /proc")
 
+    numbers = itertools.count()
+
     def launch(folder, *arguments, **environment):
-        run = Started(arguments, folder, environment, f"run-{len(_started)}")
+        run = Started(arguments, folder, environment, f"run-{next(numbers)}")
         _started.append(run)
         return run
 
@@ -301,4 +304,5 @@ def _nobody_is_left_behind(_started):
     left = [(run, pids) for run in _started if (pids := run.pids())]
     for run, _ in left:
         run.kill_all()
+    _started.clear()
     assert not left, "\n".join(f"{run.name} left {pids} behind: {run.err}" for run, pids in left)

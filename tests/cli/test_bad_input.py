@@ -5,7 +5,10 @@ import socket
 
 import pytest
 
+import scadles
 from scadles.cli.app import main
+from scadles.config import load_config
+from scadles.errors import DataError
 
 
 @pytest.fixture
@@ -107,14 +110,11 @@ def test_a_network_with_lazy_layers(train, folder):
     assert_refused(train("c.yaml", "-q", "--set", "model=lazy_networks:net"), "lazy", "forward")
 
 
-def test_fewer_samples_than_devices(start_training, folder, write_npz):
-    """All devices find it out; the launcher says it once."""
+def test_fewer_samples_than_devices(in_threads, folder, write_npz):
     data = write_npz(folder / "tiny.npz", 2, classes=2)
-    run = start_training(folder, "c.yaml", "--local", 3, "-q", "--set", f"data.dataset=npz:{data}", "--out", "run")
-    assert run.wait() == 2
-    assert run.err == (
-        "error: 2 training samples cannot be dealt to 3 devices: use fewer devices or a larger data set\n"
-    )
+    settings = load_config(folder / "c.yaml", [f"data.dataset=npz:{data}"])
+    with pytest.raises(DataError, match="2 training samples cannot be dealt to 3 devices: use fewer devices or"):
+        in_threads(3, lambda fabric: scadles.join(settings, out=folder / "run", quiet=True, fabric=fabric))
 
 
 def test_run_folders(train, folder):

@@ -73,7 +73,7 @@ class Chain:
     def _in_start_up(self, run, luck):
         """While the processes are there, and Python, torch, the data or the connections are not yet."""
         run.until(lambda: len(run.devices()) == 2, "devices")
-        time.sleep(3 * luck)
+        time.sleep(2.5 * luck)
 
     def _in_steps(self, run, luck):
         self._wait_for_steps(run)
