@@ -87,6 +87,17 @@ class TestOverrides:
             found = getattr(found, part)
         assert found == value
 
+    @pytest.mark.parametrize(
+        ("tree", "overrides"),
+        [
+            ({"profile": "bursts"}, ["stream.profile.duty=0.5"]),
+            ({}, ["stream.profile=bursts", "stream.profile.duty=0.5"]),
+        ],
+    )
+    def test_a_part_does_not_lose_the_short_name_below_it(self, tree, overrides):
+        profile = load_config({"steps": 1, "stream": tree}, overrides).stream.profile
+        assert (profile.name, profile.duty) == ("bursts", 0.5)
+
     def test_the_last_one_wins(self):
         assert load_config({"steps": 1}, ["seed=1", "seed=2"]).seed == 2
 

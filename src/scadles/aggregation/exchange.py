@@ -222,6 +222,12 @@ def _check_parameters(parameters: Sequence[torch.nn.Parameter]) -> None:
     if len(kinds) > 1:
         named = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
         raise ConfigError(f"the model's parameters must have one dtype on one device, found {named}")
+    dtype = parameters[0].dtype
+    if dtype not in (torch.float32, torch.float64):
+        raise ConfigError(
+            f"the model's parameters are {dtype}, which cannot hold a sum of batch sizes: keep them in float32 and "
+            "compute in less with torch.autocast"
+        )
 
 
 def _make_buckets(parameters: list[torch.nn.Parameter], bucket_bytes: int | None, extra: int) -> list[_Bucket]:

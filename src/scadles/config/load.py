@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from scadles.config.tree import ProfileConfig, RunConfig, merged
+from scadles.config.tree import ProfileConfig, RunConfig, merged, profile_settings
 from scadles.errors import ConfigError, did_you_mean
 
 
@@ -35,7 +35,7 @@ def load_config(
     else:
         tree = _read_yaml(Path(source)) if source is not None else {}
     for override in overrides:
-        tree = merged(tree, _parse_override(override))
+        tree = merged(_spelled_out(tree), _parse_override(override))
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
@@ -52,6 +52,14 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold settings (key: value), not {type(tree).__name__}")
     return tree
+
+
+def _spelled_out(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return settings in which a profile's short name cannot be lost when one of its parts is overridden."""
+    stream = tree.get("stream")
+    if not isinstance(stream, Mapping) or not isinstance(stream.get("profile"), str):
+        return tree
+    return merged(tree, {"stream": {"profile": profile_settings(stream["profile"])}})
 
 
 def _parse_override(text: str) -> dict[str, Any]:

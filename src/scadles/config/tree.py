@@ -70,14 +70,14 @@ class ProfileConfig(Section):
     outage_s: float = Field(default=5.0, ge=0, description="outage: its length")
 
 
-def _profile(value: Any) -> Any:
+def profile_settings(value: Any) -> Any:
     """Take a bare name for a profile: ``bursts``; ``poisson`` is a constant rate with independent arrivals."""
     if value == "poisson":
         return {"arrivals": "poisson"}
     return {"name": value} if isinstance(value, str) else value
 
 
-Profile = Annotated[ProfileConfig, BeforeValidator(_profile)]
+Profile = Annotated[ProfileConfig, BeforeValidator(profile_settings)]
 Rate = Annotated[float, Field(ge=0)]
 
 

@@ -150,6 +150,7 @@ class TorchFabric(Fabric):
     def _roll_call(self, call: str, grace_s: float) -> list[int]:
         """Answer to ``call`` and return who has not answered after ``grace_s`` wall seconds."""
         deadline = wall_seconds() + grace_s
+        missing = [] if self.rank == 0 else [0]  # without an agent, device 0 keeps the store
         try:
             self._store.set(f"scadles/{call}/{self.rank}", "1")
             while True:
@@ -157,8 +158,8 @@ class TorchFabric(Fabric):
                 if not missing or wall_seconds() > deadline:
                     return missing
                 self._sleep(_POLL_S)
-        except RuntimeError:  # the store went away with the device that kept it
-            return [] if self.rank == 0 else [0]
+        except RuntimeError:  # the store went away with the device that kept it: what was known till then counts
+            return missing
 
 
 class _TorchPending(Pending):
@@ -188,6 +189,8 @@ def _rendezvous(deadline_s: float) -> Any:
         if "in use" in str(error) or "EADDRINUSE" in str(error):
             raise ConfigError(f"port {where} is in use: choose another MASTER_PORT") from None
         raise PeerLostError([0], "rendezvous", f"nobody answers at {where} (MASTER_ADDR:MASTER_PORT)") from None
+    except dist.DistStoreError as error:
+        raise PeerLostError([], "joining", _first_line(error)) from None
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"cannot meet the other devices at {where}: {_first_line(error)}") from None
     return store

@@ -21,7 +21,8 @@ from scadles.errors import CheckpointError, RunError
 from scadles.fabric import Fabric
 
 FORMAT = 1
-_MODEL, _OPTIMIZER, _GENERATOR = "model/", "optimizer/", "generator/torch"
+_MODEL, _OPTIMIZER = "model/", "optimizer/"
+_GENERATOR, _CUDA_GENERATOR = "generator/torch", "generator/cuda"
 
 
 class Checkpoint(NamedTuple):
@@ -109,6 +110,8 @@ def pack(model: nn.Module, optimizer: Optimizer, state: dict[str, Any]) -> Check
     """Put model, optimizer, torch's random generator and ``state`` (JSON-able) into a checkpoint."""
     tensors = {f"{_MODEL}{name}": own_copy(tensor) for name, tensor in model.state_dict().items()}
     tensors[_GENERATOR] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors[_CUDA_GENERATOR] = torch.cuda.get_rng_state()
     scalars: dict[str, dict[str, Any]] = {}
     saved = optimizer.state_dict()
     for index, slots in saved["state"].items():
@@ -144,6 +147,8 @@ def unpack(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> di
     except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(f"the checkpoint is of another model or optimizer: {error}") from None
     torch.set_rng_state(tensors[_GENERATOR])
+    if torch.cuda.is_available() and _CUDA_GENERATOR in tensors:
+        torch.cuda.set_rng_state(tensors[_CUDA_GENERATOR])
     return dict(state["run"])
 
 

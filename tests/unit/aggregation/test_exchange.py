@@ -300,6 +300,11 @@ class TestParameters:
         with pytest.raises(ConfigError, match=r"torch\.float32 on cpu, torch\.float64 on cpu"):
             GradientExchange(mixed, lambda *_: None, 0, 1)
 
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_half_precision_is_refused(self, dtype):
+        with pytest.raises(ConfigError, match="keep them in float32"):
+            GradientExchange([nn.Parameter(torch.ones(2, dtype=dtype))], lambda *_: None, 0, 1)
+
 
 GLOO_CASES = [
     ([64, 12, 40, 90], 1),
