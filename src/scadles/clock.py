@@ -20,7 +20,7 @@ class Clock(ABC):
         """Return the stream time in seconds."""
 
     def start(self) -> None:  # noqa: B027 - only a clock that runs by itself needs it
-        """Begin, or go on, to count: time since :meth:`pause`, or since the clock was made, never was."""
+        """Let time pass again; a clock that is running stays as it is."""
 
     def pause(self) -> None:  # noqa: B027
         """Stand still until :meth:`start`."""
@@ -36,15 +36,17 @@ class WallClock(Clock):
     Args:
         speed: stream seconds per wall second, above 0.
         start_s: the stream time to start at (a resumed run goes on where it stood).
+        running: whether it counts at once; otherwise it stands still until :meth:`start`.
     """
 
-    def __init__(self, speed: float = 1.0, start_s: float = 0.0) -> None:
+    def __init__(self, speed: float = 1.0, start_s: float = 0.0, *, running: bool = True) -> None:
         self.speed = speed
         self._stopped_at_s = start_s
-        self._origin: float | None = time.monotonic()
+        self._origin = time.monotonic() if running else None
 
     def start(self) -> None:
-        self._origin = time.monotonic()
+        if self._origin is None:
+            self._origin = time.monotonic()
 
     def pause(self) -> None:
         self._stopped_at_s = self.now()

@@ -110,7 +110,8 @@ def join(
         store = CheckpointStore(run_dir, fabric.rank, settings.checkpoint.keep)
         checkpoint = _newest(store, fabric) if resume else None
         fabric.broadcast(list(network.state_dict().values()), "initial model")
-        clock = clock or WallClock(settings.clock.speed, checkpoint.state["run"]["clock_s"] if checkpoint else 0.0)
+        start_s = checkpoint.state["run"]["clock_s"] if checkpoint else 0.0
+        clock = clock or WallClock(settings.clock.speed, start_s, running=False)  # setting up takes no stream time
         device = build.build_device(settings, dataset, network, optimizer, fabric, clock)
         tools = _tools(settings, dataset, device, run_dir, loss, store, quiet=quiet, resume=resume)
     except BaseException:

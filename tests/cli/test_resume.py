@@ -134,7 +134,7 @@ def test_ten_kills_lose_no_sample_and_train_none_twice(persistent):
     found = persistent.found
     found.assert_ended_together("steps")
     found.assert_trained_once()
-    assert found.finished()[0].step > 50
+    assert found.finished()[0].step > 20
 
 
 def test_the_log_of_a_killed_run_is_one_run(persistent):
@@ -183,7 +183,7 @@ def truncating(tmp_path_factory, start_training, finding, write_config, npz):
     chain = Chain(start_training, finding(folder / "run", 2), config)
     for moment in ("steps", "checkpoint", "start_up"):
         chain.kill(moment)
-    chain.finish(more_steps=20)
+    chain.finish(more_steps=40)
     return chain
 
 

@@ -56,12 +56,24 @@ def test_wall_clock_counts_stream_seconds(wall):
 
 
 def test_what_happens_before_start_takes_no_stream_time(wall):
-    clock = WallClock(speed=2.0, start_s=7.0)
+    clock = WallClock(speed=2.0, start_s=7.0, running=False)
     wall.now_s += 30.0
     clock.start()
     assert clock.now() == 7.0
     wall.now_s += 1.0
+    clock.start()
     assert clock.now() == 9.0
+
+
+def test_a_paused_clock_stands_still(wall):
+    clock = WallClock(speed=2.0)
+    wall.now_s += 1.0
+    clock.pause()
+    wall.now_s += 30.0
+    assert clock.now() == 2.0
+    clock.start()
+    wall.now_s += 1.0
+    assert clock.now() == 4.0
 
 
 def test_wall_seconds_know_no_speed(wall):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -87,12 +88,12 @@ class LiveDevice:
         self._checkpoint_to_load = checkpoint
         self._resuming = resuming
         self._stop = StopRequest()
+        self._leaving = ExitStack()
         self._ended_by: str | None = None
         self._owes_step = False
         self._evaluated_at = -1
         self._next_evaluation_s = config.evaluation.every_s
         self._started_wall_s = wall_seconds()
-        self._starts_at_s: float | None = checkpoint.state["run"]["clock_s"] if checkpoint else 0.0
 
     @property
     def rank(self) -> int:
@@ -106,28 +107,27 @@ class LiveDevice:
 
     @property
     def clock_now_s(self) -> float:
-        """Stream time in seconds; setting up takes none of it."""
-        return self._device.clock.now() if self._starts_at_s is None else self._starts_at_s
+        """Stream time in seconds."""
+        return self._device.clock.now()
 
     def __enter__(self) -> Self:
-        self._tools.progress.__enter__()
-        self._stop.__enter__()
-        try:
+        with ExitStack() as leaving:
+            leaving.callback(self._tools.log.close)
+            leaving.callback(self._device.fabric.close)
+            leaving.callback(self._device.intake.source.close)
+            leaving.enter_context(self._tools.progress)
+            leaving.enter_context(self._stop)
             self._start()
-        except BaseException:
-            self._leave()
-            raise
+            self._leaving = leaving.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
+        with self._leaving:
             if kind is None:
                 self._end_early()
                 self._finish()
-        finally:
-            self._leave()
         if self.summary is not None and self.rank == 0:
             draw(self.run_dir)
 
@@ -168,7 +168,6 @@ class LiveDevice:
         if self._device.step_number == 0:
             self._checkpoint()
         self._device.start()
-        self._starts_at_s = None
 
     def _load(self, checkpoint: Checkpoint) -> None:
         device = self._device
@@ -297,10 +296,3 @@ class LiveDevice:
 
     def _show_wait(self, held: int, target: int) -> None:
         self._tools.progress.waiting(f"gathering {held}/{target} samples")
-
-    def _leave(self) -> None:
-        self._stop.__exit__(None, None, None)
-        self._tools.progress.__exit__(None, None, None)
-        self._device.intake.source.close()
-        self._device.fabric.close()
-        self._tools.log.close()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from scadles.buffer import Ledger
 from scadles.config import RunConfig
 from scadles.device import Device
-from scadles.errors import MissingExtraError
+from scadles.errors import MissingExtraError, RunError
 from scadles.observe import DeviceSummary, RunFolder, Samples, Seconds, Summary, plot_run
 from scadles.training.checkpoint import own_copy
 from scadles.training.tally import Tally
@@ -30,7 +32,10 @@ def write_outcome(
     model_sha256: str,
 ) -> Summary:
     """Gather the figures of all devices; device 0 writes summary, model and picture. All return the same summary."""
-    rows = _gather(device, tally)
+    figures = _gather(device, tally)
+    rows = [_of_device(number, row) for number, row in enumerate(figures)]
+    # clocks differ by a little: device 0's is everybody's
+    time_s, time_to_target_s = figures[0]["time_s"], figures[0]["time_to_target_s"]
     summary = Summary(
         method=config.method,
         clock="wall",
@@ -39,10 +44,10 @@ def write_outcome(
         model=config.model,
         dataset=config.data.dataset,
         steps=device.step_number,
-        time_s=device.clock.now(),
+        time_s=time_s,
         wall_s=wall_s,
         target_accuracy=config.target_accuracy,
-        time_to_target_s=tally.time_to_target_s,
+        time_to_target_s=None if math.isnan(time_to_target_s) else time_to_target_s,
         final_accuracy=tally.final_accuracy,
         best_accuracy=tally.best_accuracy,
         samples=Samples(**{name: sum(getattr(row.samples, name) for row in rows) for name in Samples.model_fields}),
@@ -59,9 +64,14 @@ def write_outcome(
         per_device=tuple(rows),
     )
     if device.fabric.rank == 0:
-        summary.write(run_dir)
         weights = device.learner.model.state_dict()
-        save_file({name: own_copy(tensor) for name, tensor in weights.items()}, run_dir / MODEL_FILE)
+        try:
+            save_file({name: own_copy(tensor) for name, tensor in weights.items()}, run_dir / MODEL_FILE)
+            summary.write(run_dir)
+        except (OSError, SafetensorError) as error:
+            raise RunError(
+                f"cannot write the outcome into {run_dir}: {error}; free some space and use --resume"
+            ) from None
     return summary
 
 
@@ -74,35 +84,32 @@ def draw(run_dir: Path) -> Path | None:
     return run_dir / PICTURE_FILE
 
 
-def _gather(device: Device, tally: Tally) -> list[DeviceSummary]:
-    ledger = Ledger(**device.intake.describe())
-    names = list(Samples.model_fields)
-    mine = [
-        *(getattr(ledger, name) for name in names),
-        device.intake.rate_hz,
-        tally.wait_s,
-        tally.compute_s,
-        tally.sync_s,
-        max(tally.max_waiting, device.intake.max_waiting),
-        tally.slowest_steps,
-        device.non_finite_steps,
-        tally.bytes_sent + device.fabric.bytes_sent(),
-    ]
-    everybody = device.fabric.gather(torch.tensor(mine, dtype=torch.float64), "summary")
-    rows = []
-    for number, row in enumerate(everybody.tolist()):
-        counts, rest = row[: len(names)], row[len(names) :]
-        rate_hz, wait_s, compute_s, sync_s, max_waiting, slowest, non_finite, sent = rest
-        rows.append(
-            DeviceSummary(
-                device=number,
-                rate_hz=rate_hz,
-                samples=Samples(**{name: int(count) for name, count in zip(names, counts, strict=True)}),
-                seconds=Seconds(wait=wait_s, compute=compute_s, sync=sync_s),
-                buffer_max_samples=int(max_waiting),
-                bytes_sent=int(sent),
-                slowest_steps=int(slowest),
-                non_finite_steps=int(non_finite),
-            )
-        )
-    return rows
+def _gather(device: Device, tally: Tally) -> list[dict[str, float]]:
+    """Return the figures of every device, in the order of their numbers."""
+    mine = {
+        **Ledger(**device.intake.describe()).as_dict(),
+        "rate_hz": device.intake.rate_hz,
+        "wait": tally.wait_s,
+        "compute": tally.compute_s,
+        "sync": tally.sync_s,
+        "buffer_max_samples": max(tally.max_waiting, device.intake.max_waiting),
+        "slowest_steps": tally.slowest_steps,
+        "non_finite_steps": device.non_finite_steps,
+        "bytes_sent": tally.bytes_sent + device.fabric.bytes_sent(),
+        "time_s": device.clock.now(),
+        "time_to_target_s": math.nan if tally.time_to_target_s is None else tally.time_to_target_s,
+    }
+    everybody = device.fabric.gather(torch.tensor(list(mine.values()), dtype=torch.float64), "summary")
+    return [dict(zip(mine, row, strict=True)) for row in everybody.tolist()]
+
+
+def _of_device(number: int, figures: dict[str, float]) -> DeviceSummary:
+    counts = {name: int(figures[name]) for name in Samples.model_fields}
+    rest = ("buffer_max_samples", "slowest_steps", "non_finite_steps", "bytes_sent")
+    return DeviceSummary(
+        device=number,
+        rate_hz=figures["rate_hz"],
+        samples=Samples(**counts),
+        seconds=Seconds(**{name: figures[name] for name in Seconds.model_fields}),
+        **{name: int(figures[name]) for name in rest},
+    )
