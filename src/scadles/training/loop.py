@@ -32,7 +32,7 @@ from scadles.observe import (
 from scadles.training.checkpoint import Checkpoint, CheckpointStore, pack, unpack
 from scadles.training.evaluation import Evaluator
 from scadles.training.fingerprint import agree, fingerprint
-from scadles.training.outcome import draw, write_outcome
+from scadles.training.outcome import summarise, write_outcome
 from scadles.training.signals import StopRequest
 from scadles.training.tally import Tally
 
@@ -129,7 +129,7 @@ class LiveDevice:
                 self._end_early()
                 self._finish()
         if self.summary is not None and self.rank == 0:
-            draw(self.run_dir)
+            write_outcome(self.summary, self.model, self.run_dir)
 
     def batches(self) -> Iterator[Batch]:
         """Yield batches until the run ends; a step in which this device has nothing happens by itself."""
@@ -221,11 +221,10 @@ class LiveDevice:
             self._evaluate()
         model_sha256 = self._checkpoint()
         self._emit(Finished, reason=self._ended_by, ledger=self._device.intake.describe(), model_sha256=model_sha256)
-        self.summary = write_outcome(
+        self.summary = summarise(
             self._device,
             self.config,
             self.tally,
-            self.run_dir,
             ended_by=str(self._ended_by),
             wall_s=wall_seconds() - self._started_wall_s,
             model_sha256=model_sha256,

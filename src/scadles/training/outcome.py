@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from torch import nn
 
 from scadles.buffer import Ledger
 from scadles.config import RunConfig
@@ -21,22 +23,15 @@ MODEL_FILE = "model.safetensors"
 PICTURE_FILE = "progress.png"
 
 
-def write_outcome(
-    device: Device,
-    config: RunConfig,
-    tally: Tally,
-    run_dir: Path,
-    *,
-    ended_by: str,
-    wall_s: float,
-    model_sha256: str,
+def summarise(
+    device: Device, config: RunConfig, tally: Tally, *, ended_by: str, wall_s: float, model_sha256: str
 ) -> Summary:
-    """Gather the figures of all devices; device 0 writes summary, model and picture. All return the same summary."""
+    """Put the figures of all devices together; every device calls this and gets the same summary, but for wall_s."""
     figures = _gather(device, tally)
     rows = [_of_device(number, row) for number, row in enumerate(figures)]
     # clocks differ by a little: device 0's is everybody's
     time_s, time_to_target_s = figures[0]["time_s"], figures[0]["time_to_target_s"]
-    summary = Summary(
+    return Summary(
         method=config.method,
         clock="wall",
         devices=device.fabric.size,
@@ -63,25 +58,23 @@ def write_outcome(
         ended_by=ended_by,
         per_device=tuple(rows),
     )
-    if device.fabric.rank == 0:
-        weights = device.learner.model.state_dict()
-        try:
-            save_file({name: own_copy(tensor) for name, tensor in weights.items()}, run_dir / MODEL_FILE)
-            summary.write(run_dir)
-        except (OSError, SafetensorError) as error:
-            raise RunError(
-                f"cannot write the outcome into {run_dir}: {error}; free some space and use --resume"
-            ) from None
-    return summary
 
 
-def draw(run_dir: Path) -> Path | None:
-    """Draw the picture of a finished run; return None where the extra for it is missing."""
+def write_outcome(summary: Summary, model: nn.Module, run_dir: Path) -> None:
+    """Write model, summary and, where the extra for it is installed, the picture into the run folder.
+
+    Raises:
+        RunError: the disk is full or cannot be written to.
+    """
+    weights = {name: own_copy(tensor) for name, tensor in model.state_dict().items()}
     try:
-        plot_run(RunFolder(run_dir), run_dir / PICTURE_FILE)
-    except MissingExtraError:
-        return None
-    return run_dir / PICTURE_FILE
+        save_file(weights, run_dir / MODEL_FILE)
+        summary.write(run_dir)
+        with suppress(MissingExtraError):
+            plot_run(RunFolder(run_dir), run_dir / PICTURE_FILE)
+    except (OSError, SafetensorError) as error:
+        message = f"cannot write the outcome into {run_dir}: {error}; free some space and use --resume"
+        raise RunError(message) from None
 
 
 def _gather(device: Device, tally: Tally) -> list[dict[str, float]]:
