@@ -87,6 +87,8 @@ def _explained(rank: int, failure: Any) -> LaunchError:
         return LaunchError(f"device {rank} was killed by {signal.Signals(-code).name}", FabricError.exit_code)
     if code == ConfigError.exit_code:
         return LaunchError(str(failure.message), code)
+    if code == FabricError.exit_code:
+        return LaunchError("a device was lost, as the others say above", code)
     return LaunchError(f"device {rank} ended with exit code {code}", code)
 
 

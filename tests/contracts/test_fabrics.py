@@ -250,6 +250,8 @@ def check_on_gloo():
     before = fabric.bytes_sent()
     bucket = torch.ones(2**18)
     fabric.reduce(bucket, "counting bytes").wait()
+    # what is still under way has not left yet; once everybody meets again it has arrived
+    fabric.gather(torch.zeros(1), "meeting again")
     sent = fabric.bytes_sent() - before
     checks = {}
     for check in FABRIC_CHECKS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 import typer
@@ -32,6 +33,8 @@ def main() -> None:
     except ScadlesError as error:
         _report(error)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:  # before there was anything to save
+        sys.exit(128 + signal.SIGINT)
 
 
 def _report(error: ScadlesError) -> None:

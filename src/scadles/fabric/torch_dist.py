@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from itertools import count
 from typing import Any
 
 import torch
@@ -29,6 +30,8 @@ from scadles.fabric.contract import Fabric, Pending
 
 _ROLL_CALL_S = 3.0
 _POLL_S = 0.05
+_groups = count()
+_stores: dict[str, Any] = {}
 
 
 class TorchFabric(Fabric):
@@ -58,7 +61,8 @@ class TorchFabric(Fabric):
         self._sent_at_close = 0
         self._counter = SocketCounter() if backend == "gloo" and SocketCounter.available() else None
         self.bytes_counted_by = "kernel (TCP_INFO)" if self._counter else "message sizes"
-        self._store = _rendezvous(deadline_s)
+        # groups made one after the other by the same processes share a store and must not read each other's entries
+        self._store = PrefixStore(f"scadles/{next(_groups)}", _rendezvous(deadline_s))
         self._join(backend)
 
     def reduce(self, bucket: Tensor, phase: str) -> Pending:
@@ -109,11 +113,11 @@ class TorchFabric(Fabric):
             self._counter.start()
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
-        self._store.set(f"scadles/joined/{self.rank}", "1")
+        self._store.set(f"joined/{self.rank}", "1")
         try:
             dist.init_process_group(
                 backend,
-                store=PrefixStore("scadles", self._store),
+                store=PrefixStore("backend", self._store),
                 rank=self.rank,
                 world_size=self.size,
                 timeout=timedelta(seconds=self.deadline_s),
@@ -152,9 +156,9 @@ class TorchFabric(Fabric):
         deadline = wall_seconds() + grace_s
         missing = [] if self.rank == 0 else [0]  # without an agent, device 0 keeps the store
         try:
-            self._store.set(f"scadles/{call}/{self.rank}", "1")
+            self._store.set(f"{call}/{self.rank}", "1")
             while True:
-                missing = [r for r in range(self.size) if not self._store.check([f"scadles/{call}/{r}"])]
+                missing = [r for r in range(self.size) if not self._store.check([f"{call}/{r}"])]
                 if not missing or wall_seconds() > deadline:
                     return missing
                 self._sleep(_POLL_S)
@@ -182,9 +186,12 @@ def _from_environment(name: str) -> int:
 
 
 def _rendezvous(deadline_s: float) -> Any:
+    """Return the store where this process's devices meet; it is opened once."""
     where = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
+    if where in _stores:
+        return _stores[where]
     try:
-        store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=deadline_s)))
+        _stores[where], _, _ = next(rendezvous("env://", timeout=timedelta(seconds=deadline_s)))
     except dist.DistNetworkError as error:
         if "in use" in str(error) or "EADDRINUSE" in str(error):
             raise ConfigError(f"port {where} is in use: choose another MASTER_PORT") from None
@@ -193,7 +200,7 @@ def _rendezvous(deadline_s: float) -> Any:
         raise PeerLostError([], "joining", _first_line(error)) from None
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"cannot meet the other devices at {where}: {_first_line(error)}") from None
-    return store
+    return _stores[where]
 
 
 def _first_line(error: BaseException) -> str:

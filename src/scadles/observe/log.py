@@ -80,4 +80,6 @@ class EventLog:
         try:
             yield
         except OSError as error:
-            raise RunError(f"cannot write events to {self._path}: {error.strerror or error}") from error
+            raise RunError(
+                f"cannot write events to {self._path}: {error.strerror or error}; free some space and use --resume"
+            ) from error

@@ -97,7 +97,9 @@ class CheckpointStore:
         return max(common, default=None)
 
     def discard_after(self, step: int) -> None:
-        """Delete checkpoints newer than ``step``, which the resumed run will write anew."""
+        """Delete what is newer than ``step`` or was never finished; the resumed run will write it anew."""
+        for torn in self.folder.glob("*.tmp"):
+            torn.unlink()
         for newer in self.steps():
             if newer > step:
                 self._path(newer).unlink()
