@@ -19,10 +19,12 @@ class Clock(ABC):
     def now(self) -> float:
         """Return the stream time in seconds."""
 
-    def start(self) -> None:  # noqa: B027 - only a clock that runs by itself needs it
-        """Let time pass again; a clock that is running stays as it is."""
+    @abstractmethod
+    def start(self, at_s: float = 0.0) -> None:
+        """Let time pass, again or for the first time, from ``at_s`` on if that is later than now."""
 
-    def pause(self) -> None:  # noqa: B027
+    @abstractmethod
+    def pause(self) -> None:
         """Stand still until :meth:`start`."""
 
     @abstractmethod
@@ -44,9 +46,9 @@ class WallClock(Clock):
         self._stopped_at_s = start_s
         self._origin = time.monotonic() if running else None
 
-    def start(self) -> None:
-        if self._origin is None:
-            self._origin = time.monotonic()
+    def start(self, at_s: float = 0.0) -> None:
+        self._stopped_at_s = max(self.now(), at_s)
+        self._origin = time.monotonic()
 
     def pause(self) -> None:
         self._stopped_at_s = self.now()
@@ -72,6 +74,12 @@ class VirtualClock(Clock):
 
     def __init__(self, start_s: float = 0.0) -> None:
         self._now_s = start_s
+
+    def start(self, at_s: float = 0.0) -> None:
+        """Do nothing: no time passes by itself."""
+
+    def pause(self) -> None:
+        """Do nothing: it always stands still."""
 
     def now(self) -> float:
         return self._now_s

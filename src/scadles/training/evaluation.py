@@ -15,10 +15,15 @@ LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Score:
-    """Outcome of one evaluation over the whole test set."""
+    """Outcome of one evaluation over the whole test set.
+
+    Attributes:
+        latest_s: the latest stream time that a device had when it came to the test.
+    """
 
     accuracy: float
     loss: float
+    latest_s: float
 
 
 class Evaluator:
@@ -38,8 +43,14 @@ class Evaluator:
         self._batch_size = batch_size
         self._fabric = fabric
 
-    def score(self, model: nn.Module, phase: str) -> Score:
-        """Return the score of ``model``, the same on all devices; the train or eval mode of all its parts is kept."""
+    def score(self, model: nn.Module, phase: str, now_s: float = 0.0) -> Score:
+        """Return the score of ``model``, the same on all devices; the train or eval mode of all its parts is kept.
+
+        Args:
+            model: with outputs ``[b, classes]``.
+            phase: named in errors.
+            now_s: this device's stream time.
+        """
         were_training = [(part, part.training) for part in model.modules()]
         model.eval()
         sums = torch.zeros(3, dtype=torch.float64)
@@ -53,5 +64,6 @@ class Evaluator:
                 sums += torch.tensor([correct, len(labels), loss * len(labels)], dtype=torch.float64)
         for part, was_training in were_training:
             part.training = was_training
-        correct_sum, count, loss_sum = self._fabric.gather(sums, phase).sum(dim=0).tolist()
-        return Score(accuracy=correct_sum / count, loss=loss_sum / count)
+        everybody = self._fabric.gather(torch.cat([sums, sums.new_tensor([now_s])]), phase)
+        correct_sum, count, loss_sum = everybody[:, :3].sum(dim=0).tolist()
+        return Score(accuracy=correct_sum / count, loss=loss_sum / count, latest_s=float(everybody[:, 3].max()))

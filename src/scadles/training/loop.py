@@ -231,22 +231,20 @@ class LiveDevice:
         )
 
     def _evaluate(self) -> None:
-        if not self.config.stream.url.startswith("replay:"):
-            self._test()
-            return
+        device = self._device
         # a replayed stream can wait, so that accuracy over time does not pay for being measured
-        self._device.clock.pause()
-        self._test()
-        self._device.clock.start()
-
-    def _test(self) -> None:
-        self._evaluated_at = self._device.step_number
+        stream_waits = self.config.stream.url.startswith("replay:")
+        if stream_waits:
+            device.clock.pause()
+        self._evaluated_at = device.step_number
         self._share_statistics()
-        score = self._tools.evaluator.score(self._device.learner.model, f"test after step {self._device.step_number}")
+        score = self._tools.evaluator.score(self.model, f"test after step {device.step_number}", self.clock_now_s)
         self.tally.evaluated(score.accuracy, self.clock_now_s, self.config.target_accuracy)
-        self._emit(Evaluation, accuracy=score.accuracy, loss=score.loss, samples_trained=self._device.samples_seen)
+        self._emit(Evaluation, accuracy=score.accuracy, loss=score.loss, samples_trained=device.samples_seen)
         every_s = self.config.evaluation.every_s
-        self._next_evaluation_s = every_s * (self._device.cluster_time_s // every_s + 1)
+        self._next_evaluation_s = every_s * (device.cluster_time_s // every_s + 1)
+        if stream_waits:
+            device.clock.start(score.latest_s)  # who came to the test sooner stood still for longer
 
     def _checkpoint(self) -> str:
         """Write a checkpoint once all devices are known to hold the same model; return the model's fingerprint."""
