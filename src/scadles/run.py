@@ -36,6 +36,7 @@ _FREE_ON_RESUME = {
     "duration_s",
     "target_accuracy",
     "stop_at_target",
+    "picture",
     "checkpoint",
     "evaluation",
     "fabric",

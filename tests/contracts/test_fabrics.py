@@ -51,8 +51,8 @@ def test_gloo_keeps_the_contract(gloo_outcomes, name):
 
 def test_gloo_counts_what_really_left(gloo_outcomes):
     for outcome in gloo_outcomes:
-        # a ring sends each byte of a sum 2 (N - 1) / N times, and then some for the protocol
-        assert outcome["payload"] * 4 / 3 <= outcome["sent"] <= outcome["payload"] * 4 / 3 + 20_000
+        # a ring sends each byte of a sum 2 (N - 1) / N times, and then some: headers, and what TCP had to send again
+        assert outcome["payload"] * 4 / 3 <= outcome["sent"] <= outcome["payload"] * 4 / 3 * 1.05
         assert outcome["counted_by"]
 
 

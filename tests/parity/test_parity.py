@@ -17,7 +17,6 @@ from torch.nn.functional import cross_entropy
 import scadles
 from scadles.build import build_dataset, build_network
 from scadles.config import load_config
-from scadles.training import outcome
 
 DEVICES = 3
 STEPS = 12
@@ -48,6 +47,7 @@ def make_config(name, steps):
             "devices": DEVICES,
             "seed": 3,
             "steps": steps,
+            "picture": False,
             "stream": {"rates": [40, 12, 21.5]} | given.get("stream", {}),
             "checkpoint": {"every_steps": 4},
             "evaluation": {"every_s": 1.5},
@@ -65,13 +65,6 @@ def take_part(config, out, model=None, **surroundings):
         for batch in device.batches():
             device.step(cross_entropy(device.model(batch.x), batch.y))
     return device.summary.model_dump(exclude={"wall_s"})
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_pictures():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(outcome, "plot_run", lambda *_: None)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +142,6 @@ def test_processes_end_where_threads_end(whole, in_processes, tmp_path):
 
 
 if __name__ == "__main__":
-    outcome.plot_run = lambda *_: None
     name, folder = sys.argv[1:]
     summary = take_part(make_config(name, STEPS), Path(folder), clock=scadles.VirtualClock())
     print(json.dumps(summary), flush=True)

@@ -210,6 +210,7 @@ class RunConfig(Section):
     stop_at_target: bool = Field(default=True, description="end when the target is reached")
     steps: int | None = Field(default=None, ge=1, description="stop after so many steps")
     duration_s: float | None = Field(default=None, gt=0, description="stop after so many stream seconds")
+    picture: bool = Field(default=True, description="draw progress.png at the end, where the extra plots is installed")
     data: DataConfig = DataConfig()
     stream: StreamConfig = StreamConfig()
     buffer: BufferConfig = BufferConfig()

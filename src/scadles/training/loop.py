@@ -129,7 +129,7 @@ class LiveDevice:
                 self._end_early()
                 self._finish()
         if self.summary is not None and self.rank == 0:
-            write_outcome(self.summary, self.model, self.run_dir)
+            write_outcome(self.summary, self.model, self.run_dir, picture=self.config.picture)
 
     def batches(self) -> Iterator[Batch]:
         """Yield batches until the run ends; a step in which this device has nothing happens by itself."""

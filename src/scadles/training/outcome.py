@@ -60,8 +60,8 @@ def summarise(
     )
 
 
-def write_outcome(summary: Summary, model: nn.Module, run_dir: Path) -> None:
-    """Write model, summary and, where the extra for it is installed, the picture into the run folder.
+def write_outcome(summary: Summary, model: nn.Module, run_dir: Path, *, picture: bool) -> None:
+    """Write model, summary and, if wanted and where the extra for it is installed, the picture into the run folder.
 
     Raises:
         RunError: the disk is full or cannot be written to.
@@ -70,8 +70,9 @@ def write_outcome(summary: Summary, model: nn.Module, run_dir: Path) -> None:
     try:
         save_file(weights, run_dir / MODEL_FILE)
         summary.write(run_dir)
-        with suppress(MissingExtraError):
-            plot_run(RunFolder(run_dir), run_dir / PICTURE_FILE)
+        if picture:
+            with suppress(MissingExtraError):
+                plot_run(RunFolder(run_dir), run_dir / PICTURE_FILE)
     except (OSError, SafetensorError) as error:
         message = f"cannot write the outcome into {run_dir}: {error}; free some space and use --resume"
         raise RunError(message) from None
