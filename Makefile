@@ -36,7 +36,7 @@ format: setup  ## let ruff put everything into its format
 	$(BIN)/ruff format .
 
 test: setup  ## all tests
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 3 --dist loadfile
 
 bench: setup  ## every benchmark; each prints ratios measured in one run
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
