@@ -49,13 +49,6 @@ class Unmeasured(Garbling):
     def lag(self):
         return None
 
-    def poll(self, max_records, timeout_s):
-        self.lag = super().lag
-        try:
-            return super().poll(max_records, timeout_s)
-        finally:
-            del self.lag
-
 
 def make_intake(clock, policy, *, rate_hz=40.0, capacity=64, kind=Garbling, played=samples, poisson=None):
     arrivals = Arrivals(RateProfile.constant(rate_hz), poisson)

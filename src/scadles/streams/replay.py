@@ -65,7 +65,7 @@ class ReplaySource(Source):
         # Rounding can end a sleep a hair before the record that it was meant for.
         while (now_s := self._clock.now()) < until_s:
             self._clock.sleep(until_s - now_s)
-        count = min(max_records, self.lag())
+        count = min(max_records, self._waiting())
         offsets = np.arange(self._position, self._position + count, dtype=np.int64)
         x, y = self._samples(offsets)
         times = self._arrivals.times(self._position, count)
@@ -73,12 +73,12 @@ class ReplaySource(Source):
         return Records(offsets=offsets, times=times, x=x, y=y)
 
     def skip(self, keep: int) -> int:
-        passed = max(0, self.lag() - keep)
+        passed = max(0, self._waiting() - keep)
         self._position += passed
         return passed
 
     def lag(self) -> int:
-        return max(0, self._arrivals.count_by(self._clock.now()) - self._position)
+        return self._waiting()
 
     @property
     def position(self) -> int:
@@ -89,6 +89,9 @@ class ReplaySource(Source):
 
     def close(self) -> None:
         """Do nothing: there is nothing to give back."""
+
+    def _waiting(self) -> int:
+        return max(0, self._arrivals.count_by(self._clock.now()) - self._position)
 
 
 @register_source("replay")
