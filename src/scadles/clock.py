@@ -94,5 +94,10 @@ def wall_seconds() -> float:
 
 
 def timestamp() -> str:
-    """Return the date and time (UTC, ISO 8601, seconds), for headers and folder names."""
+    """Return the date and time (UTC, ISO 8601, seconds), for headers."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def timestamp_number() -> int:
+    """Return the date and time (UTC, seconds) as the digits of one number, for folder names."""
+    return int(datetime.now(UTC).strftime("%Y%m%d%H%M%S"))

@@ -16,13 +16,13 @@ from torch.optim import Optimizer
 
 from scadles import build
 from scadles._version import __version__
-from scadles.clock import Clock, WallClock, timestamp
+from scadles.clock import Clock, WallClock, timestamp, timestamp_number
 from scadles.config import RunConfig, load_config
 from scadles.data import Dataset
 from scadles.device import Device
 from scadles.errors import ConfigError, RunError
 from scadles.fabric import Fabric
-from scadles.observe import CONFIG_FILE, EventLog, Header, Progress, Summary, events_path
+from scadles.observe import CONFIG_FILE, EventLog, Header, Progress, Summary, events_path, new_run_folder
 from scadles.seeding import derive_seed
 from scadles.training.checkpoint import Checkpoint, CheckpointStore
 from scadles.training.evaluation import Evaluator, LossFunction
@@ -153,9 +153,9 @@ def _whole(network: nn.Module) -> nn.Module:
 
 def _run_folder(settings: RunConfig, out: Path | str | None, fabric: Fabric, *, resume: bool) -> Path:
     """Return the run folder, the same on all devices, made and holding the configuration."""
-    stamp = torch.tensor([int("".join(filter(str.isdigit, timestamp())))])
+    stamp = torch.tensor([timestamp_number()])
     fabric.broadcast([stamp], "name of the run folder")
-    run_dir = Path(out) if out is not None else Path("runs") / f"{settings.method}-{int(stamp)}"
+    run_dir = Path(out) if out is not None else new_run_folder(settings.method, int(stamp))
     config_file = run_dir / CONFIG_FILE
     problem = _resume_problem(config_file, settings) if resume else _fresh_problem(run_dir, fabric.rank)
     # all devices look before the first one writes

@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from scadles.config import METHODS, RunConfig
+from scadles.errors import did_you_mean
 
 _BOUNDS = (("gt", "above"), ("ge", "at least"), ("lt", "below"), ("le", "at most"))
 
@@ -32,8 +33,7 @@ def reference(section: str | None = None) -> str:
     parts = [] if section else [_top()]
     parts += [_table(name, model) for name, model in _sections() if section in (None, name)]
     if not parts:
-        known = ", ".join(name for name, _ in _sections())
-        raise typer.BadParameter(f"unknown section {section!r}; there are {known}")
+        raise typer.BadParameter(f"unknown section {section!r}{did_you_mean(str(section), dict(_sections()))}")
     return "\n".join(parts)
 
 

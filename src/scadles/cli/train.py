@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from scadles.clock import timestamp
+from scadles.clock import timestamp_number
 from scadles.config import RunConfig, load_config
 from scadles.errors import ConfigError
 
@@ -80,7 +80,9 @@ def _train_locally(
 
 
 def _default_folder(config: RunConfig) -> Path:
-    return Path("runs") / f"{config.method}-{timestamp().replace(':', '')}"
+    from scadles.observe import new_run_folder
+
+    return new_run_folder(config.method, timestamp_number())
 
 
 def _way_on(run_dir: Path) -> str:

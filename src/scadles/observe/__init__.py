@@ -16,7 +16,7 @@ from scadles.observe.events import (
 from scadles.observe.log import EventLog
 from scadles.observe.plots import plot_comparison, plot_run
 from scadles.observe.progress import Progress
-from scadles.observe.rundir import CONFIG_FILE, RunFolder, events_path, read_events
+from scadles.observe.rundir import CONFIG_FILE, RunFolder, events_path, new_run_folder, read_events
 from scadles.observe.summary import SUMMARY_FILE, DeviceSummary, Samples, Seconds, Summary
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "Summary",
     "compare",
     "events_path",
+    "new_run_folder",
     "plot_comparison",
     "plot_run",
     "read_events",

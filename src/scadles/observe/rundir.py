@@ -20,6 +20,15 @@ CONFIG_FILE = "config.yaml"
 E = TypeVar("E", bound=Event)
 
 
+def new_run_folder(method: str, stamp: int) -> Path:
+    """Return where a run goes that was given no folder.
+
+    >>> new_run_folder("ddl", 20260131120000).name
+    'ddl-20260131120000'
+    """
+    return Path("runs") / f"{method}-{stamp}"
+
+
 def events_path(run_dir: Path, device: int) -> Path:
     """Return where ``device`` writes its events.
 
