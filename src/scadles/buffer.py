@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import deque
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from scadles.errors import RunError
-from scadles.records import Records
+from scadles.records import Records, Span
+
+Chunk = Records | Span
+NOTHING: Chunk = Records.concatenate([])
 
 
-@dataclass
+@dataclass(slots=True)
 class Ledger:
     """One device's account of its stream: received = trained + dropped + held + rejected, always.
 
@@ -82,12 +85,15 @@ class Truncation(BufferPolicy):
 class Buffer:
     """Records in order of arrival, oldest first, at most ``capacity`` of them.
 
-    Records are kept in the chunks in which they came; only a take copies them, once.
+    Records are kept in the chunks in which they came; only a take copies them, once. Chunks are all :class:`Records`,
+    or all :class:`Span`.
     """
+
+    __slots__ = ("_chunks", "_held", "capacity")
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self._chunks: deque[Records] = deque()
+        self._chunks: list[Any] = []
         self._held = 0
 
     def __len__(self) -> int:
@@ -100,38 +106,42 @@ class Buffer:
     @property
     def first_offset(self) -> int | None:
         """The stream offset of the oldest record; None for an empty buffer."""
-        return int(self._chunks[0].offsets[0]) if self._chunks else None
+        return self._chunks[0].first_offset if self._chunks else None
 
-    def add(self, records: Records) -> int:
+    def add(self, records: Chunk) -> int:
         """Append ``records``; drop the oldest of all where they do not fit, and return how many were dropped."""
-        if len(records):
+        if size := len(records):
+            if self._chunks and isinstance(records, Span) and records.follows(self._chunks[-1]):
+                records = Span.concatenate([self._chunks.pop(), records])
             self._chunks.append(records)
-            self._held += len(records)
-        return self.drop_oldest(max(0, -self.room))
+            self._held += size
+        return self.drop_oldest(self._held - self.capacity) if self._held > self.capacity else 0
 
-    def take(self, count: int) -> Records:
+    def take(self, count: int) -> Chunk:
         """Remove and return the oldest ``count`` records (fewer where fewer are held)."""
-        return Records.concatenate(self._pop(count))
+        parts = self._pop(count)
+        return parts[0].concatenate(parts) if parts else NOTHING
 
-    def put_back(self, records: Records) -> None:
+    def put_back(self, records: Chunk) -> None:
         """Return records of the last take, untrained, to the front."""
         if len(records):
-            self._chunks.appendleft(records)
+            self._chunks.insert(0, records)
             self._held += len(records)
 
     def drop_oldest(self, count: int) -> int:
         """Remove the oldest ``count`` records and return how many there were."""
-        return sum(len(part) for part in self._pop(count))
+        return sum(len(part) for part in self._pop(count)) if count > 0 else 0
 
-    def _pop(self, count: int) -> list[Records]:
-        parts = []
+    def _pop(self, count: int) -> list[Any]:
         missing = min(count, self._held)
         self._held -= missing
-        while missing:
-            chunk = self._chunks.popleft()
-            if len(chunk) > missing:
-                self._chunks.appendleft(chunk[missing:])
-                chunk = chunk[:missing]
-            parts.append(chunk)
-            missing -= len(chunk)
+        whole = 0
+        while whole < len(self._chunks) and len(self._chunks[whole]) <= missing:
+            missing -= len(self._chunks[whole])
+            whole += 1
+        parts = self._chunks[:whole]
+        del self._chunks[:whole]
+        if missing:
+            parts.append(self._chunks[0][:missing])
+            self._chunks[0] = self._chunks[0][missing:]
         return parts

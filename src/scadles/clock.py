@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 class Clock(ABC):
     """Stream time, and a way to let it pass."""
 
+    __slots__ = ()
+
     @abstractmethod
     def now(self) -> float:
         """Return the stream time in seconds."""
@@ -30,6 +32,10 @@ class Clock(ABC):
     @abstractmethod
     def sleep(self, seconds: float) -> None:
         """Let ``seconds`` of stream time pass; nothing happens for zero or less."""
+
+    @abstractmethod
+    def meet(self, at_s: float) -> None:
+        """Take note that all devices have waited for each other until ``at_s``: a wall clock has come there itself."""
 
 
 class WallClock(Clock):
@@ -62,6 +68,9 @@ class WallClock(Clock):
         if seconds > 0:
             time.sleep(seconds / self.speed)
 
+    def meet(self, at_s: float) -> None:
+        """Do nothing: waiting for others took its time."""
+
 
 class VirtualClock(Clock):
     """Stream time that stands still until somebody sleeps.
@@ -71,6 +80,8 @@ class VirtualClock(Clock):
     >>> clock.now()
     2.5
     """
+
+    __slots__ = ("_now_s",)
 
     def __init__(self, start_s: float = 0.0) -> None:
         self._now_s = start_s
@@ -85,7 +96,11 @@ class VirtualClock(Clock):
         return self._now_s
 
     def sleep(self, seconds: float) -> None:
-        self._now_s += max(0.0, seconds)
+        if seconds > 0:
+            self._now_s += seconds
+
+    def meet(self, at_s: float) -> None:
+        self._now_s = at_s
 
 
 def wall_seconds() -> float:

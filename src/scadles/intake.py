@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scadles.buffer import Buffer, BufferPolicy, Ledger
+from scadles.buffer import NOTHING, Buffer, BufferPolicy, Chunk, Ledger
 from scadles.clock import Clock
 from scadles.records import Records, Rejected
 from scadles.streams import Inspector, RateMeter, Source
@@ -32,12 +33,17 @@ class Intake:
 
     Args:
         source: an opened or yet unopened stream; :meth:`open` opens it.
-        inspector: decides what can be trained on.
+        inspector: decides what can be trained on, where the source brings samples.
         buffer: where records wait.
         policy: what is kept after a step.
         meter: estimates the stream's rate from arrivals.
         clock: stream time.
     """
+
+    __slots__ = (
+        *("_arrived", "_buffer", "_clock", "_inspector", "_lag", "_news", "_policy", "_rejected_offsets", "_taken"),
+        *("ledger", "max_waiting", "meter", "source"),
+    )
 
     def __init__(
         self,
@@ -56,11 +62,12 @@ class Intake:
         self._buffer = buffer
         self._policy = policy
         self._clock = clock
-        self._taken = Records.concatenate([])
+        self._taken: Chunk = NOTHING
         self._lag: int | None = None
         self._arrived = 0
-        self._rejected_offsets: deque[int] = deque()
-        self._news: list[Rejected] = []
+        # rejected records are rare: lists are made for the first one
+        self._rejected_offsets: deque[int] | None = None
+        self._news: list[Rejected] | None = None
 
     @property
     def held(self) -> int:
@@ -86,20 +93,21 @@ class Intake:
 
     def start(self) -> None:
         """Begin to measure the stream's rate."""
-        self._arrived = self._count_arrived()
+        self._count_arrived()
         self.meter.observe(self._clock.now(), 0)
 
     def pull(self, timeout_s: float = 0.0, want: int | None = None) -> None:
         """Take in what has arrived, waiting up to ``timeout_s`` stream seconds for ``want`` more records."""
         limit = self._buffer.capacity if self._policy.drops else self._buffer.room
-        limit = min(limit, want) if want is not None else limit
+        if want is not None and want < limit:
+            limit = want
         if limit > 0:
             self._add(self.source.poll(limit, timeout_s))
         else:
             self._clock.sleep(timeout_s)  # no room: the stream waits at its source
         self._observe()
 
-    def take(self, count: int) -> Records:
+    def take(self, count: int) -> Chunk:
         """Take the oldest ``count`` samples; :meth:`settle` must say what became of them."""
         self._taken = self._buffer.take(count)
         return self._taken
@@ -110,36 +118,26 @@ class Intake:
             self.ledger.trained += len(self._taken)
         else:
             self.ledger.rejected += len(self._taken)
-        self._taken = Records.concatenate([])
+        self._taken = NOTHING
         self._book_held()
 
     def undo_take(self) -> None:
         """Put the samples of the last take back."""
         self._buffer.put_back(self._taken)
-        self._taken = Records.concatenate([])
+        self._taken = NOTHING
 
     def truncate(self) -> None:
         """After a step: drop what the policy does not keep, in the buffer and at the source."""
         keep = self._policy.keep(self.rate_hz)
-        if keep is None:
-            return
-        waiting = self.source.lag()
-        if waiting is None:
-            self.pull()
-            waiting = 0
-        at_source = min(waiting, keep)
-        if waiting > at_source:
-            skipped = self.source.skip(at_source)
-            self.ledger.received += skipped
-            self.ledger.dropped += skipped
-        self.ledger.dropped += self._buffer.drop_oldest(max(0, self.held - (keep - at_source)))
-        self._observe()
+        if keep is not None:
+            self._keep_newest(keep)
+        self._observe()  # so that a checkpoint taken now needs no memory of earlier moments
 
     def rejected_since_last_time(self) -> list[tuple[str, int, int]]:
         """Return (reason, count, first offset) of samples rejected since the last call."""
-        counts = Counter(news.reason for news in self._news)
-        first = {news.reason: news.offset for news in reversed(self._news)}
-        self._news.clear()
+        all_news, self._news = self._news or [], None
+        counts = Counter(news.reason for news in all_news)
+        first = {news.reason: news.offset for news in reversed(all_news)}
         return [(reason, count, first[reason]) for reason, count in counts.items()]
 
     def state(self) -> IntakeState:
@@ -147,10 +145,11 @@ class Intake:
         position = self._buffer.first_offset
         if position is None:
             position = self.source.position
-        while self._rejected_offsets and self._rejected_offsets[0] < position:
-            self._rejected_offsets.popleft()
+        rejected = self._rejected_offsets or ()
+        while rejected and rejected[0] < position:
+            rejected.popleft()
         # the source will bring these again
-        ahead = len(self._rejected_offsets)
+        ahead = len(rejected)
         ledger = self.ledger.as_dict()
         ledger["received"] -= self.held + ahead
         ledger["rejected"] -= ahead
@@ -163,24 +162,43 @@ class Intake:
         self.ledger.check()
         return self.ledger.as_dict()
 
-    def _add(self, records: Records) -> None:
-        good, rejected = self._inspector.split(records)
-        self.ledger.received += len(good) + len(rejected)
-        self.ledger.rejected += len(rejected)
-        self._news.extend(rejected)
-        self._rejected_offsets.extend(record.offset for record in rejected)
-        self.ledger.dropped += self._buffer.add(good)
+    def _keep_newest(self, keep: int) -> None:
+        waiting = self.source.lag()
+        if waiting is None:
+            self.pull()
+            waiting = 0
+        at_source = min(waiting, keep)
+        if waiting > at_source:
+            skipped = self.source.skip(at_source)
+            self.ledger.received += skipped
+            self.ledger.dropped += skipped
+        self.ledger.dropped += self._buffer.drop_oldest(max(0, self.held - (keep - at_source)))
+
+    def _add(self, records: Chunk) -> None:
+        rejected: Sequence[Rejected] = ()
+        if isinstance(records, Records):
+            records, rejected = self._inspector.split(records)
+        self.ledger.received += len(records) + len(rejected)
+        if rejected:
+            self.ledger.rejected += len(rejected)
+            self._news = [*(self._news or ()), *rejected]
+            self._rejected_offsets = self._rejected_offsets or deque()
+            self._rejected_offsets.extend(record.offset for record in rejected)
+        self.ledger.dropped += self._buffer.add(records)
 
     def _observe(self) -> None:
-        before, self._arrived = self._arrived, self._count_arrived()
+        before = self._arrived
+        self._count_arrived()
         self.meter.observe(self._clock.now(), max(0, self._arrived - before))
-        self.max_waiting = max(self.max_waiting, self.held + len(self._taken) + (self._lag or 0))
-        self._book_held()
+        self.ledger.held = waiting = len(self._buffer) + len(self._taken)
+        waiting += self._lag or 0
+        if waiting > self.max_waiting:
+            self.max_waiting = waiting
 
-    def _count_arrived(self) -> int:
-        """Return how many records this stream has ever brought, those waiting at the source included."""
+    def _count_arrived(self) -> None:
+        """Ask how many records this stream has ever brought, those waiting at the source included."""
         self._lag = self.source.lag()
-        return self.source.position + (self._lag or 0)
+        self._arrived = self.source.position + (self._lag or 0)
 
     def _book_held(self) -> None:
         self.ledger.held = self.held + len(self._taken)

@@ -7,7 +7,7 @@ from scadles.streams.meter import RateMeter
 from scadles.streams.profile import RateProfile
 from scadles.streams.rates import RATE_SETS, RateSet, draw_rates
 from scadles.streams.registry import SourceURL, open_source_url, register_source
-from scadles.streams.replay import ReplaySource
+from scadles.streams.replay import ReplaySource, Samples
 
 __all__ = [
     "RATE_SETS",
@@ -19,6 +19,7 @@ __all__ = [
     "Records",
     "Rejected",
     "ReplaySource",
+    "Samples",
     "Source",
     "SourceURL",
     "draw_rates",

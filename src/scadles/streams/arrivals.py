@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
-from collections import OrderedDict
 
 import numpy as np
 
 from scadles.seeding import numpy_generator
 from scadles.streams.profile import RateProfile
 
-BLOCK = 1024
-CACHED_BLOCKS = 4
+BLOCK = 64
+CACHED_BLOCKS = 2
 
 
 class Arrivals:
@@ -22,7 +22,7 @@ class Arrivals:
         poisson: seed parts, for example ``(seed, device)``, for records that arrive independently of each other; None
             for evenly spaced ones: record k (from 0) arrives when k + 1 records are expected.
 
-    Memory is bounded by four blocks of 1024 gaps and one number for each block passed.
+    Memory is bounded by two blocks of 64 gaps and one number for each block passed; regular ones take none.
 
     >>> arrivals = Arrivals(RateProfile.constant(4.0))
     >>> arrivals.times(0, 3).tolist()
@@ -31,12 +31,15 @@ class Arrivals:
     2
     """
 
+    __slots__ = ("_blocks", "_counted", "_counted_s", "_poisson", "_profile", "_starts")
+
     def __init__(self, profile: RateProfile, poisson: tuple[int, ...] | None = None) -> None:
         self._profile = profile
-        self._regular = poisson is None
-        self._seed_parts = poisson or ()
-        self._starts = [0.0]
-        self._blocks: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._poisson = poisson
+        self._counted_s, self._counted = 0.0, 0
+        if poisson is not None:
+            self._starts = array("d", [0.0])
+            self._blocks: dict[int, np.ndarray] = {}
 
     def times(self, first: int, count: int) -> np.ndarray:
         """Return the event times in stream seconds of ``count`` records from ``first`` on, float64 ``[count]``."""
@@ -44,19 +47,26 @@ class Arrivals:
 
     def time(self, record: int) -> float:
         """Return the event time of one record in stream seconds; inf if it never arrives."""
-        return float(self.times(record, 1)[0])
+        if self._poisson is None:
+            return self._profile.when_one(record + 1.0)
+        block, place = divmod(record, BLOCK)
+        return self._profile.when_one(float(self._block(block)[place]))
 
     def count_by(self, time_s: float) -> int:
         """Return how many records have arrived by the stream time ``time_s``, those of this very moment included."""
-        expected = float(self._profile.expected(time_s))
-        count = int(expected) if self._regular else self._count_poisson(expected)
-        # The times are the truth: rounding of the inverse must not hide a record at its own time.
-        first = max(0, count - 2)
-        return first + int(np.searchsorted(self.times(first, 4), time_s, side="right"))
+        if self._counted_s != time_s:
+            expected = self._profile.expected_at(time_s)
+            count = int(expected) if self._poisson is None else self._count_poisson(expected)
+            # The times are the truth: rounding of the inverse must not hide a record at its own time.
+            count = max(0, count - 2)
+            while self.time(count) <= time_s:
+                count += 1
+            self._counted_s, self._counted = time_s, count
+        return self._counted
 
     def _expectations(self, first: int, count: int) -> np.ndarray:
         """Return for each record how many must be expected for it to arrive, float64 ``[count]``."""
-        if self._regular:
+        if self._poisson is None:
             return np.arange(first + 1, first + count + 1, dtype=np.float64)
         end = first + count
         parts = [
@@ -76,13 +86,12 @@ class Arrivals:
         while len(self._starts) <= number:
             self._block(len(self._starts) - 1)
         if number in self._blocks:
-            self._blocks.move_to_end(number)
             return self._blocks[number]
-        gaps = numpy_generator(*self._seed_parts, "arrivals", number).standard_exponential(BLOCK)
+        gaps = numpy_generator(*self._poisson or (), "arrivals", number).standard_exponential(BLOCK)
         sums = self._starts[number] + np.cumsum(gaps)
         if len(self._starts) == number + 1:
             self._starts.append(float(sums[-1]))
+        if len(self._blocks) == CACHED_BLOCKS:
+            del self._blocks[min(self._blocks)]  # streams go forward
         self._blocks[number] = sums
-        if len(self._blocks) > CACHED_BLOCKS:
-            self._blocks.popitem(last=False)
         return sums

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from scadles.records import Records, Rejected
+from scadles.records import Records, Rejected, Span
 
 __all__ = ["Records", "Rejected", "Source"]
 
@@ -18,13 +18,17 @@ class Source(ABC):
     Raises (all methods): :class:`~scadles.errors.SourceError` when the stream broke for good.
     """
 
+    __slots__ = ()
+
     @abstractmethod
     def open(self, position: int) -> None:
         """Start at ``position``, the offset of the first record to be returned (0: the beginning)."""
 
     @abstractmethod
-    def poll(self, max_records: int, timeout_s: float) -> Records:
+    def poll(self, max_records: int, timeout_s: float) -> Records | Span:
         """Return up to ``max_records`` records, in order, as soon as that many are there or ``timeout_s`` has passed.
+
+        They are :class:`Records`; only a stream made for a simulated device brings :class:`~scadles.records.Span`.
 
         Args:
             max_records: at least 1.

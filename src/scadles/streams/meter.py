@@ -30,6 +30,8 @@ class RateMeter:
     40.0
     """
 
+    __slots__ = ("_count", "_last_s", "_time_constant_s", "_time_s")
+
     def __init__(self, time_constant_s: float = 5.0) -> None:
         if not (math.isfinite(time_constant_s) and time_constant_s > 0):
             raise ConfigError(f"time_constant_s = {time_constant_s:g}: must be finite and above 0 (stream seconds)")
@@ -44,6 +46,8 @@ class RateMeter:
             self._last_s = now_s
             return
         elapsed_s = max(0.0, now_s - self._last_s)
+        if elapsed_s == 0 and arrived == 0:
+            return
         kept_s = -math.expm1(-elapsed_s / self._time_constant_s) * self._time_constant_s
         fading = math.exp(-elapsed_s / self._time_constant_s)
         self._count = fading * self._count + arrived * (kept_s / elapsed_s if elapsed_s > 0 else 1.0)

@@ -12,6 +12,7 @@ from torch import Tensor
 from scadles.clock import Clock
 from scadles.config import ProfileConfig
 from scadles.errors import ConfigError
+from scadles.records import Span
 from scadles.streams.arrivals import Arrivals
 from scadles.streams.contract import Records, Source
 from scadles.streams.profile import RateProfile
@@ -28,7 +29,8 @@ class ReplaySource(Source):
     """Records that arrive when ``arrivals`` says so. It is the reference of the contract, and holds no record itself.
 
     Args:
-        samples: stream offsets, int64 ``[n]``, to samples ``[n, *shape]`` and labels ``[n]``.
+        samples: stream offsets, int64 ``[n]``, to samples ``[n, *shape]`` and labels ``[n]``; None brings records
+            without what they hold (:class:`~scadles.records.Span`), for somebody who looks that up later.
         arrivals: when each record arrives.
         clock: the stream time; waiting sleeps on it, so a virtual clock moves on.
 
@@ -45,7 +47,9 @@ class ReplaySource(Source):
     ([4, 5, 6, 7, 8], 0.9)
     """
 
-    def __init__(self, samples: Samples, arrivals: Arrivals, clock: Clock) -> None:
+    __slots__ = ("_arrivals", "_clock", "_position", "_samples")
+
+    def __init__(self, samples: Samples | None, arrivals: Arrivals, clock: Clock) -> None:
         self._samples = samples
         self._arrivals = arrivals
         self._clock = clock
@@ -60,17 +64,20 @@ class ReplaySource(Source):
         """Return the stream time at which ``count`` (at least 1) records more than now polled will have arrived."""
         return self._arrivals.time(self._position + count - 1)
 
-    def poll(self, max_records: int, timeout_s: float) -> Records:
-        until_s = min(self.arrival_time(max_records), self._clock.now() + timeout_s)
-        # Rounding can end a sleep a hair before the record that it was meant for.
-        while (now_s := self._clock.now()) < until_s:
-            self._clock.sleep(until_s - now_s)
-        count = min(max_records, self._waiting())
-        offsets = np.arange(self._position, self._position + count, dtype=np.int64)
-        x, y = self._samples(offsets)
-        times = self._arrivals.times(self._position, count)
+    def poll(self, max_records: int, timeout_s: float) -> Records | Span:
+        clock = self._clock
+        if timeout_s > 0:
+            until_s = min(self.arrival_time(max_records), clock.now() + timeout_s)
+            # Rounding can end a sleep a hair before the record that it was meant for.
+            while (now_s := clock.now()) < until_s:
+                clock.sleep(until_s - now_s)
+        first, count = self._position, min(max_records, self._waiting())
         self._position += count
-        return Records(offsets=offsets, times=times, x=x, y=y)
+        if self._samples is None:
+            return Span(first, count)
+        offsets = np.arange(first, self._position, dtype=np.int64)
+        x, y = self._samples(offsets)
+        return Records(offsets=offsets, times=self._arrivals.times(first, count), x=x, y=y)
 
     def skip(self, keep: int) -> int:
         passed = max(0, self._waiting() - keep)
@@ -95,9 +102,7 @@ class ReplaySource(Source):
 
 
 @register_source("replay")
-def replay_from_url(
-    url: SourceURL, *, samples: Samples | None = None, clock: Clock | None = None, **_: Any
-) -> ReplaySource:
+def replay_from_url(url: SourceURL, *, clock: Clock | None = None, **context: Any) -> ReplaySource:
     """Return the source of ``replay://?rate=50&profile=bursts&...``.
 
     Parameters: ``rate`` (records per second, default 50), ``seed`` and ``device`` (of Poisson arrivals, default 0), and
@@ -109,12 +114,13 @@ def replay_from_url(
     url.expect("rate", "seed", "device", *_PROFILE_PARAMETERS)
     if url.netloc or url.path:
         raise ConfigError(f"replay://{url.netloc}/{url.path}: takes neither host nor path; write replay://?rate=50")
-    if samples is None or clock is None:
+    if "samples" not in context or clock is None:
         raise ConfigError("replay:// plays a data set against a clock: give it samples=... and clock=...")
     config = _profile_config(url)
     profile = RateProfile.of(config, url.number("rate", 50.0))
     seed_parts = (url.integer("seed", 0), url.integer("device", 0))
-    return ReplaySource(samples, Arrivals(profile, seed_parts if config.arrivals == "poisson" else None), clock)
+    arrivals = Arrivals(profile, seed_parts if config.arrivals == "poisson" else None)
+    return ReplaySource(context["samples"], arrivals, clock)
 
 
 def _profile_config(url: SourceURL) -> ProfileConfig:

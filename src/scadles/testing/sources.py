@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from scadles.clock import Clock, VirtualClock, wall_seconds
-from scadles.streams.contract import Records, Source
+from scadles.records import Records, Span
+from scadles.streams.contract import Source
 
 SourceFactory = Callable[[Clock], Source]
 
@@ -105,7 +106,7 @@ def silence_returns_nothing(factory: SourceFactory) -> None:
     with _busy(factory) as (source, clock):
         _take(source, MANY)
         position, before_s, wall_before_s = source.position, clock.now(), wall_seconds()
-        records = source.poll(5, PATIENCE_S)
+        records = _with_samples(source.poll(5, PATIENCE_S))
         # A live source waits on the wall, a replayed one on its clock.
         waited_s = max(clock.now() - before_s, wall_seconds() - wall_before_s)
         _require(len(records) == 0, f"{len(records)} records came out of a silent stream")
@@ -215,7 +216,7 @@ def _take(source: Source, count: int, size: int = MANY) -> list[_Record]:
     empty = 0
     # A source that fetches in the background may need a while for its first records, not between them.
     while len(taken) < count and empty < (2 if taken else ATTEMPTS):
-        records = source.poll(min(size, count - len(taken)), PATIENCE_S)
+        records = _with_samples(source.poll(min(size, count - len(taken)), PATIENCE_S))
         _require_columns(records)
         columns = zip(records.offsets.tolist(), records.times.tolist(), records.x, records.y.tolist(), strict=True)
         taken += [_Record(*row) for row in columns]
@@ -227,6 +228,12 @@ def _take(source: Source, count: int, size: int = MANY) -> list[_Record]:
 def _require(held: object, message: str) -> None:
     if not held:
         raise AssertionError(message)
+
+
+def _with_samples(records: Records | Span) -> Records:
+    if isinstance(records, Span):
+        raise AssertionError("the source brings positions without samples, which only a simulated device can use")
+    return records
 
 
 def _require_columns(records: Records) -> None:
