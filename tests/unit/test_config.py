@@ -180,7 +180,7 @@ class TestRefusals:
             ({"batch": {"lr": 3}}, "batch.lr: unknown setting; there are rule, size, window_s, min, max, max_wait_s"),
             (
                 {"data": {"min": 3}},
-                "data.min: unknown setting; there are dataset, root, classes, shape, test_samples",
+                "data.min: unknown setting; there are dataset, partition, root, classes, shape, test_samples",
             ),
         ],
     )

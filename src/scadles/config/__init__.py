@@ -1,5 +1,13 @@
 """What a run is: one frozen tree of settings. YAML in, ``--set a.b=c`` over it, YAML out into the run folder."""
 
+from scadles.config.cost import (
+    AvailabilityConfig,
+    ComputeConfig,
+    CostConfig,
+    LinkConfig,
+    QuantityConfig,
+    cost_profiles,
+)
 from scadles.config.load import load_config
 from scadles.config.tree import (
     METHODS,
@@ -15,23 +23,31 @@ from scadles.config.tree import (
     OptimizerConfig,
     ProfileConfig,
     RunConfig,
+    SimulationConfig,
     StreamConfig,
 )
 
 __all__ = [
     "METHODS",
     "AggregationConfig",
+    "AvailabilityConfig",
     "BatchConfig",
     "BufferConfig",
     "CheckpointConfig",
     "ClockConfig",
+    "ComputeConfig",
+    "CostConfig",
     "DataConfig",
     "EvaluationConfig",
     "FabricConfig",
     "LearningRateConfig",
+    "LinkConfig",
     "OptimizerConfig",
     "ProfileConfig",
+    "QuantityConfig",
     "RunConfig",
+    "SimulationConfig",
     "StreamConfig",
+    "cost_profiles",
     "load_config",
 ]

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
+
+from scadles.config.cost import CostConfig
+from scadles.config.section import Section
 
 METHODS: dict[str, dict[str, Any]] = {
     "ddl": {
@@ -29,18 +32,15 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-class Section(BaseModel):
-    """A frozen part of the tree that refuses unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
 class DataConfig(Section):
     """Which samples the streams are made of, and what the model is tested on."""
 
     dataset: str = Field(
         default="digits",
         description="digits | synthetic-images | npz:PATH | torchvision:NAME",
+    )
+    partition: Literal["iid", "shared"] = Field(
+        default="iid", description="deal the samples to devices at random, or let every device draw from all of them"
     )
     root: Path = Field(default=Path("data"), description="folder of torchvision's data sets")
     classes: int = Field(default=10, ge=2, description="classes of synthetic-images")
@@ -199,13 +199,27 @@ class EvaluationConfig(Section):
     batch_size: int = Field(default=256, ge=1, description="samples in one forward pass of a test")
 
 
+class SimulationConfig(Section):
+    """How `scadles simulate` works; nothing here changes what comes out, but for rounding."""
+
+    gradients: Literal["auto", "fused", "per-device"] = Field(
+        default="auto", description="one backward pass for all devices, or a gradient of each; auto: fused where exact"
+    )
+    threads: int = Field(
+        default=1, ge=1, description="of torch; another number is another order of additions, so other last digits"
+    )
+    recorded_devices: int = Field(
+        default=64, ge=1, description="devices that leave events and a row in the summary, evenly chosen of more"
+    )
+
+
 class RunConfig(Section):
     """One run, whole."""
 
     method: Literal["scadles", "ddl"] = Field(default="scadles", description="fills in what is left open below")
     devices: int = Field(default=1, ge=1, description="how many take part; torchrun and --local set it")
     seed: int = Field(default=0, ge=0, description="of every random draw")
-    model: str = Field(default="mlp", description="mlp | cnn | MODULE:CALLABLE")
+    model: str = Field(default="mlp", description="mlp | cnn | none (simulate only: learns nothing) | MODULE:CALLABLE")
     target_accuracy: float | None = Field(default=None, gt=0, le=1, description="share of the test set to get right")
     stop_at_target: bool = Field(default=True, description="end when the target is reached")
     steps: int | None = Field(default=None, ge=1, description="stop after so many steps")
@@ -222,6 +236,8 @@ class RunConfig(Section):
     fabric: FabricConfig = FabricConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    simulation: SimulationConfig = SimulationConfig()
+    cost: CostConfig = CostConfig()
 
     @model_validator(mode="before")
     @classmethod
@@ -234,11 +250,11 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        for name in ("rates", "profile"):
-            given = getattr(self.stream, name)
-            if isinstance(given, tuple) and len(given) != self.devices:
+        given = {f"stream.{name}": getattr(self.stream, name) for name in ("rates", "profile")}
+        for name, each in (given | self.cost.lists()).items():
+            if isinstance(each, tuple) and len(each) != self.devices:
                 raise ValueError(
-                    f"stream.{name} has {len(given)} entries and devices is {self.devices}: give one for each device"
+                    f"{name} has {len(each)} entries and devices is {self.devices}: give one for each device"
                 )
         if self.steps is None and self.duration_s is None and not (self.target_accuracy and self.stop_at_target):
             raise ValueError("the run would never end: set steps, duration_s or target_accuracy")

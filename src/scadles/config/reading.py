@@ -1,0 +1,78 @@
+"""Files of settings, and what is wrong in them in words that a user understands."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from scadles.config.section import sections_in
+from scadles.errors import ConfigError, did_you_mean
+
+
+def read_yaml(path: Path, what: str = "configuration") -> dict[str, Any]:
+    """Return the settings in a YAML file.
+
+    Raises:
+        ConfigError: a file that is missing, not YAML, or holds something else than settings.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read the {what} {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} must hold settings (key: value), not {type(tree).__name__}")
+    return tree
+
+
+def explain(error: ValidationError, root: type[BaseModel]) -> str:
+    """Turn pydantic's report on the section ``root`` into one line a setting: field, value, what is allowed."""
+    lines: dict[str, str] = {}
+    known_fields = _field_names(root)
+    for problem in sorted(error.errors(), key=_telling):
+        loc = problem["loc"]
+        unknown = problem["type"] == "extra_forbidden"
+        # pydantic puts the tried member of a union into the path, which no user ever wrote
+        kept = [p for p in loc if isinstance(p, int) or p in known_fields]
+        parts = [str(p) for p in (kept if not unknown or loc[-1] in known_fields else [*kept, loc[-1]])]
+        field = ".".join(parts)
+        if any(f"{known}.".startswith(f"{field}.") for known in lines if field):
+            continue
+        message = str(problem["msg"]).removeprefix("Value error, ")
+        if unknown:
+            lines[field] = f"{field}: unknown setting{_suggestion(parts, root)}"
+        elif problem["type"] == "value_error":
+            lines[field] = f"{field}: {message}" if field else message
+        else:
+            lines[field] = f"{field} = {problem['input']!r}: {message[0].lower()}{message[1:]}"
+    return "\n".join(lines.values())
+
+
+def _telling(problem: Any) -> tuple[int, bool]:
+    """Sort problems by how much they tell: deep ones first, and our own sentences before pydantic's at one depth."""
+    return -len(problem["loc"]), problem["type"] != "value_error"
+
+
+@cache
+def _field_names(section: type[BaseModel]) -> frozenset[str]:
+    inner = [_field_names(part) for field in section.model_fields.values() for part in sections_in(field.annotation)]
+    return frozenset(section.model_fields).union(*inner)
+
+
+def _suggestion(parts: list[str], root: type[BaseModel]) -> str:
+    """Name the settings that exist where an unknown one was given."""
+    section = root
+    for part in parts[:-1]:
+        if part.isdigit():
+            continue
+        inner = sections_in(section.model_fields[part].annotation) if part in section.model_fields else iter(())
+        found = next(inner, None)
+        if found is None:
+            return ""
+        section = found
+    return did_you_mean(parts[-1], section.model_fields)
