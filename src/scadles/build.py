@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from urllib.parse import urlencode
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from scadles.aggregation import LearningRate, scaling_for
+from scadles.aggregation import GradientExchange, LearningRate, scaling_for
 from scadles.batching import BatchRule, FixedBatch, RateBatch
 from scadles.buffer import Buffer, BufferPolicy, Persistence, Truncation
-from scadles.clock import Clock, WallClock
+from scadles.clock import Clock, VirtualClock, WallClock
 from scadles.config import OptimizerConfig, ProfileConfig, RunConfig, load_config
-from scadles.data import Dataset, iid_shards, load_dataset
-from scadles.device import Device, Learner
+from scadles.data import Dataset, Partition, load_dataset, make_partition
+from scadles.device import ConnectedDevice, Device
 from scadles.errors import ConfigError
 from scadles.fabric import Fabric, LocalFabric, TorchFabric
 from scadles.intake import Intake
+from scadles.learner import Learner
 from scadles.models import build_model
-from scadles.streams import Inspector, RateMeter, Source, draw_rates, open_source_url
+from scadles.records import Records
+from scadles.streams import Inspector, RateMeter, Samples, Source, draw_rates, open_source_url
+
+_INSPECTED_AT_ONCE = 4096
 
 
 def build_dataset(config: RunConfig) -> Dataset:
@@ -38,8 +41,11 @@ def build_dataset(config: RunConfig) -> Dataset:
     )
 
 
-def build_source(config: RunConfig, device: int, dataset: Dataset, clock: Clock) -> Source:
-    """Return the stream of one device, not opened yet; ``replay://`` gets rate and profile from the configuration."""
+def build_source(config: RunConfig, device: int, rate_hz: float, samples: Samples | None, clock: Clock) -> Source:
+    """Return the stream of one device, not opened yet; ``replay://`` gets its rate and the configured profile.
+
+    Without ``samples`` a replayed stream brings positions only.
+    """
     try:
         url = config.stream.url.format(device=device)
     except (KeyError, IndexError, ValueError):
@@ -47,13 +53,11 @@ def build_source(config: RunConfig, device: int, dataset: Dataset, clock: Clock)
             f"stream.url = {config.stream.url!r}: only {{device}} can be filled in; write other braces doubled"
         ) from None
     if url == "replay://":
-        rate = draw_rates(config.stream.rates, config.devices, config.seed)[device]
         profile = config.stream.profile
         mine = profile if isinstance(profile, ProfileConfig) else profile[device]
         parameters = mine.model_dump()
         parameters["profile"] = parameters.pop("name")
-        url += "?" + urlencode({"rate": rate, "seed": config.seed, "device": device, **parameters})
-    samples = _samples(dataset, device, config.devices, config.seed)
+        url += "?" + urlencode({"rate": rate_hz, "seed": config.seed, "device": device, **parameters})
     return open_source_url(url, samples=samples, clock=clock)
 
 
@@ -68,18 +72,6 @@ def build_rule(config: RunConfig) -> BatchRule:
 def build_policy(config: RunConfig) -> BufferPolicy:
     """Return the buffer policy."""
     return Persistence() if config.buffer.policy == "persistence" else Truncation(config.batch.window_s)
-
-
-def build_intake(config: RunConfig, source: Source, dataset: Dataset, clock: Clock) -> Intake:
-    """Return the way from ``source`` into the buffer."""
-    return Intake(
-        source,
-        Inspector(dataset.shape, dataset.dtype, dataset.classes),
-        Buffer(config.buffer.capacity),
-        build_policy(config),
-        RateMeter(),
-        clock,
-    )
 
 
 def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
@@ -102,17 +94,28 @@ def build_learning_rate(config: RunConfig, optimizer: Optimizer) -> LearningRate
     )
 
 
-def build_learner(config: RunConfig, dataset: Dataset, model: nn.Module, optimizer: Optimizer) -> Learner:
-    """Return model, optimizer and the rules of training them."""
+def build_learner(
+    config: RunConfig,
+    dataset: Dataset,
+    model: nn.Module,
+    optimizer: Optimizer | None,
+    fabric: Fabric,
+) -> Learner:
+    """Return model, optimizer (None: the built-in one) and the rules of training them.
+
+    The fabric's end may stand for fewer devices than ``config.devices``: for all of them where they share a process.
+    """
     on_cuda = next(model.parameters()).is_cuda
     overlap = config.fabric.overlap == "on" or (config.fabric.overlap == "auto" and on_cuda)
+    bucket_bytes = int(config.fabric.bucket_mb * 2**20) if overlap and fabric.size > 1 else None
+    optimizer = optimizer or build_optimizer(config.optimizer, model)
     return Learner(
         model,
         optimizer,
         build_learning_rate(config, optimizer),
+        GradientExchange(model.parameters(), fabric.reduce, fabric.rank, config.devices, bucket_bytes),
         dataset.prepare,
         mean=config.aggregation.mean,
-        bucket_bytes=int(config.fabric.bucket_mb * 2**20) if overlap else None,
     )
 
 
@@ -138,16 +141,44 @@ def build_device(
     optimizer: Optimizer | None,
     fabric: Fabric,
     clock: Clock,
-) -> Device:
+) -> ConnectedDevice:
     """Return one device, ready to start."""
-    source = build_source(config, fabric.rank, dataset, clock)
-    return Device(
-        build_intake(config, source, dataset, clock),
+    samples = _samples(dataset, build_partition(config, dataset), fabric.rank)
+    rate_hz = draw_rates(config.stream.rates, config.devices, config.seed)[fabric.rank]
+    source = build_source(config, fabric.rank, rate_hz, samples, clock)
+    inspector = Inspector(dataset.shape, dataset.dtype, dataset.classes)
+    return ConnectedDevice(
+        Intake(source, inspector, Buffer(config.buffer.capacity), build_policy(config), RateMeter(), clock),
         build_rule(config),
-        build_learner(config, dataset, model, optimizer or build_optimizer(config.optimizer, model)),
+        build_learner(config, dataset, model, optimizer, fabric),
         fabric,
         clock,
     )
+
+
+def build_fleet(config: RunConfig, dataset: Dataset, learner: Learner) -> list[Device]:
+    """Return the devices of a simulated cluster, which share ``learner``, each with a virtual clock of its own.
+
+    Their streams bring positions in place of samples, unless the data set has samples that must be looked at.
+    """
+    if not config.stream.url.startswith("replay:"):
+        raise ConfigError(
+            f"stream.url = {config.stream.url!r}: only a replayed stream can be simulated; leave the URL out and "
+            "describe what it brings with stream.rates and stream.profile"
+        )
+    rates = draw_rates(config.stream.rates, config.devices, config.seed)
+    inspector = Inspector(dataset.shape, dataset.dtype, dataset.classes)
+    partition = None if _all_good(dataset, inspector) else build_partition(config, dataset)
+    rule, policy = build_rule(config), build_policy(config)
+    fleet = []
+    for number, rate_hz in enumerate(rates):
+        clock = VirtualClock()
+        samples = _samples(dataset, partition, number) if partition else None
+        source = build_source(config, number, rate_hz, samples, clock)
+        intake = Intake(source, inspector, Buffer(config.buffer.capacity), policy, RateMeter(), clock)
+        intake.open()
+        fleet.append(Device(number, intake, rule, learner, clock))
+    return fleet
 
 
 def open_source(url: str, *, dataset: str = "digits", clock: Clock | None = None) -> Source:
@@ -166,13 +197,30 @@ def open_source(url: str, *, dataset: str = "digits", clock: Clock | None = None
     >>> len(source.poll(max_records=100, timeout_s=2.0))
     80
     """
-    played = build_dataset(load_config({"data": {"dataset": dataset}, "steps": 1}))
-    source = open_source_url(url, samples=_samples(played, 0, 1, 0), clock=clock or WallClock())
+    config = load_config({"data": {"dataset": dataset}, "steps": 1})
+    played = build_dataset(config)
+    samples = _samples(played, build_partition(config, played), 0)
+    source = open_source_url(url, samples=samples, clock=clock or WallClock())
     source.open(0)
     return source
 
 
-def _samples(dataset: Dataset, device: int, devices: int, seed: int) -> Callable[[np.ndarray], tuple[Tensor, Tensor]]:
+def build_partition(config: RunConfig, dataset: Dataset) -> Partition:
+    """Return who gets which samples."""
+    return make_partition(config.data.partition, dataset.train_size, config.devices, config.seed)
+
+
+def _samples(dataset: Dataset, partition: Partition, device: int) -> Samples:
     """Return the way from a device's stream offsets to samples."""
-    shard = iid_shards(dataset.train_size, devices, seed)[device]
-    return lambda offsets: dataset.samples(shard.indices(offsets))
+    mine = np.array([device])
+    return lambda offsets: dataset.samples(partition.indices(mine, offsets))
+
+
+def _all_good(dataset: Dataset, inspector: Inspector) -> bool:
+    """Whether every training sample would pass inspection; an endless data set is made to."""
+    for start in range(0, dataset.train_size or 0, _INSPECTED_AT_ONCE):
+        numbers = np.arange(start, min(start + _INSPECTED_AT_ONCE, dataset.train_size or 0))
+        x, y = dataset.samples(numbers)
+        if inspector.split(Records(numbers, np.zeros(len(numbers)), x, y))[1]:
+            return False
+    return True

@@ -1,29 +1,206 @@
-"""One device: wait for a batch, turn it into a weighted gradient, take part in the exchange, apply the mean.
+"""One device: wait for a batch, say what it brings to the step, account for what became of it.
 
 Neither this file nor the rules it calls know whether the clock is real, or what the fabric is made of.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
-from scadles.aggregation import BatchNormStatistics, GradientExchange, LearningRate, Report
+from scadles.aggregation import BatchNormStatistics, Report, Reports
 from scadles.batching import BatchRule
+from scadles.buffer import NOTHING, Chunk
 from scadles.clock import Clock
 from scadles.errors import RunError
 from scadles.fabric import Fabric
 from scadles.intake import Intake
+from scadles.learner import Learner, Outcome
 from scadles.observe.events import Step
+from scadles.records import Records
 
-_WAIT_SLICE_S = 0.5
+_WAIT_SLICE_S = 1.0
+
+
+def _never() -> bool:
+    return False
+
+
+def _rounded_up(seconds: float) -> float:
+    """Return the smallest float32 that is not below ``seconds``."""
+    single = np.float32(seconds)
+    return float(single if single >= seconds else np.nextafter(single, np.float32(np.inf)))
+
+
+class Device:
+    """One of N devices that hold the same model: its stream's side of a step.
+
+    In each step it is asked to :meth:`collect` a batch, told when its gradient is :meth:`ready`, and asked to
+    :meth:`settle` when the step has been taken. Who asks makes the gradient: a :class:`ConnectedDevice` does so
+    itself, a simulated cluster for all its devices together.
+
+    Args:
+        number: 0..N-1.
+        intake: the stream's way in.
+        rule: how much to train on.
+        learner: model and optimizer.
+        clock: stream time.
+
+    Attributes:
+        non_finite_steps: steps from which its gradient was left out, because it was not finite.
+    """
+
+    __slots__ = (
+        *("_elapsed_s", "_gather_started_s", "_gathered_s", "_last_end_s", "_last_message_s", "_last_take_s"),
+        *("_ready_s", "_rule", "_taken"),
+        *("clock", "intake", "learner", "non_finite_steps", "number"),
+    )
+
+    def __init__(self, number: int, intake: Intake, rule: BatchRule, learner: Learner, clock: Clock) -> None:
+        self.number = number
+        self.intake = intake
+        self.learner = learner
+        self.clock = clock
+        self.non_finite_steps = 0
+        self._rule = rule
+        self._last_take_s = self._last_message_s = self._last_end_s = 0.0
+        self._gather_started_s = self._gathered_s = self._ready_s = self._elapsed_s = 0.0
+        self._taken: Chunk | None = None
+
+    @property
+    def taken(self) -> Chunk:
+        """The records of the present step."""
+        if self._taken is None:
+            raise RunError("step() needs a batch: gather one first")
+        return self._taken
+
+    @property
+    def elapsed_s(self) -> float:
+        """Stream seconds between this step's message and the one before it."""
+        return self._elapsed_s
+
+    @property
+    def ready_s(self) -> float:
+        """How long after the end of the last step this device was ready, in stream seconds."""
+        return self._ready_s
+
+    @property
+    def compute_s(self) -> float:
+        """How long it computed from then until it was ready, in stream seconds."""
+        return self._last_message_s - self._gathered_s
+
+    @property
+    def wait_s(self) -> float:
+        """How long the present step's batch was waited for, in stream seconds."""
+        return self._gathered_s - self._gather_started_s
+
+    def begin(self) -> None:
+        """Begin to count waits, deadlines and arrivals from this moment on, or go on where a checkpoint stood."""
+        self._last_end_s = self.clock.now()
+        if self.learner.step_number == 0:
+            self._last_take_s = self._last_message_s = self._last_end_s
+        self.intake.start()
+
+    def collect(
+        self, should_stop: Callable[[], bool] = _never, on_wait: Callable[[int, int], None] | None = None
+    ) -> Chunk:
+        """Wait until the batch rule is content and return the records to train on, which may be none.
+
+        Args:
+            should_stop: ends the wait early with what is there.
+            on_wait: told samples held and samples aimed at, now and then.
+        """
+        intake, clock = self.intake, self.clock
+        self._gather_started_s = clock.now()
+        deadline_s = self._rule.deadline_s(self._last_take_s)
+        intake.pull()
+        while True:
+            target, held = self._rule.target(intake.rate_hz), intake.held
+            left_s = deadline_s - clock.now()
+            if held >= target or left_s <= 0 or should_stop():
+                break
+            if on_wait:
+                on_wait(held, target)
+            intake.pull(min(left_s, _WAIT_SLICE_S), want=target - held)
+        count = min(target, held)
+        if count == 1 and self.learner.needs_two:
+            count = 0  # the sample waits for the next one
+        self._taken = intake.take(count)
+        self._last_take_s = self._gathered_s = clock.now()
+        return self._taken
+
+    def give_back(self) -> None:
+        """Undo the last :meth:`collect`: its samples wait in the buffer again, and the batch is empty."""
+        if self._taken is not None and len(self._taken):
+            self.intake.undo_take()
+        self._taken = NOTHING
+
+    def ready(self) -> None:
+        """Take note that this device's part of the gradient is ready at this moment."""
+        # what a float32 message can carry, and never sooner than it was: all devices count with the same number
+        self._ready_s = _rounded_up(self.clock.now() - self._last_end_s)
+        ready_s = self._last_end_s + self._ready_s
+        self._elapsed_s = ready_s - self._last_message_s
+        self._last_message_s = ready_s
+        self.clock.meet(ready_s)
+
+    def miss(self, others_ready_s: float) -> None:
+        """Take no part in a step for which the others were ready so long after the end of the last one."""
+        self._ready_s = others_ready_s
+        ready_s = self._last_end_s + others_ready_s
+        self._elapsed_s, self._last_message_s = ready_s - self._last_message_s, ready_s
+
+    def come_back(self) -> None:
+        """Take part again after an absence: what the stream brought meanwhile is kept as after a step."""
+        self._last_take_s = self.clock.now()
+        self.intake.truncate()
+
+    def settle(self, *, trained: bool) -> None:
+        """Account for what was taken: it was trained on, or is rejected where its gradient was left out."""
+        if not trained and len(self.taken):
+            self.non_finite_steps += 1
+        self.intake.settle(trained=trained)
+        self.intake.truncate()
+
+    def end_step(self) -> None:
+        """Take note that a step has ended at this moment."""
+        self._last_end_s = self.clock.now()
+        self._taken = None
+
+    def describe(self, outcome: Outcome, synced_s: float, *, trained: bool) -> Step:
+        """Return the step as an event; to be called before :meth:`end_step`.
+
+        Args:
+            outcome: of the step.
+            trained: whether what was taken counted.
+            synced_s: the stream time at which the mean gradient was there.
+        """
+        now_s, taken, intake = self.clock.now(), self.taken, self.intake
+        batch = len(taken) if trained else 0
+        return Step(
+            step=self.learner.step_number,
+            time_s=now_s,
+            batch=batch,
+            total_batch=outcome.total_batch,
+            offsets=(taken.first_offset, taken[-1:].first_offset) if batch else None,
+            rate_hz=intake.rate_hz,
+            wait_s=self.wait_s,
+            compute_s=self.compute_s + (now_s - synced_s),
+            sync_s=synced_s - self._last_message_s,
+            slowest=outcome.slowest,
+            slowest_s=outcome.slowest_s,
+            loss=outcome.loss,
+            lr=outcome.lr,
+            lr_scale=outcome.lr_scale,
+            held=intake.held,
+            lag=intake.lag,
+            dropped=intake.ledger.dropped,
+        )
 
 
 @dataclass(frozen=True)
@@ -44,101 +221,48 @@ class Batch:
         return len(self.offsets)
 
 
-@dataclass(frozen=True)
-class Learner:
-    """What is trained and how.
-
-    Attributes:
-        prepare: raw samples to what the model takes.
-        mean: ``weighted`` by batch size, or ``plain``, every device that has a batch alike.
-        bucket_bytes: None exchanges gradients after the backward pass, a size during it.
-    """
-
-    model: nn.Module
-    optimizer: Optimizer
-    learning_rate: LearningRate
-    prepare: Callable[[Tensor], Tensor]
-    mean: Literal["weighted", "plain"] = "weighted"
-    bucket_bytes: int | None = None
-
-
-class Device:
-    """One of N devices that hold the same model.
+class ConnectedDevice(Device):
+    """A device with a learner of its own, connected to the others by a fabric.
 
     Args:
         intake: the stream's way in.
         rule: how much to train on.
-        learner: model and optimizer.
-        fabric: the way to the other devices.
+        learner: model and optimizer, the same as on all other devices.
+        fabric: the way to them.
         clock: stream time.
     """
 
+    __slots__ = ("batchnorm", "fabric")
+
     def __init__(self, intake: Intake, rule: BatchRule, learner: Learner, fabric: Fabric, clock: Clock) -> None:
-        self.intake = intake
-        self.learner = learner
+        super().__init__(fabric.rank, intake, rule, learner, clock)
         self.fabric = fabric
-        self.clock = clock
-        self.step_number = 0
-        self.samples_seen = 0
-        self.cluster_time_s = 0.0
-        self.non_finite_steps = 0
         self.batchnorm = BatchNormStatistics(learner.model)
-        self._rule = rule
-        self._base_lrs = [group["lr"] for group in learner.optimizer.param_groups]
-        self._exchange = GradientExchange(
-            learner.model.parameters(), fabric.reduce, fabric.rank, fabric.size, learner.bucket_bytes
-        )
-        self._place = next(learner.model.parameters()).device
-        self._last_take_s = self._last_message_s = self._last_end_s = 0.0
-        self._gather_started_s = self._gathered_s = 0.0
-        self._batch: Batch | None = None
 
     def start(self) -> None:
         """Start the clock on all devices at once; what is slow only the first time has happened before."""
         self.learner.optimizer.zero_grad()  # torch loads its compiler here
         self.fabric.gather(torch.zeros(1), "starting the clocks")
         self.clock.start()
-        self._last_take_s = self._last_message_s = self._last_end_s = self.clock.now()
-        self.intake.start()
+        self.begin()
 
     def gather(
-        self, should_stop: Callable[[], bool] = lambda: False, on_wait: Callable[[int, int], None] | None = None
+        self, should_stop: Callable[[], bool] = _never, on_wait: Callable[[int, int], None] | None = None
     ) -> Batch:
-        """Wait until the batch rule is content and return the batch, which may be empty.
-
-        Args:
-            should_stop: ends the wait early with what is there.
-            on_wait: told samples held and samples aimed at, now and then.
-        """
-        self._gather_started_s = self.clock.now()
-        deadline_s = self._rule.deadline_s(self._last_take_s)
-        self.intake.pull()
-        while True:
-            target = self._rule.target(self.intake.rate_hz)
-            missing = target - self.intake.held
-            left_s = deadline_s - self.clock.now()
-            if missing <= 0 or left_s <= 0 or should_stop():
-                break
-            if on_wait:
-                on_wait(self.intake.held, target)
-            self.intake.pull(min(left_s, _WAIT_SLICE_S), want=missing)
-        count = min(target, self.intake.held)
-        if count == 1 and self.batchnorm:
-            count = 0  # BatchNorm cannot train on one sample: it waits for the next one
-        records = self.intake.take(count)
-        self._last_take_s = self._gathered_s = self.clock.now()
-        x = self.learner.prepare(torch.as_tensor(records.x)) if len(records) else torch.as_tensor(records.x)
-        self._batch = Batch(x.to(self._place), records.y.to(self._place), records.offsets)
+        """Wait for a batch as :meth:`collect` does, and return it ready for the model."""
+        records = self.collect(should_stop, on_wait)
+        if not isinstance(records, Records):
+            raise RunError("this stream brings records without samples: it is for simulated devices")
+        x = torch.as_tensor(records.x)
+        x = self.learner.prepare(x) if len(records) else x
         self.batchnorm.remember()
-        return self._batch
+        place = self.learner.place
+        return Batch(x.to(place), records.y.to(place), records.offsets)
 
     def give_back(self) -> None:
-        """Undo the last gathering: its samples wait in the buffer again, and the batch is empty."""
-        if self._batch is not None and len(self._batch):
-            self.intake.undo_take()
+        if self._taken is not None and len(self._taken):
             self.batchnorm.restore()
-        nothing = torch.empty(0)
-        self._batch = Batch(nothing, nothing.long(), np.empty(0, np.int64))
+        super().give_back()
 
     def step(self, loss: Tensor | None, *, stop: bool = False) -> tuple[Step, bool]:
         """Exchange gradients and update the model, whatever this device has to bring.
@@ -153,114 +277,53 @@ class Device:
         Raises:
             PeerLostError: a device did not answer; model and optimizer are as they were.
         """
-        batch = self._batch
-        if batch is None:
-            raise RunError("step() needs a batch: gather one first")
+        size = len(self.taken)
         if loss is not None and loss.dim() != 0:
             raise RunError(f"the loss must be the mean over the batch, one number; it has shape {tuple(loss.shape)}")
-        reports = self._exchange_gradients(batch, loss, stop)
+        reports = self._exchange_gradients(size, loss, stop=stop)
+        trained = bool(reports.weight[self.number])
+        # a virtual clock waits for the last one here; a wall clock has done so by itself
+        self.clock.meet(self._last_end_s + float(reports.ready_s.max()))
         synced_s = self.clock.now()
-        lr_scale = self._update(reports)
-        self._settle(batch, reports[self.fabric.rank], had_loss=loss is not None)
-        event = self._describe(batch, reports, lr_scale, synced_s)
-        self._batch = None
-        self._last_end_s = self.clock.now()
-        return event, any(report.stop for report in reports)
+        outcome = self.learner.update(reports)
+        self.settle(trained=trained)
+        if trained:
+            self.batchnorm.trained(size)
+        elif size:
+            self.batchnorm.restore()
+        event = self.describe(outcome, synced_s, trained=trained)
+        self.end_step()
+        return event, outcome.stop
 
     def state(self) -> dict[str, Any]:
         """Return the counters that a checkpoint needs beside model, optimizer and intake."""
         return {
-            "step": self.step_number,
-            "samples_seen": self.samples_seen,
-            "cluster_time_s": self.cluster_time_s,
+            **self.learner.state(),
             "non_finite_steps": self.non_finite_steps,
-            "base_lrs": self._base_lrs,
+            "last_take_s": self._last_take_s,
+            "last_message_s": self._last_message_s,
         }
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from what :meth:`state` returned."""
-        self.step_number = state["step"]
-        self.samples_seen = state["samples_seen"]
-        self.cluster_time_s = state["cluster_time_s"]
+        self.learner.load(state)
         self.non_finite_steps = state["non_finite_steps"]
-        self._base_lrs = state["base_lrs"]
+        self._last_take_s = state["last_take_s"]
+        self._last_message_s = state["last_message_s"]
 
     def average_batchnorm(self) -> None:
         """Give all devices the weighted mean of their BatchNorm running statistics."""
         if self.batchnorm:
             total = self.batchnorm.pack()
-            self.fabric.reduce(total, f"BatchNorm statistics after step {self.step_number}").wait()
+            self.fabric.reduce(total, f"BatchNorm statistics after step {self.learner.step_number}").wait()
             self.batchnorm.unpack(total)
 
-    def _exchange_gradients(self, batch: Batch, loss: Tensor | None, stop: bool) -> list[Report]:  # noqa: FBT001
-        size = len(batch) if loss is not None else 0
+    def _exchange_gradients(self, size: int, loss: Tensor | None, *, stop: bool) -> Reports:
         value = float(loss.detach()) if loss is not None else 0.0
-        weight = float(size) if self.learner.mean == "weighted" else float(size > 0)
-        if not math.isfinite(value):
-            weight = value = 0.0
-        self._exchange.begin(weight, f"gradients of step {self.step_number + 1}")
+        weight = float(self.learner.weights(np.array(size if loss is not None else 0), np.array(value)))
+        self.learner.exchange.begin(weight, f"gradients of step {self.learner.step_number + 1}")
         if loss is not None and weight > 0:
             (loss * weight).backward()  # type: ignore[no-untyped-call]
-        ready_s = self.clock.now()
-        report = Report(
-            batch=size,
-            weight=weight,
-            ready_s=ready_s - self._last_end_s,
-            elapsed_s=ready_s - self._last_message_s,
-            loss=value,
-            stop=float(stop),
-        )
-        self._last_message_s = ready_s
-        return self._exchange.finish(report)
-
-    def _update(self, reports: list[Report]) -> float:
-        """Apply the mean gradient, the same on every device; return the learning-rate scale."""
-        total = sum(int(r.batch) for r in reports if r.weight)
-        scale = self.learner.learning_rate.batch_scale(total)
-        if total:
-            factor = self.learner.learning_rate.factor(total, self.samples_seen)
-            for group, base in zip(self.learner.optimizer.param_groups, self._base_lrs, strict=True):
-                group["lr"] = base * factor
-            self.learner.optimizer.step()
-        self.samples_seen += total
-        self.step_number += 1
-        self.cluster_time_s += reports[0].elapsed_s
-        return scale
-
-    def _settle(self, batch: Batch, mine: Report, *, had_loss: bool) -> None:
-        trained = mine.weight > 0
-        self.intake.settle(trained=trained)
-        if trained:
-            self.batchnorm.trained(len(batch))
-        elif had_loss:
-            self.batchnorm.restore()
-            self.non_finite_steps += 1
-        self.intake.truncate()
-
-    def _describe(self, batch: Batch, reports: list[Report], lr_scale: float, synced_s: float) -> Step:
-        now_s = self.clock.now()
-        contributed = [r for r in reports if r.weight]
-        total = sum(int(r.batch) for r in contributed)
-        ready = [r.ready_s for r in reports]
-        slowest = max(range(len(ready)), key=ready.__getitem__)
-        mine = reports[self.fabric.rank]
-        compute_s = (self._last_message_s - self._gathered_s) + (now_s - synced_s)
-        return Step(
-            step=self.step_number,
-            time_s=now_s,
-            batch=int(mine.batch) if mine.weight else 0,
-            total_batch=total,
-            offsets=(int(batch.offsets[0]), int(batch.offsets[-1])) if len(batch) and mine.weight else None,
-            rate_hz=self.intake.rate_hz,
-            wait_s=self._gathered_s - self._gather_started_s,
-            compute_s=compute_s,
-            sync_s=synced_s - self._last_message_s,
-            slowest=slowest,
-            slowest_s=ready[slowest] - min(ready),
-            loss=sum(r.loss * r.batch for r in contributed) / total if total else None,
-            lr=float(self.learner.optimizer.param_groups[0]["lr"]),
-            lr_scale=lr_scale,
-            held=self.intake.held,
-            lag=self.intake.lag,
-            dropped=self.intake.ledger.dropped,
-        )
+        self.ready()
+        mine = Report(size, weight, self._ready_s, self._elapsed_s, value if weight else 0.0, float(stop))
+        return self.learner.exchange.finish(mine)

@@ -36,21 +36,35 @@ def cnn(shape: tuple[int, ...], classes: int) -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * channels[-1], classes))
 
 
+class Nothing(nn.Module):
+    """A network for a simulated cluster that learns nothing: one parameter and no outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise ConfigError("model = none learns nothing: it is for scadles simulate; choose mlp or cnn")
+
+
 BUILT_IN: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "cnn": cnn}
+NO_MODEL = "none"
 
 
 def build_model(spec: str, shape: tuple[int, ...], classes: int, seed: int) -> nn.Module:
     """Return a network with initial weights that depend on ``seed`` alone.
 
     Args:
-        spec: a built-in name, or ``MODULE:CALLABLE``; the callable is given ``shape`` and ``classes`` where it has
-            parameters of these names.
+        spec: a built-in name, ``none`` (:class:`Nothing`), or ``MODULE:CALLABLE``; the callable is given ``shape`` and
+            ``classes`` where it has parameters of these names.
         shape: of one sample, without the batch dimension.
         classes: outputs.
 
     Raises:
         ConfigError: an unknown name, a module that cannot be imported, or something that makes no network.
     """
+    if spec == NO_MODEL:
+        return Nothing()
     make = BUILT_IN.get(spec) or _import(spec)
     offered = {"shape": shape, "classes": classes}
     wanted = _parameters(spec, make, offered)

@@ -19,10 +19,20 @@ from scadles._version import __version__
 from scadles.clock import Clock, WallClock, timestamp, timestamp_number
 from scadles.config import RunConfig, load_config
 from scadles.data import Dataset
-from scadles.device import Device
+from scadles.device import ConnectedDevice
 from scadles.errors import ConfigError, RunError
 from scadles.fabric import Fabric
-from scadles.observe import CONFIG_FILE, EventLog, Header, Progress, Summary, events_path, new_run_folder
+from scadles.observe import (
+    CONFIG_FILE,
+    EventLog,
+    Header,
+    Progress,
+    Summary,
+    events_path,
+    new_run_folder,
+    occupied,
+    write_config,
+)
 from scadles.seeding import derive_seed
 from scadles.training.checkpoint import Checkpoint, CheckpointStore
 from scadles.training.evaluation import Evaluator, LossFunction
@@ -41,6 +51,8 @@ _FREE_ON_RESUME = {
     "evaluation",
     "fabric",
     "clock",
+    "cost",
+    "simulation",
 }
 
 
@@ -157,31 +169,14 @@ def _run_folder(settings: RunConfig, out: Path | str | None, fabric: Fabric, *, 
     fabric.broadcast([stamp], "name of the run folder")
     run_dir = Path(out) if out is not None else new_run_folder(settings.method, int(stamp))
     config_file = run_dir / CONFIG_FILE
-    problem = _resume_problem(config_file, settings) if resume else _fresh_problem(run_dir, fabric.rank)
+    problem = _resume_problem(config_file, settings) if resume else occupied(run_dir, fabric.rank)
     # all devices look before the first one writes
     fabric.gather(torch.tensor([float(problem is not None)]), "looking at the run folder")
     if problem is not None:
         raise ConfigError(problem)
     if fabric.rank == 0 or not config_file.exists():
-        try:
-            run_dir.mkdir(parents=True, exist_ok=True)
-            _write_whole(config_file, settings.to_yaml(), fabric.rank)
-        except OSError as error:
-            raise ConfigError(f"cannot write the run folder {run_dir}: {error.strerror}") from None
+        write_config(run_dir, settings.to_yaml(), fabric.rank)
     return run_dir
-
-
-def _write_whole(path: Path, text: str, rank: int) -> None:
-    """Write a file that is there whole or as it was before, whatever happens: without it nothing can be resumed."""
-    temporary = path.with_suffix(f".{rank}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
-
-
-def _fresh_problem(run_dir: Path, rank: int) -> str | None:
-    if events_path(run_dir, rank).exists():
-        return f"{run_dir} holds a run already: choose another --out, or go on with it by --resume"
-    return f"{run_dir} is a file: choose another --out" if run_dir.is_file() else None
 
 
 def _resume_problem(config_file: Path, settings: RunConfig) -> str | None:
@@ -203,7 +198,7 @@ def _newest(store: CheckpointStore, fabric: Fabric) -> Checkpoint | None:
 def _tools(
     settings: RunConfig,
     dataset: Dataset,
-    device: Device,
+    device: ConnectedDevice,
     run_dir: Path,
     loss: LossFunction,
     store: CheckpointStore,

@@ -113,7 +113,7 @@ def test_a_network_with_lazy_layers(train, folder):
 def test_fewer_samples_than_devices(in_threads, folder, write_npz):
     data = write_npz(folder / "tiny.npz", 2, classes=2)
     settings = load_config(folder / "c.yaml", [f"data.dataset=npz:{data}"])
-    with pytest.raises(DataError, match="2 training samples cannot be dealt to 3 devices: use fewer devices or"):
+    with pytest.raises(DataError, match="2 training samples cannot be dealt to 3 devices: use fewer devices, a larger"):
         in_threads(3, lambda fabric: scadles.join(settings, out=folder / "run", quiet=True, fabric=fabric))
 
 

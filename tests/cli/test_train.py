@@ -2,12 +2,13 @@
 
 import sys
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from scadles.config import load_config
-from scadles.data import iid_shards
+from scadles.data import DealtPartition
 from scadles.observe import Evaluation, Finished, Header, NonFinite, Rejection, RunFolder, Step, Summary
 from scadles.observe.events import CheckpointWritten
 from scadles.training.fingerprint import fingerprint
@@ -231,9 +232,10 @@ def test_running_statistics_are_equal_on_all_devices(cnn_with_nan):
 
 def test_nan_samples_are_rejected_and_counted_exactly(cnn_with_nan):
     folder = cnn_with_nan[1]
-    for device, shard in enumerate(iid_shards(300, 2, seed=0)):
+    dealt = DealtPartition(300, 2, seed=0)
+    for device in range(2):
         ledger = of_kind(folder, device, Finished)[-1].ledger
-        numbers = shard.indices(torch.arange(ledger["received"]).numpy())
+        numbers = dealt.indices(np.array([device]), np.arange(ledger["received"]))
         bad = [offset for offset, number in enumerate(numbers.tolist()) if number in NAN]
         assert ledger["rejected"] == len(bad) > 0
         told = of_kind(folder, device, Rejection)

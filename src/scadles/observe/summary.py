@@ -50,6 +50,24 @@ class DeviceSummary(_Frozen):
     non_finite_steps: int
 
 
+class Simulated(_Frozen):
+    """What stood for what in a simulated run.
+
+    Attributes:
+        trained: the model that was really trained.
+        charged: the model, and the devices and links, whose costs were charged.
+        message_bytes: the size of a gradient message that was charged.
+        collective: the exchange whose time and bytes were charged.
+        gradients: how the gradients of the devices were made.
+    """
+
+    trained: str
+    charged: str
+    message_bytes: int
+    collective: str
+    gradients: str
+
+
 class Summary(_Frozen):
     """The outcome of one run.
 
@@ -61,7 +79,12 @@ class Summary(_Frozen):
         bytes_sent: bytes that really left, all devices together, as counted by the transport.
         lr_scale_mean: mean factor that batch scaling applied to the learning rate.
         model_sha256: fingerprint of the model, equal on all devices.
-        ended_by: ``target``, ``steps``, ``duration`` or ``stopped``.
+        ended_by: ``target``, ``steps``, ``duration``, ``stopped``, or ``deserted`` when all devices are off for good.
+        per_device: of all devices, or of those that a large simulated cluster records.
+        simulated: of a simulated run only.
+        stream_limit_s: the earliest stream time at which anybody could have reached the target from the samples that
+            had arrived, with free links and free compute; only where it was asked for.
+        stream_efficiency: ``stream_limit_s / time_to_target_s``.
     """
 
     schema_version: int = 1
@@ -88,6 +111,9 @@ class Summary(_Frozen):
     model_sha256: str
     ended_by: str
     per_device: tuple[DeviceSummary, ...]
+    simulated: Simulated | None = None
+    stream_limit_s: float | None = None
+    stream_efficiency: float | None = None
 
     def write(self, run_dir: Path) -> None:
         """Write ``summary.json`` into a run folder."""

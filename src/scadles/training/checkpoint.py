@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from scadles.errors import CheckpointError, RunError
 from scadles.fabric import Fabric
 
-FORMAT = 1
+FORMAT = 2
 _MODEL, _OPTIMIZER = "model/", "optimizer/"
 _GENERATOR, _CUDA_GENERATOR = "generator/torch", "generator/cuda"
 

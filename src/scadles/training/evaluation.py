@@ -51,6 +51,13 @@ class Evaluator:
             phase: named in errors.
             now_s: this device's stream time.
         """
+        sums = self.count(model)
+        everybody = self._fabric.gather(torch.cat([sums, sums.new_tensor([now_s])]), phase)
+        correct_sum, count, loss_sum = everybody[:, :3].sum(dim=0).tolist()
+        return Score(accuracy=correct_sum / count, loss=loss_sum / count, latest_s=float(everybody[:, 3].max()))
+
+    def count(self, model: nn.Module) -> Tensor:
+        """Return this device's sums of correct answers, samples and losses, float64 ``[3]``; modes are kept."""
         were_training = [(part, part.training) for part in model.modules()]
         model.eval()
         sums = torch.zeros(3, dtype=torch.float64)
@@ -64,6 +71,4 @@ class Evaluator:
                 sums += torch.tensor([correct, len(labels), loss * len(labels)], dtype=torch.float64)
         for part, was_training in were_training:
             part.training = was_training
-        everybody = self._fabric.gather(torch.cat([sums, sums.new_tensor([now_s])]), phase)
-        correct_sum, count, loss_sum = everybody[:, :3].sum(dim=0).tolist()
-        return Score(accuracy=correct_sum / count, loss=loss_sum / count, latest_s=float(everybody[:, 3].max()))
+        return sums

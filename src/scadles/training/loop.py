@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from scadles.clock import timestamp, wall_seconds
 from scadles.config import RunConfig
-from scadles.device import Batch, Device
+from scadles.device import Batch, ConnectedDevice
 from scadles.errors import RunError
 from scadles.intake import IntakeState
 from scadles.observe import (
@@ -26,15 +26,20 @@ from scadles.observe import (
     Progress,
     Rejection,
     Resumed,
+    RunFolder,
     Step,
     Summary,
+    plot_run,
 )
 from scadles.training.checkpoint import Checkpoint, CheckpointStore, pack, unpack
 from scadles.training.evaluation import Evaluator
 from scadles.training.fingerprint import agree, fingerprint
 from scadles.training.outcome import summarise, write_outcome
+from scadles.training.schedule import Schedule
 from scadles.training.signals import StopRequest
 from scadles.training.tally import Tally
+
+PICTURE_FILE = "progress.png"
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class LiveDevice:
 
     def __init__(
         self,
-        device: Device,
+        device: ConnectedDevice,
         config: RunConfig,
         tools: Tools,
         run_dir: Path,
@@ -84,6 +89,7 @@ class LiveDevice:
         self.summary: Summary | None = None
         self.tally = Tally()
         self._device = device
+        self._learner = device.learner
         self._tools = tools
         self._checkpoint_to_load = checkpoint
         self._resuming = resuming
@@ -92,7 +98,7 @@ class LiveDevice:
         self._ended_by: str | None = None
         self._owes_step = False
         self._evaluated_at = -1
-        self._next_evaluation_s = config.evaluation.every_s
+        self._schedule = Schedule(config)
         self._started_wall_s = wall_seconds()
 
     @property
@@ -103,7 +109,7 @@ class LiveDevice:
     @property
     def model(self) -> nn.Module:
         """The network that all devices train."""
-        return self._device.learner.model
+        return self._learner.model
 
     @property
     def clock_now_s(self) -> float:
@@ -129,7 +135,7 @@ class LiveDevice:
                 self._end_early()
                 self._finish()
         if self.summary is not None and self.rank == 0:
-            write_outcome(self.summary, self.model, self.run_dir, picture=self.config.picture)
+            write_outcome(self.summary, self.model, self.run_dir, _draw if self.config.picture else None)
 
     def batches(self) -> Iterator[Batch]:
         """Yield batches until the run ends; a step in which this device has nothing happens by itself."""
@@ -165,48 +171,37 @@ class LiveDevice:
             position = self._device.intake.source.position
             self._emit(Resumed, position=position, started_at=timestamp())
         self._check_same_model()
-        if self._device.step_number == 0:
+        if self._learner.step_number == 0:
             self._checkpoint()
         self._device.start()
 
     def _load(self, checkpoint: Checkpoint) -> None:
         device = self._device
-        state = unpack(checkpoint, device.learner.model, device.learner.optimizer)
+        state = unpack(checkpoint, self._learner.model, self._learner.optimizer)
         device.load(state["device"])
         device.intake.open(IntakeState(**state["intake"]))
         self.tally = Tally(**state["tally"])
-        self._next_evaluation_s = state["next_evaluation_s"]
-        self._tools.checkpoints.discard_after(device.step_number)
-        self._ended_by = self._reason_to_end()
+        self._schedule.next_evaluation_s = state["next_evaluation_s"]
+        self._tools.checkpoints.discard_after(self._learner.step_number)
+        self._ended_by = self._schedule.reason_to_end(self._learner, self.tally)
 
     def _complete(self, loss: Tensor | None) -> Step:
         device = self._device
         self._tools.progress.waiting("exchanging gradients")
-        bad_before = device.non_finite_steps
+        bad_before, size = device.non_finite_steps, len(device.taken)
         event, asked_to_stop = device.step(loss, stop=self._stop.wanted)
         self._record(event)
         self.tally.add(event, self.rank)
         if device.non_finite_steps > bad_before:
-            self._emit(NonFinite, batch=event.batch)
+            self._emit(NonFinite, batch=size)
         for reason, count, first_offset in device.intake.rejected_since_last_time():
             self._emit(Rejection, count=count, reason=reason, first_offset=first_offset)
-        if device.cluster_time_s >= self._next_evaluation_s:
+        if self._schedule.evaluation_due(self._learner):
             self._evaluate()
-        self._ended_by = "stopped" if asked_to_stop else self._reason_to_end()
-        if self._ended_by is None and device.step_number % self.config.checkpoint.every_steps == 0:
+        self._ended_by = "stopped" if asked_to_stop else self._schedule.reason_to_end(self._learner, self.tally)
+        if self._ended_by is None and self._learner.step_number % self.config.checkpoint.every_steps == 0:
             self._checkpoint()
         return event
-
-    def _reason_to_end(self) -> str | None:
-        """Return why the run is over, the same on all devices; None while it is not."""
-        config, device = self.config, self._device
-        if config.stop_at_target and self.tally.time_to_target_s is not None:
-            return "target"
-        if config.steps is not None and device.step_number >= config.steps:
-            return "steps"
-        if config.duration_s is not None and device.cluster_time_s >= config.duration_s:
-            return "duration"
-        return None
 
     def _end_early(self) -> None:
         """The caller left before the run was over: tell the others, so that all end after the same step."""
@@ -217,7 +212,7 @@ class LiveDevice:
             self._complete(None)
 
     def _finish(self) -> None:
-        if self._evaluated_at != self._device.step_number:
+        if self._evaluated_at != self._learner.step_number:
             self._evaluate()
         model_sha256 = self._checkpoint()
         self._emit(Finished, reason=self._ended_by, ledger=self._device.intake.describe(), model_sha256=model_sha256)
@@ -236,13 +231,13 @@ class LiveDevice:
         stream_waits = self.config.stream.url.startswith("replay:")
         if stream_waits:
             device.clock.pause()
-        self._evaluated_at = device.step_number
+        self._evaluated_at = self._learner.step_number
         self._share_statistics()
-        score = self._tools.evaluator.score(self.model, f"test after step {device.step_number}", self.clock_now_s)
+        phase = f"test after step {self._learner.step_number}"
+        score = self._tools.evaluator.score(self.model, phase, self.clock_now_s)
         self.tally.evaluated(score.accuracy, self.clock_now_s, self.config.target_accuracy)
-        self._emit(Evaluation, accuracy=score.accuracy, loss=score.loss, samples_trained=device.samples_seen)
-        every_s = self.config.evaluation.every_s
-        self._next_evaluation_s = every_s * (device.cluster_time_s // every_s + 1)
+        self._emit(Evaluation, accuracy=score.accuracy, loss=score.loss, samples_trained=self._learner.samples_seen)
+        self._schedule.evaluated(self._learner)
         if stream_waits:
             device.clock.start(score.latest_s)  # who came to the test sooner stood still for longer
 
@@ -254,7 +249,7 @@ class LiveDevice:
         ledger = device.intake.describe()
         intake = device.intake.state()
         self._tools.checkpoints.write(
-            device.step_number, pack(device.learner.model, device.learner.optimizer, self._state(intake))
+            self._learner.step_number, pack(self._learner.model, self._learner.optimizer, self._state(intake))
         )
         device.intake.source.commit(intake.position)
         self._emit(CheckpointWritten, position=intake.position, ledger=ledger, model_sha256=model_sha256)
@@ -262,8 +257,8 @@ class LiveDevice:
 
     def _check_same_model(self) -> str:
         device = self._device
-        model_sha256 = fingerprint(device.learner.model, buffers=self.config.aggregation.batchnorm == "aggregate")
-        agree(model_sha256, device.fabric, f"comparing models after step {device.step_number}")
+        model_sha256 = fingerprint(self._learner.model, buffers=self.config.aggregation.batchnorm == "aggregate")
+        agree(model_sha256, device.fabric, f"comparing models after step {self._learner.step_number}")
         return model_sha256
 
     def _state(self, intake: IntakeState) -> dict[str, Any]:
@@ -276,7 +271,7 @@ class LiveDevice:
             "device": device.state(),
             "intake": asdict(intake),
             "tally": tally.as_dict(),
-            "next_evaluation_s": self._next_evaluation_s,
+            "next_evaluation_s": self._schedule.next_evaluation_s,
             "clock_s": self.clock_now_s,
         }
 
@@ -285,7 +280,7 @@ class LiveDevice:
             self._device.average_batchnorm()
 
     def _emit(self, kind: Callable[..., Event], **fields: Any) -> None:
-        self._record(kind(step=self._device.step_number, time_s=self.clock_now_s, **fields))
+        self._record(kind(step=self._learner.step_number, time_s=self.clock_now_s, **fields))
 
     def _record(self, event: Event) -> None:
         self._tools.log.write(event)
@@ -293,3 +288,7 @@ class LiveDevice:
 
     def _show_wait(self, held: int, target: int) -> None:
         self._tools.progress.waiting(f"gathering {held}/{target} samples")
+
+
+def _draw(folder: RunFolder) -> None:
+    plot_run(folder, folder.path / PICTURE_FILE)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Container, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError
@@ -13,55 +16,116 @@ from torch import nn
 
 from scadles.buffer import Ledger
 from scadles.config import RunConfig
-from scadles.device import Device
+from scadles.device import ConnectedDevice
 from scadles.errors import MissingExtraError, RunError
-from scadles.observe import DeviceSummary, RunFolder, Samples, Seconds, Summary, plot_run
+from scadles.learner import Learner
+from scadles.observe import DeviceSummary, RunFolder, Samples, Seconds, Simulated, Summary
 from scadles.training.checkpoint import own_copy
 from scadles.training.tally import Tally
 
 MODEL_FILE = "model.safetensors"
-PICTURE_FILE = "progress.png"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended, and what it was counted with.
+
+    Attributes:
+        time_s: stream seconds of the whole run.
+        wall_s: wall seconds of the last attempt.
+        time_to_target_s: stream seconds until the target was measured; None when it was not.
+        reason: ``target``, ``steps``, ...
+        model_sha256: of the common model.
+        clock: ``wall`` or ``virtual``.
+        bytes_counted_by: how ``bytes_sent`` is known.
+        collectives: on one device.
+        simulated: of a simulated run only.
+    """
+
+    time_s: float
+    wall_s: float
+    time_to_target_s: float | None
+    reason: str
+    model_sha256: str
+    clock: Literal["wall", "virtual"]
+    bytes_counted_by: str
+    collectives: int
+    simulated: Simulated | None = None
 
 
 def summarise(
-    device: Device, config: RunConfig, tally: Tally, *, ended_by: str, wall_s: float, model_sha256: str
+    device: ConnectedDevice, config: RunConfig, tally: Tally, *, ended_by: str, wall_s: float, model_sha256: str
 ) -> Summary:
     """Put the figures of all devices together; every device calls this and gets the same summary, but for wall_s."""
     figures = _gather(device, tally)
-    rows = [_of_device(number, row) for number, row in enumerate(figures)]
     # clocks differ by a little: device 0's is everybody's
     time_s, time_to_target_s = figures[0]["time_s"], figures[0]["time_to_target_s"]
+    ending = Ending(
+        time_s=time_s,
+        wall_s=wall_s,
+        time_to_target_s=None if math.isnan(time_to_target_s) else time_to_target_s,
+        reason=ended_by,
+        model_sha256=model_sha256,
+        clock="wall",
+        bytes_counted_by=device.fabric.bytes_counted_by,
+        collectives=tally.collectives + device.fabric.collectives,
+    )
+    rows = (_of_device(number, row) for number, row in enumerate(figures))
+    return compose(config, device.learner, tally, ending, rows, range(len(figures)))
+
+
+def compose(
+    config: RunConfig,
+    learner: Learner,
+    tally: Tally,
+    ending: Ending,
+    rows: Iterable[DeviceSummary],
+    shown: Container[int],
+) -> Summary:
+    """Return the summary of a run from the rows of all its devices, of which it holds those that are ``shown``."""
+    samples = dict.fromkeys(Samples.model_fields, 0)
+    seconds = dict.fromkeys(Seconds.model_fields, 0.0)
+    kept, devices, fullest, bytes_sent = [], 0, 0, 0
+    for row in rows:
+        devices += 1
+        for name in samples:
+            samples[name] += getattr(row.samples, name)
+        for name in seconds:
+            seconds[name] += getattr(row.seconds, name)
+        fullest = max(fullest, row.buffer_max_samples)
+        bytes_sent += row.bytes_sent
+        if row.device in shown:
+            kept.append(row)
     return Summary(
         method=config.method,
-        clock="wall",
-        devices=device.fabric.size,
+        clock=ending.clock,
+        devices=devices,
         seed=config.seed,
         model=config.model,
         dataset=config.data.dataset,
-        steps=device.step_number,
-        time_s=time_s,
-        wall_s=wall_s,
+        steps=learner.step_number,
+        time_s=ending.time_s,
+        wall_s=ending.wall_s,
         target_accuracy=config.target_accuracy,
-        time_to_target_s=None if math.isnan(time_to_target_s) else time_to_target_s,
+        time_to_target_s=ending.time_to_target_s,
         final_accuracy=tally.final_accuracy,
         best_accuracy=tally.best_accuracy,
-        samples=Samples(**{name: sum(getattr(row.samples, name) for row in rows) for name in Samples.model_fields}),
-        buffer_max_samples=max(row.buffer_max_samples for row in rows),
-        seconds=Seconds(
-            **{name: sum(getattr(row.seconds, name) for row in rows) / len(rows) for name in Seconds.model_fields}
-        ),
-        bytes_sent=sum(row.bytes_sent for row in rows),
-        bytes_counted_by=device.fabric.bytes_counted_by,
-        collectives_per_step=(tally.collectives + device.fabric.collectives) / max(1, tally.steps),
+        samples=Samples(**samples),
+        buffer_max_samples=fullest,
+        seconds=Seconds(**{name: total / devices for name, total in seconds.items()}),
+        bytes_sent=bytes_sent,
+        bytes_counted_by=ending.bytes_counted_by,
+        collectives_per_step=ending.collectives / max(1, tally.steps),
         lr_scale_mean=tally.lr_scale / max(1, tally.steps),
-        model_sha256=model_sha256,
-        ended_by=ended_by,
-        per_device=tuple(rows),
+        model_sha256=ending.model_sha256,
+        ended_by=ending.reason,
+        per_device=tuple(kept),
+        simulated=ending.simulated,
     )
 
 
-def write_outcome(summary: Summary, model: nn.Module, run_dir: Path, *, picture: bool) -> None:
-    """Write model, summary and, if wanted and where the extra for it is installed, the picture into the run folder.
+def write_outcome(summary: Summary, model: nn.Module, run_dir: Path, draw: Callable[[RunFolder], None] | None) -> None:
+    """Write model, summary and, if wanted and where the extra for it is installed, a picture into the run folder.
 
     Raises:
         RunError: the disk is full or cannot be written to.
@@ -70,15 +134,15 @@ def write_outcome(summary: Summary, model: nn.Module, run_dir: Path, *, picture:
     try:
         save_file(weights, run_dir / MODEL_FILE)
         summary.write(run_dir)
-        if picture:
+        if draw is not None:
             with suppress(MissingExtraError):
-                plot_run(RunFolder(run_dir), run_dir / PICTURE_FILE)
+                draw(RunFolder(run_dir))
     except (OSError, SafetensorError) as error:
         message = f"cannot write the outcome into {run_dir}: {error}; free some space and use --resume"
         raise RunError(message) from None
 
 
-def _gather(device: Device, tally: Tally) -> list[dict[str, float]]:
+def _gather(device: ConnectedDevice, tally: Tally) -> list[dict[str, float]]:
     """Return the figures of every device, in the order of their numbers."""
     mine = {
         **Ledger(**device.intake.describe()).as_dict(),

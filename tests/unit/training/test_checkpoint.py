@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from scadles.errors import CheckpointError, RunError
-from scadles.training.checkpoint import Checkpoint, CheckpointStore, pack, unpack
+from scadles.training.checkpoint import FORMAT, Checkpoint, CheckpointStore, pack, unpack
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=1e-4),
@@ -153,9 +153,9 @@ class TestTorn:
 
     def test_another_format_is_named(self, store):
         store.folder.mkdir(parents=True)
-        metadata = {"format": "2", "state": json.dumps({})}
+        metadata = {"format": str(FORMAT + 1), "state": json.dumps({})}
         save_file({"a": torch.zeros(1)}, store.folder / "step-00000001.safetensors", metadata)
-        with pytest.raises(CheckpointError, match="has format 2, this version reads 1"):
+        with pytest.raises(CheckpointError, match="has format 3, this version reads 2"):
             store.read(1)
 
     def test_a_crash_while_writing_leaves_the_older_ones(self, store, monkeypatch):
