@@ -26,6 +26,7 @@ from scadles.observe.rundir import (
     write_config,
 )
 from scadles.observe.summary import SUMMARY_FILE, DeviceSummary, Samples, Seconds, Simulated, Summary
+from scadles.observe.timeline import plot_timeline
 
 __all__ = [
     "CONFIG_FILE",
@@ -55,6 +56,7 @@ __all__ = [
     "occupied",
     "plot_comparison",
     "plot_run",
+    "plot_timeline",
     "read_events",
     "write_config",
 ]

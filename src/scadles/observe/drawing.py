@@ -1,0 +1,148 @@
+"""What all pictures share: palette, dress, legends, and the accuracy of runs over stream time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scadles.errors import DataError, MissingExtraError, RunError
+from scadles.observe.rundir import RunFolder
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, FAINT, GRID, SPINE = "#24292f", "#6e7781", "#e6e8eb", "#c4c9cf"
+COLOURS = ("#0b6bcb", "#e8590c", "#2b8a3e", "#9c36b5", "#c92a2a", "#0c8599", "#a6761d", "#5c5f66")
+METHOD_SHADES = {
+    "scadles": ("#0b6bcb", "#0c8599", "#6741d9", "#4dabf7"),
+    "ddl": ("#e8590c", "#c92a2a", "#f2a30f", "#a6761d"),
+}
+PHASES = (
+    ("wait_s", "waiting for samples", "#f2b134"),
+    ("compute_s", "computing", "#2b8a3e"),
+    ("sync_s", "synchronising", "#8c9eb5"),
+)
+MAX_DEVICES = 64
+_CROWDED = 0.94
+
+
+def new_figure(height_in: float = 7.2) -> Figure:
+    """Return an empty picture, 12 inches wide at 100 dots an inch.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
+    except ImportError:
+        raise MissingExtraError("drawing a picture", "plots") from None
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12, wspace=0.03, hspace=0.03)
+    figure = Figure(figsize=(12, height_in), dpi=100, layout=layout, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def finish(figure: Figure, title: str, out: Path) -> None:
+    """Give a picture its title, if any, and write it.
+
+    Raises:
+        RunError: ``out`` cannot be written.
+    """
+    if title:
+        figure.suptitle(title, fontsize=14, fontweight="bold", color=INK, x=0.01, ha="left")
+    try:
+        figure.savefig(out)
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot write the picture {out}: {error}") from error
+
+
+def dress(axes: Axes, title: str, y_label: str, x_label: str = "stream time (s)", *, title_pad: float = 6.0) -> None:
+    """Give a panel its title, labels and a quiet frame, with stream time from 0 on."""
+    axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color=INK, pad=title_pad)
+    axes.set_xlabel(x_label, fontsize=10.5, color=FAINT)
+    axes.set_ylabel(y_label, fontsize=10.5, color=FAINT)
+    axes.tick_params(which="both", labelsize=10, colors=FAINT, length=0)
+    axes.grid(axis="y", color=GRID, lw=0.8)
+    axes.set_axisbelow(True)
+    axes.set_xlim(left=0)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(SPINE)
+
+
+def write(axes: Axes, text: str, at: tuple[float, float], offset: tuple[int, int], colour: str, **more: Any) -> None:
+    """Write beside a point, ``offset`` dots away from it."""
+    axes.annotate(text, at, offset, textcoords="offset points", color=colour, **{"fontsize": 10.5, **more})
+
+
+def draw_legend(axes: Axes, **more: Any) -> None:
+    """Name what is drawn, in the upper right corner unless told otherwise."""
+    settings = {"loc": "upper right", "ncols": 4, "frameon": False, "fontsize": 9.5, "columnspacing": 1.2}
+    axes.legend(labelcolor=INK, **{**settings, **more})
+
+
+def shown_devices(folder: RunFolder) -> list[int]:
+    """Return the devices that stand for all: at most :data:`MAX_DEVICES` of those with events, evenly chosen.
+
+    Raises:
+        DataError: no device left events.
+    """
+    devices = folder.devices
+    if not devices:
+        raise DataError(f"{folder.path} has no events of any device: nothing to draw")
+    return [devices[index] for index in evenly(len(devices), MAX_DEVICES)]
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """Return at most ``most`` of the numbers below ``count``, evenly chosen, first and last among them.
+
+    >>> evenly(3, 5), evenly(9, 3)
+    ([0, 1, 2], [0, 4, 8])
+    """
+    chosen = np.linspace(0, count - 1, min(most, count)).round().astype(int)
+    return [int(index) for index in chosen]
+
+
+def run_colours(folders: Sequence[RunFolder]) -> list[str]:
+    """Return a colour for each run: a method has its own family, runs of one method have shades of it."""
+    colours = []
+    for place, folder in enumerate(folders):
+        method = folder.summary.method
+        shades = METHOD_SHADES.get(method, COLOURS)
+        colours.append(shades[sum(other.summary.method == method for other in folders[:place]) % len(shades)])
+    return colours
+
+
+def draw_accuracy(axes: Axes, folders: Sequence[RunFolder], colours: Sequence[str]) -> None:
+    """Draw the accuracy of each run over stream time, its target, and when it got there."""
+    targets = {folder.summary.target_accuracy or 0.0 for folder in folders} - {0.0}
+    end_s = max(folder.summary.time_s for folder in folders)
+    dress(axes, "Accuracy of the common model on the test set", "accuracy")
+    for aim in sorted(targets):
+        axes.axhline(aim, color=FAINT, lw=1, ls=(0, (4, 3)))
+        beside = (4, 4) if aim <= _CROWDED else (4, -13)
+        write(axes, f"target {aim:g}", (0, aim), beside, FAINT, xycoords=("axes fraction", "data"))
+    for folder, colour in zip(folders, colours, strict=True):
+        times, accuracy = folder.accuracy()
+        reached_s, target = folder.summary.time_to_target_s, folder.summary.target_accuracy
+        label = folder.name + (" (target not reached)" if target and reached_s is None else "")
+        alone = "o" if len(times) == 1 else None
+        axes.plot(times, accuracy, color=colour, lw=2.2, marker=alone, label=label, solid_capstyle="round")
+        if reached_s is not None and target:
+            axes.vlines(reached_s, 0, target, color=colour, lw=1, ls=(0, (1, 2)))
+            axes.plot(reached_s, target, "o", color=colour, ms=8, mec="white", mew=1.5, zorder=4)
+            side: dict[str, Any] = {"ha": "right"} if reached_s > 0.85 * end_s else {}
+            beside = (-6, -26) if side else (7, -15)
+            write(axes, f"{reached_s:,.1f} s", (reached_s, target), beside, colour, fontweight="bold", **side)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlim(0, 1.01 * end_s)
+    axes.xaxis.set_major_formatter("{x:,g}")
+    if len(folders) > 1 or "not reached" in str(axes.get_lines()[-1].get_label()):
+        legend = axes.legend(loc="lower right", fontsize=10.5, labelcolor=INK, framealpha=0.9, edgecolor="none")
+        legend.set_zorder(5)
