@@ -11,6 +11,7 @@ import typer
 from scadles.cli.compare import compare
 from scadles.cli.doctor import doctor
 from scadles.cli.settings import settings
+from scadles.cli.simulate import simulate
 from scadles.cli.train import train
 from scadles.errors import ConfigError, ScadlesError
 
@@ -21,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(train)
+app.command()(simulate)
 app.command()(compare)
 app.command()(doctor)
 app.command()(settings)

@@ -1,0 +1,88 @@
+"""A cluster in virtual time: what its devices do, and what each step costs."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
+
+from scadles import build
+from scadles.clock import timestamp_number
+from scadles.config import RunConfig, load_config
+from scadles.errors import ConfigError
+from scadles.observe import Progress, RunFolder, Summary, new_run_folder, occupied, plot_timeline, write_config
+from scadles.simulation.gradients import LossFunction
+from scadles.simulation.limit import check_has_target, with_stream_limit
+from scadles.simulation.simulator import Simulator
+from scadles.training.outcome import write_outcome
+
+__all__ = ["PICTURE_FILE", "default_folder", "simulate"]
+
+PICTURE_FILE = "timeline.png"
+
+
+def simulate(
+    config: RunConfig | Mapping[str, Any] | Path | str,
+    *,
+    model: nn.Module | None = None,
+    optimizer: Optimizer | None = None,
+    loss: LossFunction = cross_entropy,
+    out: Path | str | None = None,
+    quiet: bool = False,
+    limit: bool = False,
+) -> Summary:
+    """Run the cluster that :func:`scadles.train` would be part of, in this process and in virtual time.
+
+    Args:
+        config: settings, or a YAML file of them; ``cost`` says what steps and messages cost.
+        model: your network; None builds the one that ``config.model`` names.
+        optimizer: yours, over ``model.parameters()``; None builds the one in ``config.optimizer``.
+        loss: mean loss of (outputs, labels).
+        out: the run folder; None makes one under ``runs/``.
+        quiet: show no progress.
+        limit: also find out how soon the target could have been reached at best (:mod:`scadles.simulation.limit`).
+
+    Raises:
+        ScadlesError: the settings cannot work, or the run folder cannot be written.
+    """
+    settings = load_config(config)
+    if limit:
+        check_has_target(settings)
+    run_dir = Path(out) if out is not None else default_folder(settings)
+    if problem := occupied(run_dir, 0):
+        raise ConfigError(problem.partition(", or go on")[0])
+    dataset = build.build_dataset(settings)
+    network = model if model is not None else build.build_network(settings, dataset)
+    fresh = copy.deepcopy(network) if limit else network
+    write_config(run_dir, settings.to_yaml())
+    progress = Progress(
+        f"{settings.method} on {settings.data.dataset}, simulated",
+        settings.devices,
+        settings.target_accuracy,
+        settings.steps,
+        settings.duration_s,
+        None,
+        quiet=quiet,
+    )
+    summary = Simulator(settings, dataset, network, optimizer, loss, run_dir, progress).run()
+    if limit:
+        tell = partial(print, file=sys.stderr) if not quiet else lambda _: None
+        summary = with_stream_limit(summary, settings, dataset, lambda: copy.deepcopy(fresh), loss, tell)
+    write_outcome(summary, network, run_dir, _draw if settings.picture else None)
+    return summary
+
+
+def default_folder(config: RunConfig) -> Path:
+    """Return where a run goes that was given no folder."""
+    return new_run_folder(config.method, timestamp_number())
+
+
+def _draw(folder: RunFolder) -> None:
+    plot_timeline(folder, folder.path / PICTURE_FILE)

@@ -1,0 +1,52 @@
+"""Which way of making gradients suits a model: the fastest that is exact."""
+
+from __future__ import annotations
+
+from torch.nn.functional import cross_entropy
+
+from scadles.config import RunConfig
+from scadles.errors import ConfigError
+from scadles.learner import Learner
+from scadles.models import NO_MODEL
+from scadles.simulation.gradients import (
+    FusedGradients,
+    Gradients,
+    Lookup,
+    LossFunction,
+    NoGradients,
+    mixes_samples,
+)
+from scadles.simulation.per_device import BatchedGradients, LoopedGradients
+from scadles.simulation.statistics import FleetStatistics
+
+
+def choose_gradients(
+    config: RunConfig, learner: Learner, lookup: Lookup, loss: LossFunction, statistics: FleetStatistics
+) -> Gradients:
+    """Return the way that ``simulation.gradients`` asks for; ``auto`` fuses where that is exact.
+
+    Fusing is exact for cross-entropy of a model in which no sample depends on others; batching by ``torch.func`` needs
+    cross-entropy as well, because it fills batches up. The choice depends on nothing but the model and the settings,
+    so that one seed gives one result.
+
+    Raises:
+        ConfigError: ``fused`` was asked for and would not be exact.
+    """
+    if config.model == NO_MODEL:
+        return NoGradients(learner)
+    looped = LoopedGradients(learner, lookup, loss, statistics)
+    if loss is not cross_entropy:
+        if config.simulation.gradients == "fused":
+            raise ConfigError("simulation.gradients = fused: only cross-entropy can be fused; use auto")
+        return looped
+    mixing = mixes_samples(learner.model, lookup.example())
+    if config.simulation.gradients == "fused" and mixing:
+        raise ConfigError(
+            f"simulation.gradients = fused: in model {config.model} samples of a batch depend on each other (as "
+            "BatchNorm makes them), so devices cannot share a batch; use auto"
+        )
+    if config.simulation.gradients != "per-device" and not mixing:
+        return FusedGradients(learner, lookup, looped)
+    if BatchedGradients.suits(learner):
+        return BatchedGradients(learner, lookup, looped, statistics, mixing=mixing)
+    return looped

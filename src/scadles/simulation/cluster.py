@@ -1,0 +1,202 @@
+"""A cluster in virtual time: the loop that in a real run N processes go through together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from scadles.aggregation import Report, Reports
+from scadles.device import Device
+from scadles.learner import Learner, Outcome
+from scadles.simulation.agenda import Agenda
+from scadles.simulation.costs import Costs
+from scadles.simulation.gradients import Gradients
+
+_LEAVE_FIRST = -1
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """A step of the cluster that has just ended.
+
+    Attributes:
+        outcome: what it came to.
+        reports: of all devices.
+        members: the devices that took part, ascending.
+        synced_s: when the mean gradient was there: now.
+        duration_s: how long it took, in stream seconds.
+        bytes_sent: what left all devices in its exchange.
+    """
+
+    outcome: Outcome
+    reports: Reports
+    members: Sequence[Device]
+    synced_s: float
+    duration_s: float
+    bytes_sent: int
+
+
+class Cluster:
+    """N simulated devices that share a learner.
+
+    A step begins for all devices at one moment. Each that is on gathers its batch on its own clock, computes for as
+    long as its costs say, and is ready; when the last one is, the exchange takes its time, and the step ends for all.
+    Streams go on meanwhile. A device that goes off before it is ready gives its samples back and is not waited for;
+    one that comes back loads the model first.
+
+    Args:
+        devices: by number.
+        learner: theirs.
+        gradients: makes the sum of their gradients.
+        costs: what each step takes.
+        on_step: told of every step; returns whether to go on.
+    """
+
+    def __init__(
+        self,
+        devices: Sequence[Device],
+        learner: Learner,
+        gradients: Gradients,
+        costs: Costs,
+        on_step: Callable[[StepDone], bool],
+    ) -> None:
+        self._devices = devices
+        self._learner = learner
+        self._gradients = gradients
+        self._costs = costs
+        self._on_step = on_step
+        self._agenda = Agenda()
+        self._message_bytes = costs.charged_bytes(learner.exchange.message_bytes)
+        self._members: list[Device] = []
+        self._was_on = np.ones(len(devices), dtype=bool)
+        self._awaited: set[int] = set()
+        self._step_began_s = 0.0
+
+    @property
+    def now_s(self) -> float:
+        """Stream time."""
+        return self._agenda.now_s
+
+    @property
+    def message_bytes(self) -> int:
+        """The size of a gradient message that is charged."""
+        return self._message_bytes
+
+    def run(self) -> None:
+        """Let steps happen until ``on_step`` says to stop, or nobody will ever be on again."""
+        for device in self._devices:
+            device.begin()
+        self._agenda.at(0.0, self._begin_step)
+        self._agenda.run()
+
+    def _begin_step(self) -> None:
+        now_s = self._step_began_s = self._agenda.now_s
+        on = self._costs.availability.on(now_s)
+        numbers = np.flatnonzero(on)
+        if not len(numbers):
+            self._wait_for_anybody(now_s)
+            return
+        self._members = [self._devices[number] for number in numbers.tolist()]
+        loaded_s = self._load_model(on, now_s)
+        batches, starts_s = np.zeros(len(on), dtype=np.int64), np.zeros(len(on))
+        for device in self._members:
+            batches[device.number] = len(device.collect())
+            starts_s[device.number] = device.clock.now()
+        starts_s = np.maximum(starts_s, loaded_s)
+        ready_s = starts_s + self._costs.compute_s(batches, self._learner.step_number + 1, starts_s)
+        self._awaited = set(numbers.tolist())
+        for device, time_s in zip(self._members, ready_s[numbers].tolist(), strict=True):
+            self._plan(device, now_s, time_s)
+
+    def _wait_for_anybody(self, now_s: float) -> None:
+        availability = self._costs.availability
+        back_s = min(availability.next_change(device.number, now_s) for device in self._devices)
+        if back_s < math.inf:
+            self._was_on[:] = False
+            for device in self._devices:
+                device.clock.meet(back_s)
+            self._agenda.at(back_s, self._begin_step)
+
+    def _load_model(self, on: np.ndarray, now_s: float) -> np.ndarray:
+        """Let devices that come back load the model; return until when each is busy with that, float64 ``[N]``."""
+        until_s = np.full(len(on), now_s)
+        for number in np.flatnonzero(on & ~self._was_on).tolist():
+            self._devices[number].come_back()
+            until_s[number] += self._costs.fetch_s(number, self._message_bytes, self._learner.step_number + 1, now_s)
+        self._was_on = on
+        return until_s
+
+    def _plan(self, device: Device, now_s: float, ready_s: float) -> None:
+        off_s = self._costs.availability.next_change(device.number, now_s)
+        if off_s < ready_s:
+            self._agenda.at(off_s, self._leave, device, priority=_LEAVE_FIRST)
+        else:
+            device.clock.meet(ready_s)
+            device.ready()
+            self._agenda.at(device.clock.now(), self._ready, device.number)
+
+    def _ready(self, number: int) -> None:
+        self._awaited.remove(number)
+        if not self._awaited:
+            self._exchange()
+
+    def _leave(self, device: Device) -> None:
+        device.give_back()
+        self._members.remove(device)
+        self._was_on[device.number] = False
+        self._awaited.remove(device.number)
+        if not self._awaited:
+            self._exchange()
+
+    def _exchange(self) -> None:
+        learner, now_s = self._learner, self._agenda.now_s
+        reports = learner.exchange.finish_many(self._reports())
+        outcome = learner.update(reports)
+        numbers = np.array([device.number for device in self._members], dtype=np.int64)
+        cost = self._costs.exchange(numbers, self._message_bytes, learner.step_number, now_s)
+        ended_s = now_s + cost.seconds
+        done = StepDone(outcome, reports, self._members, ended_s, ended_s - self._step_began_s, cost.bytes_sent)
+        self._agenda.at(ended_s, self._end_step, done)
+
+    def _reports(self) -> np.ndarray:
+        """Let the gradients be made; return what each device says of itself, float64 ``[N, 7]``."""
+        self._let_others_miss()
+        reports = np.zeros((len(self._devices), len(Report._fields)))
+        columns = dict(zip(Report._fields, reports.T, strict=True))
+        columns["ready_s"][:] = [device.ready_s for device in self._devices]
+        columns["elapsed_s"][:] = [device.elapsed_s for device in self._devices]
+        able = [device for device in self._members if len(device.taken)]
+        self._learner.exchange.begin(1.0 if able else 0.0, f"gradients of step {self._learner.step_number + 1}")
+        if able:
+            numbers = [device.number for device in able]
+            taken = [device.taken for device in able]
+            columns["batch"][numbers] = [len(chunk) for chunk in taken]
+            self._learner.model.train()
+            columns["weight"][numbers], columns["loss"][numbers] = self._gradients.add_up(numbers, taken)
+        return reports
+
+    def _let_others_miss(self) -> None:
+        """Let the devices that are off miss this step, as late as the first of the others was ready."""
+        if len(self._members) < len(self._devices):
+            since_s = self._agenda.now_s - self._step_began_s
+            first_s = min((device.ready_s for device in self._members), default=since_s)
+            present = {device.number for device in self._members}
+            for device in self._devices:
+                if device.number not in present:
+                    device.miss(first_s)
+
+    def _end_step(self, done: StepDone) -> None:
+        now_s = self._agenda.now_s
+        for device in self._devices:
+            device.clock.meet(now_s)
+        trained = (done.reports.weight > 0).tolist()
+        for device in done.members:
+            device.settle(trained=trained[device.number])
+        go_on = self._on_step(done)
+        for device in self._devices:
+            device.end_step()
+        if go_on:
+            self._agenda.at(now_s, self._begin_step)

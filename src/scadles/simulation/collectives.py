@@ -1,0 +1,94 @@
+"""How long it takes until every device has the sum of all messages, and how many bytes leave for it.
+
+A message from one device to another takes ``latency + 8 * bytes / bandwidth``: the bandwidth is the smaller of the
+sender's up and the receiver's down link (inf: no time), the latency the longer of the two. A device sends and receives
+at the same time. All functions take the bytes of one message and float64 ``[n]`` of n devices, in the order of the
+collective, n at least 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Exchange(NamedTuple):
+    """What one exchange costs.
+
+    Attributes:
+        seconds: from its start, when the last device is ready, until every device has the result.
+        bytes_sent: by all devices together, and by the hub of a star.
+    """
+
+    seconds: float
+    bytes_sent: int
+
+
+def ring(message_bytes: int, up_bps: np.ndarray, down_bps: np.ndarray, latency_s: np.ndarray) -> Exchange:
+    """Return the cost of a ring all-reduce of n chunks: reduce-scatter, then all-gather.
+
+    ``2 (n - 1)`` rounds, in each of which every device sends ``M / n`` bytes to the next and the slowest hop counts;
+    ``2 (n - 1) M`` bytes (Patarasu and Yuan 2009, "Bandwidth optimal all-reduce algorithms for clusters of
+    workstations").
+
+    >>> gigabit = np.full(4, 1e9)
+    >>> ring(1_000_000_000, gigabit, gigabit, np.zeros(4))
+    Exchange(seconds=12.0, bytes_sent=6000000000)
+    """
+    rounds = 2 * (len(up_bps) - 1)
+    return Exchange(
+        rounds * _slowest_hop_s(message_bytes / len(up_bps), up_bps, down_bps, latency_s), rounds * message_bytes
+    )
+
+
+def tree(message_bytes: int, up_bps: np.ndarray, down_bps: np.ndarray, latency_s: np.ndarray) -> Exchange:
+    """Return the cost of a binomial tree: the sum goes up to the first device, and back down the same way.
+
+    ``2 ceil(log2 n)`` rounds of whole messages: in round k device ``i = 2^k mod 2^(k + 1)`` sends to ``i - 2^k``, and
+    the slowest pair counts; ``2 (n - 1) M`` bytes (Thakur, Rabenseifner and Gropp 2005, "Optimization of collective
+    communication operations in MPICH").
+    """
+    n, seconds, distance = len(up_bps), 0.0, 1
+    while distance < n:
+        children = np.arange(distance, n, 2 * distance)
+        parents = children - distance
+        latency = np.maximum(latency_s[children], latency_s[parents])
+        for senders, receivers in ((children, parents), (parents, children)):
+            bandwidth = np.minimum(up_bps[senders], down_bps[receivers])
+            seconds += float(np.max(latency + 8 * message_bytes / bandwidth))
+        distance *= 2
+    return Exchange(seconds, 2 * (n - 1) * message_bytes)
+
+
+def all_gather(message_bytes: int, up_bps: np.ndarray, down_bps: np.ndarray, latency_s: np.ndarray) -> Exchange:
+    """Return the cost of bringing everybody's message to everybody around a ring; each device adds them up itself.
+
+    ``n - 1`` rounds, in each of which every device sends one whole message to the next one and the slowest hop counts;
+    ``n (n - 1) M`` bytes (Thakur, Rabenseifner and Gropp 2005). This is how sparse messages travel, whose sum would be
+    larger than each.
+    """
+    n = len(up_bps)
+    return Exchange((n - 1) * _slowest_hop_s(message_bytes, up_bps, down_bps, latency_s), n * (n - 1) * message_bytes)
+
+
+def star(message_bytes: int, up_bps: np.ndarray, down_bps: np.ndarray, latency_s: np.ndarray) -> Exchange:
+    """Return the cost of a server outside the devices, whose own link takes no time.
+
+    All devices send at the same time, and when the slowest is done all receive at the same time:
+    ``max(latency + 8 M / up) + max(latency + 8 M / down)``; ``2 n M`` bytes.
+    """
+    up_s = float(np.max(latency_s + 8 * message_bytes / up_bps))
+    down_s = float(np.max(latency_s + 8 * message_bytes / down_bps))
+    return Exchange(up_s + down_s, 2 * len(up_bps) * message_bytes)
+
+
+Collective = Callable[[int, np.ndarray, np.ndarray, np.ndarray], Exchange]
+COLLECTIVES: dict[str, Collective] = {"ring": ring, "tree": tree, "all-gather": all_gather, "star": star}
+
+
+def _slowest_hop_s(nbytes: float, up_bps: np.ndarray, down_bps: np.ndarray, latency_s: np.ndarray) -> float:
+    """Return the time of the slowest of the hops from each device to the next, the last one's to the first."""
+    bandwidth = np.minimum(up_bps, np.roll(down_bps, -1))
+    return float(np.max(np.maximum(latency_s, np.roll(latency_s, -1)) + 8 * nbytes / bandwidth))

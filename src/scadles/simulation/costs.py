@@ -1,0 +1,86 @@
+"""What a step costs in virtual time: computing, exchanging, and loading the model after an absence."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from scadles.config import CostConfig
+from scadles.simulation.availability import Availability
+from scadles.simulation.collectives import COLLECTIVES, Exchange
+from scadles.simulation.quantities import Quantity
+
+__all__ = ["Availability", "Costs", "Exchange"]
+
+
+class Costs:
+    """The costs of all devices of one run.
+
+    Args:
+        config: what they are; lists in it have one entry for each device.
+        devices: how many there are.
+        seed: of the run.
+
+    Attributes:
+        availability: when each device is there.
+
+    A cost that varies in time has during a whole computation or exchange the value of its start.
+
+    >>> costs = Costs(CostConfig(profile="k80-resnet152"), devices=16, seed=0)
+    >>> costs.compute_s(np.full(16, 64), step=0, starts_s=np.zeros(16))[:2].tolist()
+    [0.15, 0.15]
+    >>> costs.exchange(np.arange(16), costs.charged_bytes(1000), step=0, now_s=0.15)
+    Exchange(seconds=1.05, bytes_sent=7224000000)
+    """
+
+    def __init__(self, config: CostConfig, devices: int, seed: int) -> None:
+        def quantity(section: str, name: str) -> Quantity:
+            return Quantity(getattr(getattr(config, section), name), devices, seed, f"cost.{section}.{name}")
+
+        self._step = quantity("compute", "step_s")
+        self._sample = quantity("compute", "sample_s")
+        self._up = quantity("link", "up_bps")
+        self._down = quantity("link", "down_bps")
+        self._latency = quantity("link", "latency_s")
+        self._collective = COLLECTIVES[config.collective]
+        self._message_bytes = config.message_bytes
+        self.availability = Availability(config.availability, devices, seed)
+
+    def charged_bytes(self, own_bytes: int) -> int:
+        """Return the bytes to charge for a gradient message: the configured size, or that of the real one."""
+        return own_bytes if self._message_bytes is None else self._message_bytes
+
+    def compute_s(self, batches: np.ndarray, step: int, starts_s: np.ndarray) -> np.ndarray:
+        """Return how long each device computes, float64 ``[devices]``: ``step_s + sample_s * b``, 0 where b is 0.
+
+        Args:
+            batches: samples of each device, ``[devices]``.
+            step: of the run.
+            starts_s: stream time at which each device begins, float64 ``[devices]``.
+        """
+        seconds = self._step.at(step, starts_s) + self._sample.at(step, starts_s) * batches
+        return np.where(batches > 0, seconds, 0.0)
+
+    def exchange(self, members: np.ndarray, message_bytes: int, step: int, now_s: float) -> Exchange:
+        """Return what it costs these devices to exchange a message each; fewer than two have nothing to exchange.
+
+        Args:
+            members: numbers of the devices that take part, sorted, integer ``[n]``.
+            message_bytes: charged for the message of one device.
+            step: of the run.
+            now_s: stream time at which the exchange begins.
+        """
+        if len(members) < 2:
+            return Exchange(0.0, 0)
+        links = (_those(quantity.at(step, now_s), members) for quantity in (self._up, self._down, self._latency))
+        return self._collective(message_bytes, *links)
+
+    def fetch_s(self, device: int, nbytes: int, step: int, now_s: float) -> float:
+        """Return how long a device that comes back loads the model: its latency, and ``nbytes`` over its down link."""
+        one = np.array([device])
+        latency_s = _those(self._latency.at(step, now_s), one)
+        return float((latency_s + 8 * nbytes / _those(self._down.at(step, now_s), one))[0])
+
+
+def _those(value: float | np.ndarray, devices: np.ndarray) -> np.ndarray:
+    """Return the value of each of these devices, float64 ``[len(devices)]``."""
+    return value[devices] if isinstance(value, np.ndarray) else np.full(len(devices), value)

@@ -1,0 +1,191 @@
+"""The gradients of all devices of a simulated cluster, added up as their fabric would.
+
+Where a sample's gradient does not depend on what else is in its batch, one backward pass over all devices' samples
+gives the same sum as one of each device (:class:`FusedGradients`); otherwise each device's is made by itself
+(:mod:`scadles.simulation.per_device`).
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.modules.dropout import _DropoutNd
+
+from scadles.buffer import Chunk
+from scadles.data import Dataset, Partition
+from scadles.learner import Learner
+from scadles.records import Records
+
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+
+_CHUNK_VALUES = 2**20
+_CHUNK_SAMPLES = 8192
+_PROBE = 4
+
+
+class Shares(NamedTuple):
+    """What devices bring to a step.
+
+    Attributes:
+        weights: of their gradients, 0 where one was not finite, float64 ``[n]``.
+        losses: mean over each one's batch, 0 where that is not finite, float64 ``[n]``.
+    """
+
+    weights: np.ndarray
+    losses: np.ndarray
+
+    @staticmethod
+    def concatenate(parts: Sequence[Shares]) -> Shares:
+        """Return those of some devices after those of others."""
+        return Shares(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+class Lookup:
+    """From what devices have taken to what the model takes.
+
+    Args:
+        dataset: what the streams play.
+        partition: which device gets which samples.
+        learner: prepares raw samples.
+    """
+
+    def __init__(self, dataset: Dataset, partition: Partition, learner: Learner) -> None:
+        self._dataset = dataset
+        self._partition = partition
+        self._learner = learner
+        self.sample_values = int(np.prod(dataset.shape))
+
+    def __call__(self, numbers: Sequence[int], taken: Sequence[Chunk]) -> tuple[Tensor, Tensor]:
+        """Return prepared samples ``[n, *shape]`` and labels ``[n]`` of these devices, one device after the other."""
+        if all(isinstance(chunk, Records) for chunk in taken):
+            x = torch.cat([torch.as_tensor(chunk.x) for chunk in taken if isinstance(chunk, Records)])
+            y = torch.cat([chunk.y for chunk in taken if isinstance(chunk, Records)])
+        else:
+            counts = np.array([len(chunk) for chunk in taken])
+            firsts = np.array([chunk.first_offset for chunk in taken])
+            begins = np.cumsum(counts) - counts
+            offsets = np.repeat(firsts - begins, counts) + np.arange(counts.sum())
+            x, y = self._dataset.samples(self._partition.indices(np.repeat(numbers, counts), offsets))
+        place = self._learner.place
+        return self._learner.prepare(x).to(place), y.to(place)
+
+    def example(self) -> Tensor:
+        """Return a few prepared samples to try a model with."""
+        x, _ = self._dataset.samples(np.arange(min(_PROBE, self._dataset.train_size or _PROBE)))
+        return self._learner.prepare(x).to(self._learner.place)
+
+
+class Gradients(ABC):
+    """A way to make the sum of all devices' weighted gradients.
+
+    Attributes:
+        description: this way, in words.
+    """
+
+    description: str
+
+    @abstractmethod
+    def add_up(self, numbers: Sequence[int], taken: Sequence[Chunk]) -> Shares:
+        """Add each device's gradient, times its weight, to those that the parameters hold.
+
+        Args:
+            numbers: the devices, ascending.
+            taken: what each has taken, at least one sample.
+        """
+
+
+class NoGradients(Gradients):
+    """For a cluster that learns nothing: everything is counted and charged, nothing is computed."""
+
+    description = "none"
+
+    def __init__(self, learner: Learner) -> None:
+        self._learner = learner
+
+    def add_up(self, numbers: Sequence[int], taken: Sequence[Chunk]) -> Shares:
+        losses = np.zeros(len(taken))
+        return Shares(self._learner.weights(np.array([len(chunk) for chunk in taken]), losses), losses)
+
+
+class FusedGradients(Gradients):
+    """One backward pass over the samples of many devices, in chunks of at most 8,192 samples.
+
+    Args:
+        learner: whose loss is cross-entropy.
+        lookup: finds the samples.
+        one_by_one: takes over where a loss or gradient is not finite, and somebody has to be left out.
+    """
+
+    description = "fused"
+
+    def __init__(self, learner: Learner, lookup: Lookup, one_by_one: Gradients) -> None:
+        self._learner = learner
+        self._lookup = lookup
+        self._one_by_one = one_by_one
+        self._chunk = max(256, min(_CHUNK_SAMPLES, _CHUNK_VALUES // lookup.sample_values))
+
+    def add_up(self, numbers: Sequence[int], taken: Sequence[Chunk]) -> Shares:
+        counts = np.array([len(chunk) for chunk in taken])
+        parts = [self._add_chunk(numbers[part], taken[part], counts[part]) for part in chunks(counts, self._chunk)]
+        gradients = [p.grad for p in self._learner.exchange.parameters if p.grad is not None]
+        if None not in parts and all(bool(torch.isfinite(gradient.sum())) for gradient in gradients):
+            return Shares.concatenate([part for part in parts if part is not None])
+        for gradient in gradients:
+            gradient.zero_()
+        return self._one_by_one.add_up(numbers, taken)
+
+    def _add_chunk(self, numbers: Sequence[int], taken: Sequence[Chunk], counts: np.ndarray) -> Shares | None:
+        """Add the gradients of some devices; return None where a loss is not finite."""
+        x, y = self._lookup(numbers, taken)
+        losses = cross_entropy(self._learner.model(x), y, reduction="none")
+        sums = np.add.reduceat(losses.detach().cpu().double().numpy(), np.cumsum(counts) - counts)
+        if not np.isfinite(sums).all():
+            return None
+        shares = Shares(self._learner.weights(counts, sums), sums / counts)
+        if self._learner.mean == "plain":
+            losses = losses * torch.from_numpy(np.repeat(shares.weights / counts, counts)).to(losses)
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+        return shares
+
+
+def chunks(sizes: Sequence[int] | np.ndarray, limit: int) -> list[slice]:
+    """Return slices of ``sizes`` whose sums are at most ``limit``; a larger one stands alone.
+
+    >>> chunks([3, 4, 9, 1], 8)
+    [slice(0, 2, None), slice(2, 3, None), slice(3, 4, None)]
+    """
+    parts, start, filled = [], 0, 0
+    for i, size in enumerate(sizes):
+        if i > start and filled + size > limit:
+            parts.append(slice(start, i))
+            start, filled = i, 0
+        filled += size
+    return [*parts, slice(start, len(sizes))]
+
+
+def mixes_samples(model: nn.Module, x: Tensor) -> bool:
+    """Whether, in training, a sample's output depends on the others in its batch, as BatchNorm makes it.
+
+    Found out by trying it on a copy of the model; dropout is switched off for that, because it draws anew each time.
+
+    Args:
+        model: with outputs ``[b, ...]``.
+        x: at least four samples ``[b, *shape]``.
+
+    >>> mixes_samples(nn.Linear(3, 2), torch.eye(3)), mixes_samples(nn.BatchNorm1d(3), torch.eye(3))
+    (False, True)
+    """
+    tried = copy.deepcopy(model).train()
+    for part in tried.modules():
+        if isinstance(part, _DropoutNd):
+            part.eval()
+    with torch.no_grad():
+        whole, half = tried(x), tried(x[:2])
+    return not torch.allclose(whole[:2], half, rtol=1e-3, atol=1e-5)

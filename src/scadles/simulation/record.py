@@ -1,0 +1,153 @@
+"""What is kept of a simulated run: sums for every device, events of some."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from scadles._version import __version__
+from scadles.config import RunConfig
+from scadles.device import Device
+from scadles.learner import Learner
+from scadles.observe import (
+    DeviceSummary,
+    Evaluation,
+    Event,
+    EventLog,
+    Finished,
+    Header,
+    NonFinite,
+    Progress,
+    Rejection,
+    Samples,
+    Seconds,
+    events_path,
+)
+from scadles.simulation.cluster import StepDone
+
+
+class Record:
+    """The account of a simulated run.
+
+    Args:
+        config: the run.
+        devices: its devices.
+        learner: theirs.
+        run_dir: where events go; None keeps none.
+        progress: what the terminal shows.
+
+    Attributes:
+        shown: numbers of the devices whose events are kept, evenly chosen where there are too many.
+    """
+
+    def __init__(
+        self, config: RunConfig, devices: list[Device], learner: Learner, run_dir: Path | None, progress: Progress
+    ) -> None:
+        self._devices = devices
+        self._learner = learner
+        self._progress = progress
+        self._seconds = np.zeros((3, len(devices)))
+        self._slowest_steps = np.zeros(len(devices), dtype=np.int64)
+        self._bytes_sent = 0
+        shown = np.linspace(0, len(devices) - 1, min(config.simulation.recorded_devices, len(devices)))
+        self.shown = tuple(shown.round().astype(int).tolist())
+        self._logs: dict[int, EventLog] = {}
+        self._leaving = ExitStack()
+        self._leaving.enter_context(progress)
+        if run_dir is not None:
+            for number in self.shown:
+                log = EventLog(events_path(run_dir, number), _header(config, number), append=False)
+                self._logs[number] = self._leaving.enter_context(log)
+        self._non_finite = dict.fromkeys(self.shown, 0)
+
+    def close(self) -> None:
+        """Close all files."""
+        self._leaving.close()
+
+    def step(self, done: StepDone) -> None:
+        """Count a step, and write down what those devices did that are shown."""
+        wait_s, compute_s, sync_s = self._seconds
+        for device in done.members:
+            number, waited_s, computed_s = device.number, device.wait_s, device.compute_s
+            wait_s[number] += waited_s
+            compute_s[number] += computed_s
+            sync_s[number] += done.duration_s - waited_s - computed_s
+        self._slowest_steps[done.outcome.slowest] += 1
+        self._bytes_sent += done.bytes_sent
+        present = {device.number for device in done.members}
+        first = True
+        for number in self.shown:
+            if number in present:
+                self._describe(done, self._devices[number], first=first)
+                first = False
+
+    def all(self, kind: Callable[..., Event], of: Callable[[Device], dict[str, Any]], time_s: float) -> None:
+        """Write down an event of every device that is shown, with what it says of each."""
+        for number in self.shown:
+            event = kind(step=self._learner.step_number, time_s=time_s, **of(self._devices[number]))
+            self._write(number, event, show=number == self.shown[0])
+
+    def rows(self) -> Iterator[DeviceSummary]:
+        """Yield each device's part in the summary; an exchange's bytes are shared out evenly, the rest to the first."""
+        each, rest = divmod(self._bytes_sent, len(self._devices))
+        for device in self._devices:
+            wait_s, compute_s, sync_s = self._seconds[:, device.number].tolist()
+            yield DeviceSummary(
+                device=device.number,
+                rate_hz=device.intake.rate_hz,
+                samples=Samples(**device.intake.describe()),
+                seconds=Seconds(wait=wait_s, compute=compute_s, sync=sync_s),
+                buffer_max_samples=device.intake.max_waiting,
+                bytes_sent=each + (rest if device.number == 0 else 0),
+                slowest_steps=int(self._slowest_steps[device.number]),
+                non_finite_steps=device.non_finite_steps,
+            )
+
+    def finished(self, reason: str, model_sha256: str, time_s: float) -> None:
+        """Write down the end."""
+        self.all(
+            Finished,
+            lambda device: {"reason": reason, "ledger": device.intake.describe(), "model_sha256": model_sha256},
+            time_s,
+        )
+
+    def evaluated(self, accuracy: float, loss: float, time_s: float) -> None:
+        """Write down a test of the common model."""
+        samples = self._learner.samples_seen
+        self.all(Evaluation, lambda _: {"accuracy": accuracy, "loss": loss, "samples_trained": samples}, time_s)
+
+    def _describe(self, done: StepDone, device: Device, *, first: bool) -> None:
+        number = device.number
+        step = device.describe(done.outcome, done.synced_s, trained=bool(done.reports.weight[number]))
+        self._write(number, step, show=first)
+        if device.non_finite_steps > self._non_finite[number]:
+            self._non_finite[number] = device.non_finite_steps
+            self._write(number, NonFinite(step=step.step, time_s=step.time_s, batch=len(device.taken)), show=True)
+        for reason, count, first_offset in device.intake.rejected_since_last_time():
+            told = Rejection(step=step.step, time_s=step.time_s, count=count, reason=reason, first_offset=first_offset)
+            self._write(number, told, show=True)
+
+    def _write(self, number: int, event: Event, *, show: bool) -> None:
+        if number in self._logs:
+            self._logs[number].write(event)
+        if show:
+            self._progress.update(event)
+
+
+def _header(config: RunConfig, device: int) -> Header:
+    return Header(
+        step=0,
+        time_s=0.0,
+        device=device,
+        devices=config.devices,
+        method=config.method,
+        seed=config.seed,
+        clock="virtual",
+        started_at=None,
+        versions={"scadles": __version__, "torch": torch.__version__},
+    )

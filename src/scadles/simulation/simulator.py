@@ -1,0 +1,173 @@
+"""One simulated run, from its settings to its summary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
+
+from scadles import build
+from scadles.clock import wall_seconds
+from scadles.config import RunConfig
+from scadles.data import Dataset
+from scadles.fabric import LocalFabric
+from scadles.models import NO_MODEL
+from scadles.observe import Progress, Simulated, Summary
+from scadles.seeding import derive_seed
+from scadles.simulation.choice import choose_gradients
+from scadles.simulation.cluster import Cluster, StepDone
+from scadles.simulation.costs import Costs
+from scadles.simulation.gradients import Lookup, LossFunction
+from scadles.simulation.record import Record
+from scadles.simulation.statistics import FleetStatistics
+from scadles.training.evaluation import Evaluator
+from scadles.training.fingerprint import fingerprint
+from scadles.training.outcome import Ending, compose
+from scadles.training.schedule import Schedule
+from scadles.training.signals import StopRequest
+from scadles.training.tally import Tally
+
+
+class Simulator:
+    """A cluster that is run once.
+
+    Args:
+        config: the run.
+        dataset: what its streams play.
+        model: the network that all devices share.
+        optimizer: over its parameters; None builds the one in the settings.
+        loss: mean loss of (outputs, labels).
+        run_dir: where events go; None writes nothing.
+        progress: what the terminal shows.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        dataset: Dataset,
+        model: nn.Module,
+        optimizer: Optimizer | None = None,
+        loss: LossFunction = cross_entropy,
+        run_dir: Path | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self._started_wall_s = wall_seconds()
+        self._config = config
+        torch.manual_seed(derive_seed(config.seed, "torch", 0))
+        # in the in-memory fabric all simulated devices are one end: their sum is already there
+        self._fabric = LocalFabric.create(1)[0]
+        self._learner = build.build_learner(config, dataset, model, optimizer, self._fabric)
+        self._devices = build.build_fleet(config, dataset, self._learner)
+        self._statistics = FleetStatistics(model, config.devices)
+        lookup = Lookup(dataset, build.build_partition(config, dataset), self._learner)
+        self._learns = config.model != NO_MODEL
+        self._gradients = choose_gradients(config, self._learner, lookup, loss, self._statistics)
+        self._costs = Costs(config.cost, config.devices, config.seed)
+        self._cluster = Cluster(self._devices, self._learner, self._gradients, self._costs, self._on_step)
+        self._record = Record(config, self._devices, self._learner, run_dir, progress or _silent(config))
+        self._tests = _tests(config, dataset, loss) if self._learns else []
+        self._schedule = Schedule(config)
+        self._tally = Tally()
+        self._stop = StopRequest()
+        self._reason: str | None = None
+        self._evaluated_at = -1
+
+    def run(self) -> Summary:
+        """Run the cluster to its end, which Ctrl-C and SIGTERM bring sooner, and return what came of it."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(self._config.simulation.threads)
+        try:
+            with self._stop:
+                self._cluster.run()
+                return self._finish(self._reason or "deserted")
+        finally:
+            torch.set_num_threads(threads)
+            self._record.close()
+            self._fabric.close()
+
+    def _on_step(self, done: StepDone) -> bool:
+        self._record.step(done)
+        self._tally.steps += 1
+        self._tally.lr_scale += done.outcome.lr_scale
+        if self._learns and self._schedule.evaluation_due(self._learner):
+            self._evaluate()
+        self._reason = self._schedule.reason_to_end(self._learner, self._tally)
+        if self._stop.wanted:
+            self._reason = "stopped"
+        if self._reason is None and self._learner.step_number % self._config.checkpoint.every_steps == 0:
+            self._share_statistics()  # as writing a checkpoint does
+        return self._reason is None
+
+    def _evaluate(self) -> None:
+        self._evaluated_at = self._learner.step_number
+        now_s = self._cluster.now_s
+        self._share_statistics()
+        correct, count, loss = self._test().tolist()
+        self._tally.evaluated(correct / count, now_s, self._config.target_accuracy)
+        self._record.evaluated(correct / count, loss / count, now_s)
+        self._schedule.evaluated(self._learner)
+
+    def _test(self) -> Tensor:
+        """Return the sums of correct answers, samples and losses over the test set."""
+        if not (self._statistics and self._config.aggregation.batchnorm == "local"):
+            return self._tests[0].count(self._learner.model)
+        sums = torch.zeros(3, dtype=torch.float64)
+        for device, test in enumerate(self._tests):  # each device tests the model that it would use
+            self._statistics.load(device)
+            sums += test.count(self._learner.model)
+        return sums
+
+    def _share_statistics(self) -> None:
+        if self._config.aggregation.batchnorm == "aggregate":
+            self._statistics.average()
+
+    def _finish(self, reason: str) -> Summary:
+        if self._learns and self._evaluated_at != self._learner.step_number:
+            self._evaluate()
+        self._share_statistics()
+        if self._config.aggregation.batchnorm == "local" and self._statistics:
+            self._statistics.load(0)
+        model_sha256 = fingerprint(self._learner.model, buffers=self._config.aggregation.batchnorm == "aggregate")
+        now_s = self._cluster.now_s
+        self._record.finished(reason, model_sha256, now_s)
+        ending = Ending(
+            time_s=now_s,
+            wall_s=wall_seconds() - self._started_wall_s,
+            time_to_target_s=self._tally.time_to_target_s,
+            reason=reason,
+            model_sha256=model_sha256,
+            clock="virtual",
+            bytes_counted_by=f"message sizes, {self._config.cost.collective}",
+            collectives=self._tally.steps,
+            simulated=self._describe(),
+        )
+        return compose(self._config, self._learner, self._tally, ending, self._record.rows(), self._record.shown)
+
+    def _describe(self) -> Simulated:
+        cost = self._config.cost
+        parameters = sum(p.numel() for p in self._learner.exchange.parameters)
+        return Simulated(
+            trained=f"{self._config.model}, {parameters:,} parameters" if self._learns else "nothing",
+            charged=f"{cost.model or 'the trained model'}, profile {cost.profile}",
+            message_bytes=self._cluster.message_bytes,
+            collective=cost.collective,
+            gradients=self._gradients.description,
+        )
+
+
+def _tests(config: RunConfig, dataset: Dataset, loss: LossFunction) -> list[Evaluator]:
+    """Return one test over the whole test set, or each device's part of it where models differ."""
+    x, y = dataset.test()
+    x = dataset.prepare(x)
+    parts = config.devices if config.aggregation.batchnorm == "local" else 1
+    return [
+        Evaluator(x[part::parts], y[part::parts], loss, config.evaluation.batch_size, LocalFabric.create(1)[0])
+        for part in range(parts)
+    ]
+
+
+def _silent(config: RunConfig) -> Progress:
+    return Progress("", config.devices, None, None, None, None, quiet=True)

@@ -1,0 +1,78 @@
+"""BatchNorm's running statistics of all devices that share one model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from scadles.aggregation import BatchNormStatistics
+
+
+class FleetStatistics:
+    """A row of running statistics for each device; the shared model holds those of one device at a time.
+
+    Args:
+        model: the shared model.
+        devices: how many share it.
+    """
+
+    def __init__(self, model: nn.Module, devices: int) -> None:
+        self._common = BatchNormStatistics(model)
+        self._buffers: dict[str, Tensor] = {}
+        for path, layer in model.named_modules():
+            if isinstance(layer, _BatchNorm):
+                prefix = f"{path}." if path else ""
+                self._buffers |= {prefix + name: buffer for name, buffer in layer.named_buffers(recurse=False)}
+        self._sizes = [buffer.numel() for buffer in self._buffers.values()]
+        self._rows = self._flat().repeat(devices, 1) if self._buffers else torch.empty(devices, 0)
+        self._weights = torch.zeros(devices, dtype=torch.float64) if self._buffers else torch.empty(0)
+
+    def __bool__(self) -> bool:
+        return bool(self._buffers)
+
+    def load(self, device: int) -> None:
+        """Let the model hold the statistics of ``device``."""
+        for buffer, part in zip(self._buffers.values(), torch.split(self._rows[device], self._sizes), strict=True):
+            buffer.copy_(part.view_as(buffer))
+
+    def keep(self, device: int, samples: int) -> None:
+        """Take over what training of ``device`` on ``samples`` made of the model's statistics."""
+        if self._buffers:
+            self._rows[device] = self._flat()
+            self._weights[device] += samples
+
+    def stacked(self, devices: Sequence[int]) -> dict[str, Tensor]:
+        """Return the statistics of some devices by name, ``[devices, ...]`` each."""
+        parts = torch.split(self._rows[list(devices)], self._sizes, dim=1) if self._buffers else ()
+        return {
+            name: part.reshape(len(devices), *buffer.shape).to(buffer)
+            for (name, buffer), part in zip(self._buffers.items(), parts, strict=True)
+        }
+
+    def keep_stacked(self, devices: Sequence[int], buffers: dict[str, Tensor], samples: np.ndarray) -> None:
+        """Take over what training made of :meth:`stacked` statistics."""
+        if self._buffers:
+            rows = [buffer.reshape(len(devices), -1).double() for buffer in buffers.values()]
+            self._rows[list(devices)] = torch.cat(rows, dim=1)
+            self._weights[list(devices)] += torch.from_numpy(samples).double()
+
+    def average(self) -> None:
+        """Give all devices, and the model, the mean weighted by samples trained on since the last time."""
+        if not self._buffers:
+            return
+        finite = torch.isfinite(self._rows).all(dim=1)
+        weights = torch.where(finite, self._weights, 0.0)
+        if float(weights.sum()) > 0:
+            rows = torch.where(finite[:, None], self._rows, 0.0)
+            self._common.unpack(torch.cat([weights @ rows, weights.sum()[None]]))
+            self._rows[:] = self._flat()
+        else:
+            self.load(0)
+        self._weights.zero_()
+
+    def _flat(self) -> Tensor:
+        return torch.cat([buffer.reshape(-1).double() for buffer in self._buffers.values()])
