@@ -12,6 +12,7 @@ from scadles.cli.compare import compare
 from scadles.cli.doctor import doctor
 from scadles.cli.settings import settings
 from scadles.cli.simulate import simulate
+from scadles.cli.sweep import sweep
 from scadles.cli.train import train
 from scadles.errors import ConfigError, ScadlesError
 
@@ -26,6 +27,7 @@ app.command()(simulate)
 app.command()(compare)
 app.command()(doctor)
 app.command()(settings)
+app.command()(sweep)
 
 
 def main() -> None:

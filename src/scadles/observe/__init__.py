@@ -26,6 +26,9 @@ from scadles.observe.rundir import (
     write_config,
 )
 from scadles.observe.summary import SUMMARY_FILE, DeviceSummary, Samples, Seconds, Simulated, Summary
+from scadles.observe.sweep_picture import plot_sweep
+from scadles.observe.sweep_progress import SweepProgress
+from scadles.observe.sweep_table import SweepResult, SweepRow, SweepRun
 from scadles.observe.timeline import plot_timeline
 
 __all__ = [
@@ -50,12 +53,17 @@ __all__ = [
     "Simulated",
     "Step",
     "Summary",
+    "SweepProgress",
+    "SweepResult",
+    "SweepRow",
+    "SweepRun",
     "compare",
     "events_path",
     "new_run_folder",
     "occupied",
     "plot_comparison",
     "plot_run",
+    "plot_sweep",
     "plot_timeline",
     "read_events",
     "write_config",
