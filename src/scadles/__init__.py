@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from scadles.fabric import Fabric, LocalFabric
     from scadles.observe import Summary
     from scadles.run import join, train
+    from scadles.simulation import simulate
     from scadles.streams import Records, Source, register_source
     from scadles.training.loop import LiveDevice
 
@@ -59,6 +60,7 @@ _HOMES = {
     "load_config": "scadles.config",
     "open_source": "scadles.build",
     "register_source": "scadles.streams",
+    "simulate": "scadles.simulation",
     "train": "scadles.run",
 }
 
@@ -89,6 +91,7 @@ __all__ = [
     "load_config",
     "open_source",
     "register_source",
+    "simulate",
     "train",
 ]
 

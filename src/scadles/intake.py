@@ -167,6 +167,7 @@ class Intake:
         if waiting is None:
             self.pull()
             waiting = 0
+        self._note_waiting(self.held + waiting)
         at_source = min(waiting, keep)
         if waiting > at_source:
             skipped = self.source.skip(at_source)
@@ -191,9 +192,11 @@ class Intake:
         self._count_arrived()
         self.meter.observe(self._clock.now(), max(0, self._arrived - before))
         self.ledger.held = waiting = len(self._buffer) + len(self._taken)
-        waiting += self._lag or 0
-        if waiting > self.max_waiting:
-            self.max_waiting = waiting
+        self._note_waiting(waiting + (self._lag or 0))
+
+    def _note_waiting(self, samples: int) -> None:
+        if samples > self.max_waiting:
+            self.max_waiting = samples
 
     def _count_arrived(self) -> None:
         """Ask how many records this stream has ever brought, those waiting at the source included."""

@@ -1,6 +1,7 @@
 """The same arrivals end in the same model, whatever the devices are made of.
 
-Devices are threads with a virtual clock each, or (run as a script, this file is one of them) processes with gloo.
+Devices are threads with a virtual clock each, or (run as a script, this file is one of them) processes with gloo, or
+they are simulated all together at no cost.
 """
 
 import json
@@ -17,8 +18,10 @@ from torch.nn.functional import cross_entropy
 import scadles
 from scadles.build import build_dataset, build_network
 from scadles.config import load_config
+from scadles.observe import CheckpointWritten, Header, events_path, read_events
+from scadles.simulation import simulate
 
-DEVICES = 3
+DEVICES = 4
 STEPS = 12
 CONFIGS = {
     "scadles": {
@@ -48,7 +51,7 @@ def make_config(name, steps):
             "seed": 3,
             "steps": steps,
             "picture": False,
-            "stream": {"rates": [40, 12, 21.5]} | given.get("stream", {}),
+            "stream": {"rates": [40, 12, 21.5, 0]} | given.get("stream", {}),
             "checkpoint": {"every_steps": 4},
             "evaluation": {"every_s": 1.5},
         }
@@ -69,7 +72,7 @@ def take_part(config, out, model=None, **surroundings):
 
 @pytest.fixture(scope="module")
 def run(in_threads, tmp_path_factory):
-    """Run a configuration on threads; return device 0's summary, the model and the clocks."""
+    """Run a configuration on threads; return device 0's summary, the model, the clocks and the folder."""
 
     def in_folder(name, steps=STEPS, folder=None, *, clocks=None, resume=False):
         config = make_config(name, steps)
@@ -85,7 +88,7 @@ def run(in_threads, tmp_path_factory):
         summaries = in_threads(DEVICES, work)
         for summary in summaries:
             assert summary == summaries[0]
-        return summaries[0], load_file(out / "model.safetensors"), clocks
+        return summaries[0], load_file(out / "model.safetensors"), clocks, out
 
     return in_folder
 
@@ -104,7 +107,7 @@ def assert_same_bits(one, other):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_one_seed_one_result(whole, run, name):
-    (first, model, _), (second, again, _) = whole(name), run(name)
+    (first, model, *_), (second, again, *_) = whole(name), run(name)
     assert first == second
     assert_same_bits(model, again)
     assert first["steps"] == STEPS
@@ -114,9 +117,9 @@ def test_one_seed_one_result(whole, run, name):
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("stop_after", [4, 8])
 def test_a_resumed_run_equals_one_that_was_never_stopped(whole, run, tmp_path, name, stop_after):
-    expected, model, _ = whole(name)
-    _, _, clocks = run(name, stop_after, tmp_path)
-    resumed, again, _ = run(name, STEPS, tmp_path, clocks=clocks, resume=True)
+    expected, model, *_ = whole(name)
+    _, _, clocks, _ = run(name, stop_after, tmp_path)
+    resumed, again, *_ = run(name, STEPS, tmp_path, clocks=clocks, resume=True)
     assert_same_bits(model, again)
     assert resumed["model_sha256"] == expected["model_sha256"]
     assert resumed["samples"] == expected["samples"]
@@ -127,18 +130,56 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(whole, run, tmp_path, n
         assert resumed[figure] == pytest.approx(expected[figure], rel=1e-12), figure
 
 
-def test_processes_end_where_threads_end(whole, in_processes, tmp_path):
-    expected, model, _ = whole("scadles")
-    outcomes = in_processes(__file__, DEVICES, "scadles", tmp_path)
-    assert [code for code, _ in outcomes] == [0] * DEVICES
-    found = json.loads(outcomes[0][1])
-    for figure in ("samples", "steps", "model", "devices", "lr_scale_mean", "buffer_max_samples"):
+def assert_same_outcome(found, expected, model, again):
+    """Two runs took the same samples in the same steps, and their parameters are equal to rounding."""
+    for figure in ("samples", "steps", "model", "devices", "time_s", "lr_scale_mean", "buffer_max_samples", "ended_by"):
         assert found[figure] == expected[figure], figure
+    for mine, theirs in zip(found["per_device"], expected["per_device"], strict=True):
+        assert mine["samples"] == theirs["samples"]
+        assert mine["slowest_steps"] == theirs["slowest_steps"]
+        assert mine["seconds"] == pytest.approx(theirs["seconds"])
     assert found["seconds"] == pytest.approx(expected["seconds"])
     assert found["final_accuracy"] == pytest.approx(expected["final_accuracy"], abs=0.006)
-    again = load_file(tmp_path / "model.safetensors")
+    assert model.keys() == again.keys()
     for parameter, tensor in model.items():
         torch.testing.assert_close(again[parameter], tensor, rtol=1e-5, atol=1e-5, msg=parameter)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_processes_end_where_threads_end(whole, in_processes, tmp_path, name):
+    expected, model, *_ = whole(name)
+    outcomes = in_processes(__file__, DEVICES, name, tmp_path)
+    assert [code for code, _ in outcomes] == [0] * DEVICES
+    assert_same_outcome(json.loads(outcomes[0][1]), expected, model, load_file(tmp_path / "model.safetensors"))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("gradients", ["auto", "per-device"])
+def test_a_simulation_ends_where_threads_end(whole, tmp_path, name, gradients):
+    expected, model, *_ = whole(name)
+    config = load_config(make_config(name, STEPS), [f"simulation.gradients={gradients}"])
+    found = simulate(config, out=tmp_path, quiet=True).model_dump()
+    assert_same_outcome(found, expected, model, load_file(tmp_path / "model.safetensors"))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_simulation_tells_the_same_story(whole, tmp_path, name):
+    """Every event of every device is the same, but for rounding of the model, and checkpoints."""
+    *_, folder = whole(name)
+    simulate(make_config(name, STEPS), out=tmp_path, quiet=True)
+    for device in range(DEVICES):
+        mine, theirs = told(tmp_path, device), told(folder, device)
+        assert len(mine) == len(theirs) > STEPS
+        for event, other in zip(mine, theirs, strict=True):
+            assert type(event) is type(other)
+            for field in vars(event).keys() - {"model_sha256", "accuracy"}:
+                expected = getattr(other, field)
+                expected = pytest.approx(expected, rel=1e-4) if field == "loss" else expected
+                assert getattr(event, field) == expected, (event.kind, field)
+
+
+def told(folder, device):
+    return [e for e in read_events(events_path(folder, device)) if not isinstance(e, Header | CheckpointWritten)]
 
 
 if __name__ == "__main__":

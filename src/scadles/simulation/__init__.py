@@ -17,7 +17,7 @@ from scadles import build
 from scadles.clock import timestamp_number
 from scadles.config import RunConfig, load_config
 from scadles.errors import ConfigError
-from scadles.observe import Progress, RunFolder, Summary, new_run_folder, occupied, plot_timeline, write_config
+from scadles.observe import Progress, RunFolder, Summary, new_run_folder, occupied, plot_timeline
 from scadles.simulation.gradients import LossFunction
 from scadles.simulation.limit import check_has_target, with_stream_limit
 from scadles.simulation.simulator import Simulator
@@ -61,7 +61,6 @@ def simulate(
     dataset = build.build_dataset(settings)
     network = model if model is not None else build.build_network(settings, dataset)
     fresh = copy.deepcopy(network) if limit else network
-    write_config(run_dir, settings.to_yaml())
     progress = Progress(
         f"{settings.method} on {settings.data.dataset}, simulated",
         settings.devices,

@@ -7,7 +7,7 @@ from torch.nn.functional import cross_entropy
 from scadles.config import RunConfig
 from scadles.errors import ConfigError
 from scadles.learner import Learner
-from scadles.models import NO_MODEL
+from scadles.models import Nothing
 from scadles.simulation.gradients import (
     FusedGradients,
     Gradients,
@@ -25,14 +25,14 @@ def choose_gradients(
 ) -> Gradients:
     """Return the way that ``simulation.gradients`` asks for; ``auto`` fuses where that is exact.
 
-    Fusing is exact for cross-entropy of a model in which no sample depends on others; batching by ``torch.func`` needs
-    cross-entropy as well, because it fills batches up. The choice depends on nothing but the model and the settings,
+    Fusing is exact for cross-entropy of a model in which no sample depends on others, and so is batching by
+    ``torch.func``, which fills batches up. The choice depends on nothing but the model and the settings,
     so that one seed gives one result.
 
     Raises:
         ConfigError: ``fused`` was asked for and would not be exact.
     """
-    if config.model == NO_MODEL:
+    if isinstance(learner.model, Nothing):
         return NoGradients(learner)
     looped = LoopedGradients(learner, lookup, loss, statistics)
     if loss is not cross_entropy:
@@ -45,8 +45,8 @@ def choose_gradients(
             f"simulation.gradients = fused: in model {config.model} samples of a batch depend on each other (as "
             "BatchNorm makes them), so devices cannot share a batch; use auto"
         )
-    if config.simulation.gradients != "per-device" and not mixing:
+    if mixing:
+        return looped
+    if config.simulation.gradients != "per-device":
         return FusedGradients(learner, lookup, looped)
-    if BatchedGradients.suits(learner):
-        return BatchedGradients(learner, lookup, looped, statistics, mixing=mixing)
-    return looped
+    return BatchedGradients(learner, lookup, looped) if BatchedGradients.suits(learner) else looped

@@ -26,6 +26,7 @@ class StepDone:
         outcome: what it came to.
         reports: of all devices.
         members: the devices that took part, ascending.
+        present: which these are, bool ``[N]``.
         synced_s: when the mean gradient was there: now.
         duration_s: how long it took, in stream seconds.
         bytes_sent: what left all devices in its exchange.
@@ -34,6 +35,7 @@ class StepDone:
     outcome: Outcome
     reports: Reports
     members: Sequence[Device]
+    present: np.ndarray
     synced_s: float
     duration_s: float
     bytes_sent: int
@@ -72,7 +74,8 @@ class Cluster:
         self._message_bytes = costs.charged_bytes(learner.exchange.message_bytes)
         self._members: list[Device] = []
         self._was_on = np.ones(len(devices), dtype=bool)
-        self._awaited: set[int] = set()
+        self._present = np.ones(len(devices), dtype=bool)
+        self._awaited = 0
         self._step_began_s = 0.0
 
     @property
@@ -107,9 +110,10 @@ class Cluster:
             starts_s[device.number] = device.clock.now()
         starts_s = np.maximum(starts_s, loaded_s)
         ready_s = starts_s + self._costs.compute_s(batches, self._learner.step_number + 1, starts_s)
-        self._awaited = set(numbers.tolist())
-        for device, time_s in zip(self._members, ready_s[numbers].tolist(), strict=True):
-            self._plan(device, now_s, time_s)
+        self._present, self._awaited = on.copy(), len(numbers)
+        on_ready = self._ready  # one object, whatever the number of events
+        for device in self._members:
+            self._plan(device, now_s, float(ready_s[device.number]), on_ready)
 
     def _wait_for_anybody(self, now_s: float) -> None:
         availability = self._costs.availability
@@ -129,36 +133,34 @@ class Cluster:
         self._was_on = on
         return until_s
 
-    def _plan(self, device: Device, now_s: float, ready_s: float) -> None:
+    def _plan(self, device: Device, now_s: float, ready_s: float, on_ready: Callable[[], None]) -> None:
         off_s = self._costs.availability.next_change(device.number, now_s)
         if off_s < ready_s:
             self._agenda.at(off_s, self._leave, device, priority=_LEAVE_FIRST)
         else:
             device.clock.meet(ready_s)
             device.ready()
-            self._agenda.at(device.clock.now(), self._ready, device.number)
+            self._agenda.at(device.clock.now(), on_ready)
 
-    def _ready(self, number: int) -> None:
-        self._awaited.remove(number)
+    def _ready(self) -> None:
+        self._awaited -= 1
         if not self._awaited:
             self._exchange()
 
     def _leave(self, device: Device) -> None:
         device.give_back()
         self._members.remove(device)
-        self._was_on[device.number] = False
-        self._awaited.remove(device.number)
-        if not self._awaited:
-            self._exchange()
+        self._present[device.number] = self._was_on[device.number] = False
+        self._ready()
 
     def _exchange(self) -> None:
         learner, now_s = self._learner, self._agenda.now_s
         reports = learner.exchange.finish_many(self._reports())
         outcome = learner.update(reports)
-        numbers = np.array([device.number for device in self._members], dtype=np.int64)
-        cost = self._costs.exchange(numbers, self._message_bytes, learner.step_number, now_s)
+        cost = self._costs.exchange(np.flatnonzero(self._present), self._message_bytes, learner.step_number, now_s)
         ended_s = now_s + cost.seconds
-        done = StepDone(outcome, reports, self._members, ended_s, ended_s - self._step_began_s, cost.bytes_sent)
+        duration_s = ended_s - self._step_began_s
+        done = StepDone(outcome, reports, self._members, self._present, ended_s, duration_s, cost.bytes_sent)
         self._agenda.at(ended_s, self._end_step, done)
 
     def _reports(self) -> np.ndarray:
@@ -183,10 +185,8 @@ class Cluster:
         if len(self._members) < len(self._devices):
             since_s = self._agenda.now_s - self._step_began_s
             first_s = min((device.ready_s for device in self._members), default=since_s)
-            present = {device.number for device in self._members}
-            for device in self._devices:
-                if device.number not in present:
-                    device.miss(first_s)
+            for number in np.flatnonzero(~self._present).tolist():
+                self._devices[number].miss(first_s)
 
     def _end_step(self, done: StepDone) -> None:
         now_s = self._agenda.now_s

@@ -26,7 +26,7 @@ from scadles.records import Records
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 _CHUNK_VALUES = 2**20
-_CHUNK_SAMPLES = 8192
+_CHUNK_SAMPLES = 2048
 _PROBE = 4
 
 
@@ -115,7 +115,7 @@ class NoGradients(Gradients):
 
 
 class FusedGradients(Gradients):
-    """One backward pass over the samples of many devices, in chunks of at most 8,192 samples.
+    """One backward pass over the samples of many devices, in chunks of at most 2,048 samples.
 
     Args:
         learner: whose loss is cross-entropy.

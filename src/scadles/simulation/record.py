@@ -71,20 +71,14 @@ class Record:
 
     def step(self, done: StepDone) -> None:
         """Count a step, and write down what those devices did that are shown."""
-        wait_s, compute_s, sync_s = self._seconds
-        for device in done.members:
-            number, waited_s, computed_s = device.number, device.wait_s, device.compute_s
-            wait_s[number] += waited_s
-            compute_s[number] += computed_s
-            sync_s[number] += done.duration_s - waited_s - computed_s
+        waited_s = np.array([device.wait_s for device in done.members])
+        computed_s = np.array([device.compute_s for device in done.members])
+        self._seconds[:, done.present] += waited_s, computed_s, done.duration_s - waited_s - computed_s
         self._slowest_steps[done.outcome.slowest] += 1
         self._bytes_sent += done.bytes_sent
-        present = {device.number for device in done.members}
-        first = True
-        for number in self.shown:
-            if number in present:
-                self._describe(done, self._devices[number], first=first)
-                first = False
+        present = [number for number in self.shown if done.present[number]]
+        for number in present:
+            self._describe(done, self._devices[number], first=number == present[0])
 
     def all(self, kind: Callable[..., Event], of: Callable[[Device], dict[str, Any]], time_s: float) -> None:
         """Write down an event of every device that is shown, with what it says of each."""

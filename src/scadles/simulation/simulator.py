@@ -14,8 +14,8 @@ from scadles.clock import wall_seconds
 from scadles.config import RunConfig
 from scadles.data import Dataset
 from scadles.fabric import LocalFabric
-from scadles.models import NO_MODEL
-from scadles.observe import Progress, Simulated, Summary
+from scadles.models import Nothing
+from scadles.observe import Progress, Simulated, Summary, write_config
 from scadles.seeding import derive_seed
 from scadles.simulation.choice import choose_gradients
 from scadles.simulation.cluster import Cluster, StepDone
@@ -40,7 +40,7 @@ class Simulator:
         model: the network that all devices share.
         optimizer: over its parameters; None builds the one in the settings.
         loss: mean loss of (outputs, labels).
-        run_dir: where events go; None writes nothing.
+        run_dir: where settings and events go; None writes nothing.
         progress: what the terminal shows.
     """
 
@@ -63,10 +63,12 @@ class Simulator:
         self._devices = build.build_fleet(config, dataset, self._learner)
         self._statistics = FleetStatistics(model, config.devices)
         lookup = Lookup(dataset, build.build_partition(config, dataset), self._learner)
-        self._learns = config.model != NO_MODEL
+        self._learns = not isinstance(model, Nothing)
         self._gradients = choose_gradients(config, self._learner, lookup, loss, self._statistics)
         self._costs = Costs(config.cost, config.devices, config.seed)
         self._cluster = Cluster(self._devices, self._learner, self._gradients, self._costs, self._on_step)
+        if run_dir is not None:  # not sooner: what cannot work leaves no folder behind
+            write_config(run_dir, config.to_yaml())
         self._record = Record(config, self._devices, self._learner, run_dir, progress or _silent(config))
         self._tests = _tests(config, dataset, loss) if self._learns else []
         self._schedule = Schedule(config)

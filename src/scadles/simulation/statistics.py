@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -22,12 +19,9 @@ class FleetStatistics:
 
     def __init__(self, model: nn.Module, devices: int) -> None:
         self._common = BatchNormStatistics(model)
-        self._buffers: dict[str, Tensor] = {}
-        for path, layer in model.named_modules():
-            if isinstance(layer, _BatchNorm):
-                prefix = f"{path}." if path else ""
-                self._buffers |= {prefix + name: buffer for name, buffer in layer.named_buffers(recurse=False)}
-        self._sizes = [buffer.numel() for buffer in self._buffers.values()]
+        layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
+        self._buffers = [buffer for layer in layers for buffer in layer.buffers(recurse=False)]
+        self._sizes = [buffer.numel() for buffer in self._buffers]
         self._rows = self._flat().repeat(devices, 1) if self._buffers else torch.empty(devices, 0)
         self._weights = torch.zeros(devices, dtype=torch.float64) if self._buffers else torch.empty(0)
 
@@ -36,7 +30,7 @@ class FleetStatistics:
 
     def load(self, device: int) -> None:
         """Let the model hold the statistics of ``device``."""
-        for buffer, part in zip(self._buffers.values(), torch.split(self._rows[device], self._sizes), strict=True):
+        for buffer, part in zip(self._buffers, torch.split(self._rows[device], self._sizes), strict=True):
             buffer.copy_(part.view_as(buffer))
 
     def keep(self, device: int, samples: int) -> None:
@@ -44,21 +38,6 @@ class FleetStatistics:
         if self._buffers:
             self._rows[device] = self._flat()
             self._weights[device] += samples
-
-    def stacked(self, devices: Sequence[int]) -> dict[str, Tensor]:
-        """Return the statistics of some devices by name, ``[devices, ...]`` each."""
-        parts = torch.split(self._rows[list(devices)], self._sizes, dim=1) if self._buffers else ()
-        return {
-            name: part.reshape(len(devices), *buffer.shape).to(buffer)
-            for (name, buffer), part in zip(self._buffers.items(), parts, strict=True)
-        }
-
-    def keep_stacked(self, devices: Sequence[int], buffers: dict[str, Tensor], samples: np.ndarray) -> None:
-        """Take over what training made of :meth:`stacked` statistics."""
-        if self._buffers:
-            rows = [buffer.reshape(len(devices), -1).double() for buffer in buffers.values()]
-            self._rows[list(devices)] = torch.cat(rows, dim=1)
-            self._weights[list(devices)] += torch.from_numpy(samples).double()
 
     def average(self) -> None:
         """Give all devices, and the model, the mean weighted by samples trained on since the last time."""
@@ -75,4 +54,4 @@ class FleetStatistics:
         self._weights.zero_()
 
     def _flat(self) -> Tensor:
-        return torch.cat([buffer.reshape(-1).double() for buffer in self._buffers.values()])
+        return torch.cat([buffer.reshape(-1).double() for buffer in self._buffers])

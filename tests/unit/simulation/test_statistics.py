@@ -1,0 +1,76 @@
+import torch
+from torch import nn
+
+from scadles.aggregation import BatchNormStatistics
+from scadles.fabric import LocalFabric
+from scadles.simulation.statistics import FleetStatistics
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2), nn.BatchNorm1d(2))
+
+
+def buffers(model):
+    return torch.cat([buffer.double().flatten() for buffer in model.buffers()])
+
+
+def batches(device):
+    generator = torch.Generator().manual_seed(device)
+    return [torch.randn(size + device, 3, generator=generator) for size in (5, 9)]
+
+
+def test_devices_that_share_a_model_average_as_those_that_do_not(in_threads):
+    def work(fabric):
+        model = network()
+        statistics = BatchNormStatistics(model)
+        for x in batches(fabric.rank) if fabric.rank < 2 else ():
+            model(x)
+            statistics.trained(len(x))
+        total = statistics.pack()
+        fabric.reduce(total, "test").wait()
+        statistics.unpack(total)
+        return buffers(model)
+
+    expected = in_threads(LocalFabric.create(3), work)
+    shared = network()
+    fleet = FleetStatistics(shared, 3)
+    for turn in range(2):
+        for device in range(2):
+            x = batches(device)[turn]
+            fleet.load(device)
+            shared(x)
+            fleet.keep(device, len(x))
+    fleet.average()
+    for theirs in expected:
+        torch.testing.assert_close(buffers(shared), theirs, rtol=1e-6, atol=1e-7)
+    for device in range(3):
+        fleet.load(device)
+        torch.testing.assert_close(buffers(shared), expected[0], rtol=1e-6, atol=1e-7)
+
+
+def test_statistics_that_are_not_finite_do_not_spread():
+    model = network()
+    fleet = FleetStatistics(model, 2)
+    for device, factor in enumerate((1.0, torch.inf)):
+        fleet.load(device)
+        model(batches(device)[0] * factor)
+        fleet.keep(device, 5)
+    fleet.average()
+    assert bool(buffers(model).isfinite().all())
+
+
+def test_nobody_trained_nothing_changes():
+    model = network()
+    before = buffers(model).clone()
+    fleet = FleetStatistics(model, 2)
+    fleet.average()
+    assert torch.equal(buffers(model), before)
+
+
+def test_a_model_without_batchnorm_has_none():
+    fleet = FleetStatistics(nn.Linear(2, 2), 10_000)
+    assert not fleet
+    fleet.load(3)
+    fleet.keep(3, 8)
+    fleet.average()
