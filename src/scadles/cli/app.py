@@ -10,6 +10,7 @@ import typer
 
 from scadles.cli.compare import compare
 from scadles.cli.doctor import doctor
+from scadles.cli.paper import paper
 from scadles.cli.settings import settings
 from scadles.cli.simulate import simulate
 from scadles.cli.sweep import sweep
@@ -27,6 +28,7 @@ app.command()(simulate)
 app.command()(compare)
 app.command()(doctor)
 app.command()(settings)
+app.command()(paper)
 app.command()(sweep)
 
 

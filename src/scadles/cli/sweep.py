@@ -25,9 +25,6 @@ def sweep(
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="runs of each combination, each with a seed of its own")] = 1,
     jobs: Annotated[int, typer.Option(min=1, help="runs that are made at the same time")] = 1,
-    threads: Annotated[
-        int, typer.Option(min=1, help="torch threads of each run; another number changes the last digits of results")
-    ] = 1,
     backend: Annotated[
         Literal["local", "ray"], typer.Option(help="processes here, or Ray tasks (needs the extra 'ray')")
     ] = "local",
@@ -52,7 +49,6 @@ def sweep(
         settings=settings or (),
         seeds=seeds,
         jobs=jobs,
-        threads=threads,
         backend=backend,
         quiet=quiet,
     )

@@ -13,7 +13,7 @@ from scadles.sweep.plan import Task
 from scadles.sweep.work import Outcome, Report, make, unforeseen
 
 
-def in_ray(tasks: Sequence[Task], jobs: int, threads: int, report: Report) -> None:
+def in_ray(tasks: Sequence[Task], jobs: int, report: Report) -> None:
     """Make runs as Ray tasks, at most ``jobs`` at a time, and report each when it is there.
 
     A cluster is used that this process is connected to, or that ``RAY_ADDRESS`` names; otherwise one is started on
@@ -29,14 +29,15 @@ def in_ray(tasks: Sequence[Task], jobs: int, threads: int, report: Report) -> No
     ours = not ray.is_initialized()
     if ours:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
-    task_of_ray = ray.remote(num_cpus=threads, max_retries=0)(_make_from)
+    task_of_ray = ray.remote(max_retries=0)(_make_from)
     left = list(reversed(tasks))
     running: dict[Any, Task] = {}
     try:
         while left or running:
             while left and len(running) < jobs:
                 task = left.pop()
-                running[task_of_ray.remote(task, threads, Path.cwd())] = task
+                cores = task_of_ray.options(num_cpus=task.config.simulation.threads)
+                running[cores.remote(task, Path.cwd())] = task
             (ended,), _ = ray.wait(list(running))
             report(running.pop(ended), _outcome(ray, ended))
     finally:
@@ -46,9 +47,9 @@ def in_ray(tasks: Sequence[Task], jobs: int, threads: int, report: Report) -> No
             ray.shutdown()
 
 
-def _make_from(task: Task, threads: int, folder: Path) -> Outcome:
+def _make_from(task: Task, folder: Path) -> Outcome:
     os.chdir(folder)  # relative paths in the settings are the user's
-    return make(task, threads)
+    return make(task)
 
 
 def _outcome(ray: Any, reference: Any) -> Outcome:

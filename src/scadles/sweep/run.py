@@ -14,7 +14,7 @@ from scadles.sweep.plan import UNFINISHED, ConfigLike, Task, plan
 from scadles.sweep.ray_tasks import in_ray
 from scadles.sweep.work import Failure, Outcome, Report, in_processes
 
-BACKENDS: dict[str, Callable[[Sequence[Task], int, int, Report], None]] = {"local": in_processes, "ray": in_ray}
+BACKENDS: dict[str, Callable[[Sequence[Task], int, Report], None]] = {"local": in_processes, "ray": in_ray}
 TABLE_FILE, NUMBERS_FILE, PICTURE_FILE = "sweep.md", "sweep.csv", "sweep.png"
 
 
@@ -26,7 +26,6 @@ def sweep(
     settings: Sequence[str] = (),
     seeds: int = 1,
     jobs: int = 1,
-    threads: int = 1,
     backend: str = "local",
     quiet: bool = False,
 ) -> SweepResult:
@@ -44,9 +43,7 @@ def sweep(
         out: the folder of the sweep.
         settings: ``key=value`` over ``config``.
         seeds: runs of each combination, with the configuration's seed and those after it.
-        jobs: runs that are made at the same time.
-        threads: of torch in each run. Sums are rounded otherwise with another number of them, so that results would
-            differ in their last digits; ``jobs`` changes nothing.
+        jobs: runs that are made at the same time; results do not depend on it.
         backend: ``local`` processes, or tasks of ``ray``.
         quiet: do not tell of each run that is finished.
 
@@ -55,7 +52,7 @@ def sweep(
         MissingExtraError: Ray is asked for and not installed.
         RunError: ``out`` cannot be written.
     """
-    for name, value in (("seeds", seeds), ("jobs", jobs), ("threads", threads)):
+    for name, value in (("seeds", seeds), ("jobs", jobs)):
         if value < 1:
             raise ConfigError(f"{name} = {value}: must be at least 1")
     if backend not in BACKENDS:
@@ -72,7 +69,7 @@ def sweep(
             progress.update(run)
 
         if tasks:
-            BACKENDS[backend]([task for task in planned if isinstance(task, Task)], jobs, threads, report)
+            BACKENDS[backend]([task for task in planned if isinstance(task, Task)], jobs, report)
     result = SweepResult(tuple(over), tuple(known[place] for place in range(len(planned))))
     _write(result, folder)
     return result

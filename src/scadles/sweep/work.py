@@ -29,19 +29,10 @@ Outcome = Summary | Failure
 Report = Callable[[Task, Outcome], None]
 
 
-def make(task: Task, threads: int) -> Outcome:
-    """Make one run; its folder appears when it is whole.
+def make(task: Task) -> Outcome:
+    """Make one run; its folder appears when it is whole."""
+    from scadles.simulation import simulate  # the process that plans needs neither torch nor the simulator
 
-    Args:
-        task: the run.
-        threads: how many of them torch may use.
-    """
-    # the process that plans needs neither torch nor the simulator
-    import torch
-
-    from scadles.simulation import simulate
-
-    torch.set_num_threads(threads)
     try:
         shutil.rmtree(task.workshop, ignore_errors=True)
         task.workshop.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +53,7 @@ def unforeseen(error: BaseException) -> Failure:
     return Failure(f"{type(error).__name__}: {error}", ScadlesError.exit_code)
 
 
-def in_processes(tasks: Sequence[Task], jobs: int, threads: int, report: Report) -> None:
+def in_processes(tasks: Sequence[Task], jobs: int, report: Report) -> None:
     """Make runs in ``jobs`` processes, and report each when it is there; an interrupt ends the processes.
 
     Each process has a pool of its own, so that of one that dies it is known which run it was at.
@@ -75,7 +66,7 @@ def in_processes(tasks: Sequence[Task], jobs: int, threads: int, report: Report)
         while left or running:
             while left and free:
                 task, pool = left.pop(), free.pop()
-                running[pool.submit(make, task, threads)] = task, pool
+                running[pool.submit(make, task)] = task, pool
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 task, pool = running.pop(future)
                 free.append(_pool() if isinstance(future.exception(), BrokenProcessPool) else pool)

@@ -1,0 +1,184 @@
+"""DDL and ScaDLES learning the same thing from the same streams for the same stream time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from scadles.config import RunConfig, load_config
+from scadles.config.tree import merged
+from scadles.observe import RunFolder
+from scadles.paper.experiment import Options
+from scadles.paper.published import BATCH, CONVERGENCE, DEVICES, NETWORKS, NEVER
+from scadles.paper.rules import ddl_step_s, throughput_ratio
+from scadles.paper.runs import Runs
+from scadles.paper.settings import SEED, label, rates_of
+
+Key = tuple[str, str]
+
+KEYS: tuple[Key, ...] = tuple(CONVERGENCE)
+TARGET_SHARE = 0.95
+VARIANTS: Mapping[str, Mapping[str, Any]] = {
+    "ddl": {"method": "ddl"},
+    "weighted": {"method": "scadles", "buffer": {"policy": "persistence"}},
+    "scadles": {"method": "scadles"},
+}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large the learning runs are.
+
+    Attributes:
+        devices: of each run.
+        side: height and width of the synthetic images.
+        test_samples: of the synthetic images.
+        steps: of DDL, by network; ScaDLES gets the same stream time.
+        tests: spread over that time.
+    """
+
+    devices: int
+    side: int
+    test_samples: int
+    steps: Mapping[str, int]
+    tests: int
+
+
+FULL = Scale(DEVICES, 32, 1000, {"resnet152": 150, "vgg19": 400}, 200)
+QUICK = Scale(8, 16, 500, {"resnet152": 80, "vgg19": 160}, 120)
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What came of one run.
+
+    Attributes:
+        time_s: stream time of each test.
+        accuracy: top-1, 0 to 1, of each test.
+        step_time_s: stream time after each step.
+        held: samples waiting on the fullest device after each step.
+    """
+
+    time_s: np.ndarray
+    accuracy: np.ndarray
+    step_time_s: np.ndarray
+    held: np.ndarray
+
+    @property
+    def best(self) -> float:
+        """The best accuracy of all tests."""
+        return float(self.accuracy.max())
+
+    @property
+    def final(self) -> float:
+        """The mean accuracy over the last tenth of the tests, because a single test jumps up and down."""
+        return float(self.accuracy[-math.ceil(len(self.accuracy) / 10) :].mean())
+
+    def time_to(self, target: float) -> float:
+        """Return the stream time of the first test that was at least as good as ``target``; infinity for none."""
+        good = np.flatnonzero(self.accuracy >= target)
+        return float(self.time_s[good[0]]) if len(good) else NEVER
+
+    def held_at(self, time_s: float) -> float:
+        """Return what waited on the fullest device at a stream time; at the end of the run for a later one."""
+        return float(self.held[min(int(np.searchsorted(self.step_time_s, time_s)), len(self.held) - 1)])
+
+
+def scale(options: Options) -> Scale:
+    """Return the sizes that the options ask for."""
+    return QUICK if options.quick else FULL
+
+
+def learn(options: Options, runs: Runs, variants: Sequence[str]) -> dict[str, dict[Key, Learnt]]:
+    """Return what each variant learnt in each of the eight cells."""
+    size = scale(options)
+    names = {(variant, key): label(variant, *key) for key in KEYS for variant in variants}
+    configs = {name: _config(options, size, *pair) for pair, name in names.items()}
+    weights = {name: _samples(configs[name], *pair) for pair, name in names.items()}
+    folders = runs.get(configs, weights)
+    return {v: {key: _learnt(folders[names[v, key]]) for key in KEYS} for v in variants}
+
+
+def rates(options: Options, key: Key) -> tuple[float, ...]:
+    """Return the rates of the devices in a cell."""
+    return rates_of(_config(options, scale(options), "ddl", key))
+
+
+def targets(ddl: Mapping[Key, Learnt]) -> dict[str, float]:
+    """Return the accuracy to reach by network: 95 % of DDL's best, of the set in which that is lowest."""
+    return {
+        network: round(TARGET_SHARE * min(ddl[key].best for key in KEYS if key[0] == network), 3)
+        for network in NETWORKS
+    }
+
+
+def remarks(options: Options, aims: Mapping[str, float]) -> tuple[str, ...]:
+    """Return what a reader must know about all learning runs."""
+    size = scale(options)
+    what = options.data or f"synthetic images of {size.side} x {size.side}, 10 classes (ResNet152) and 100 (VGG19)"
+    goals = ", ".join(f"{100 * aim:.1f} % for {NETWORKS[network].title}" for network, aim in aims.items())
+    return (
+        "The paper trains ResNet152 on CIFAR10 and VGG19 on CIFAR100 and reports top-5 accuracy. We train a network of "
+        f"three convolutions on {what}, report top-1, and charge the time that the big network costs on a K80 behind "
+        "5 Gbps.",
+        f"{size.devices} devices with drawn rates, one seed, learning rate 0.05, momentum 0.9, no schedule. Both "
+        "methods learn for the same stream time.",
+        f"Target: 95 % of DDL's best accuracy, {goals}. Final: the mean of the last tenth of all tests.",
+        "Rule for the speed-up: how many more samples per second ScaDLES trains on, as if all taught alike.",
+        "Runs are short: where DDL still improves at the end (see the picture), who is ahead need not end higher.",
+    )
+
+
+def speed_up(slow_s: float, fast_s: float) -> float | None:
+    """Return how many times sooner the fast one was there; None where one never was.
+
+    >>> speed_up(6.0, 3.0), speed_up(6.0, NEVER)
+    (2.0, None)
+    """
+    return slow_s / fast_s if math.isfinite(slow_s) and math.isfinite(fast_s) else None
+
+
+def _config(options: Options, size: Scale, variant: str, key: Key) -> RunConfig:
+    network, name = key
+    tree = {
+        "seed": SEED,
+        "devices": size.devices,
+        "model": "cnn",
+        "picture": False,
+        "duration_s": 1.0,
+        "stream": {"rates": name},
+        "cost": {"profile": NETWORKS[network].cost_profile},
+        "data": _data(options, size, network),
+    }
+    config = load_config(merged(tree, VARIANTS[variant]))
+    duration_s = size.steps[network] * ddl_step_s(rates_of(config), NETWORKS[network])
+    return load_config(config, [f"duration_s={duration_s}", f"evaluation.every_s={duration_s / size.tests}"])
+
+
+def _data(options: Options, size: Scale, network: str) -> dict[str, Any]:
+    if options.data is not None:
+        return {"dataset": options.data}
+    return {
+        "dataset": "synthetic-images",
+        "classes": NETWORKS[network].classes,
+        "shape": [3, size.side, size.side],
+        "test_samples": size.test_samples,
+    }
+
+
+def _samples(config: RunConfig, variant: str, key: Key) -> float:
+    """Return roughly how many samples a run trains on."""
+    rates_hz, network = rates_of(config), NETWORKS[key[0]]
+    duration_s = config.duration_s or 0.0
+    ddl = BATCH * config.devices * duration_s / ddl_step_s(rates_hz, network)
+    return ddl if variant == "ddl" else ddl * throughput_ratio(rates_hz, network)
+
+
+def _learnt(run: RunFolder) -> Learnt:
+    time_s, accuracy = run.accuracy()
+    held = [run.column(device, "held") + run.column(device, "lag") for device in run.devices]
+    return Learnt(time_s, accuracy, run.column(run.devices[0], "time_s"), np.max(held, axis=0))

@@ -1,0 +1,149 @@
+"""The paper's numbers, as data: what its tables print and what can be read off its figures.
+
+Contradictions among them are kept as they are; experiments name them in notes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+SETS = ("S1", "S2", "S1'", "S2'")
+DEVICES = 16
+BATCH = 64
+SAMPLE_BYTES = 3 * 1024
+GB = 2**30
+NEVER = math.inf
+
+
+class Network(NamedTuple):
+    """One of the two networks the paper trains, and what a step of it costs on a K80 behind 5 Gbps.
+
+    Attributes:
+        title: as printed.
+        cost_profile: name in ``cost.profile``.
+        sync_s: all-reduce of its gradients among 16 devices.
+        compute_s: forward and backward of 64 images; other batches in proportion.
+        classes: of the data set it is trained on.
+    """
+
+    title: str
+    cost_profile: str
+    sync_s: float
+    compute_s: float
+    classes: int
+
+    def step_s(self, batch: float = BATCH, devices: int = DEVICES) -> float:
+        """Return the seconds of a step once a batch is there.
+
+        Gradients travel around a ring of N, which costs each link 2 (N - 1) / N of their size; 16 are the paper's.
+
+        >>> NETWORKS["resnet152"].step_s(), NETWORKS["vgg19"].step_s()
+        (1.2, 1.6)
+        >>> NETWORKS["resnet152"].step_s(devices=8)
+        1.13
+        """
+        ring = (1 - 1 / devices) / (1 - 1 / DEVICES)
+        return round(self.sync_s * ring + self.compute_s * batch / BATCH, 6)
+
+
+NETWORKS = {
+    "resnet152": Network("ResNet152", "k80-resnet152", 1.05, 0.15, 10),
+    "vgg19": Network("VGG19", "k80-vgg19", 1.45, 0.15, 100),
+}
+
+#: Extra seconds to gather a batch, fastest and slowest device, by (batch, set).
+GATHERING: dict[tuple[int, str], tuple[float, float]] = {
+    (64, "S1"): (-0.22, 4.33),
+    (64, "S2"): (-0.85, -0.53),
+    (64, "S1'"): (-0.30, 1.91),
+    (64, "S2'"): (-0.79, -0.71),
+    (512, "S1"): (5.24, 41.7),
+    (512, "S2"): (0.25, 2.76),
+    (512, "S1'"): (4.56, 22.3),
+    (512, "S2'"): (0.71, 1.35),
+}
+
+#: GB accumulated by DDL after so many steps, by (network, rate in images per second, steps).
+ACCUMULATED: dict[tuple[str, int, int], float] = {
+    ("resnet152", 100, 1_000): 0.35,
+    ("resnet152", 100, 10_000): 3.5,
+    ("resnet152", 100, 100_000): 34.33,
+    ("resnet152", 600, 1_000): 2.06,
+    ("resnet152", 600, 10_000): 20.6,
+    ("resnet152", 600, 100_000): 200.6,
+    ("vgg19", 100, 1_000): 0.47,
+    ("vgg19", 100, 10_000): 4.69,
+    ("vgg19", 100, 100_000): 46.8,
+    ("vgg19", 600, 1_000): 2.75,
+    ("vgg19", 600, 10_000): 27.5,
+    ("vgg19", 600, 100_000): 274.83,
+}
+
+
+class Held(NamedTuple):
+    """Samples in the buffer at convergence under both policies, and the reduction as printed."""
+
+    persistence: float
+    truncation: float
+    reduction: float
+
+
+HELD: dict[tuple[str, str], Held] = {
+    ("resnet152", "S1"): Held(2.9e5, 129, 2238),
+    ("resnet152", "S2"): Held(4.36e6, 633, 6889),
+    ("resnet152", "S1'"): Held(6.2e5, 143, 4340),
+    ("resnet152", "S2'"): Held(3.6e6, 384, 9429),
+    ("vgg19", "S1"): Held(1e5, 118, 848),
+    ("vgg19", "S2"): Held(4e6, 523, 7830),
+    ("vgg19", "S1'"): Held(3.7e5, 129, 2861),
+    ("vgg19", "S2'"): Held(2.5e6, 360, 6956),
+}
+
+
+class Learnt(NamedTuple):
+    """One curve of the convergence figure: hours to its target (95 % or 84 %), final top-5 accuracy in percent."""
+
+    hours: float
+    final: float
+
+
+TARGET_TOP5 = {"resnet152": 95, "vgg19": 84}
+CONVERGENCE: dict[tuple[str, str], tuple[Learnt, Learnt]] = {
+    ("resnet152", "S1"): (Learnt(7.0, 89.3), Learnt(2.58, 96.4)),
+    ("resnet152", "S2"): (Learnt(1.53, 97.5), Learnt(NEVER, 94.4)),
+    ("resnet152", "S1'"): (Learnt(3.23, 95.6), Learnt(1.65, 95.9)),
+    ("resnet152", "S2'"): (Learnt(1.44, 97.7), Learnt(NEVER, 94.2)),
+    ("vgg19", "S1"): (Learnt(5.51, 84.0), Learnt(2.63, 86.6)),
+    ("vgg19", "S2"): (Learnt(1.39, 87.0), Learnt(NEVER, 78.6)),
+    ("vgg19", "S1'"): (Learnt(3.17, 84.1), Learnt(1.48, 87.6)),
+    ("vgg19", "S2'"): (Learnt(1.27, 86.8), Learnt(0.58, 85.5)),
+}
+
+#: Speed-up of weighted aggregation alone as the text prints it; the figure gives other ratios.
+PRINTED_SPEED_UP = {
+    ("resnet152", "S1"): 3.33,
+    ("resnet152", "S1'"): 3.6,
+    ("vgg19", "S1"): 1.92,
+    ("vgg19", "S1'"): 4.0,
+}
+
+
+class Overall(NamedTuple):
+    """ScaDLES against DDL: accuracy change in points, GB of buffer saved, speed-up to convergence."""
+
+    points: float
+    saved_gb: float
+    speed_up: float
+
+
+OVERALL: dict[tuple[str, str], Overall] = {
+    ("resnet152", "S1"): Overall(-0.06, 0.6, 1.89),
+    ("resnet152", "S2"): Overall(-0.32, 5.9, 1.15),
+    ("resnet152", "S1'"): Overall(-0.13, 0.8, 3.29),
+    ("resnet152", "S2'"): Overall(-0.21, 4.03, 1.42),
+    ("vgg19", "S1"): Overall(-1.93, 0.26, 1.56),
+    ("vgg19", "S2"): Overall(-4.18, 3.91, 2.83),
+    ("vgg19", "S1'"): Overall(-2.03, 0.35, 2.06),
+    ("vgg19", "S2'"): Overall(-1.59, 2.58, 2.13),
+}

@@ -1,0 +1,191 @@
+"""Every experiment, on a stand-in that follows the formulas: what is asked of the simulator and made of its answers."""
+
+import csv
+import io
+import math
+
+import pytest
+
+from scadles.config import load_config
+from scadles.errors import ConfigError, RunError
+from scadles.paper import EXPERIMENTS, Options, Runs, buffers, find_experiments, learning
+from scadles.paper.published import HELD, SETS, Held
+from scadles.streams import draw_rates
+
+TINY = learning.Scale(4, 8, 10, {"resnet152": 20, "vgg19": 20}, 40)
+FEW = {key: Held(held.persistence / 200, held.truncation, held.reduction / 200) for key, held in HELD.items()}
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Make runs short enough for the stand-in."""
+    monkeypatch.setattr(learning, "QUICK", TINY)
+    monkeypatch.setattr(buffers, "HELD", FEW)
+
+
+@pytest.fixture
+def outcome(simulated, small, tmp_path):
+    """Return the outcome of an experiment by name."""
+
+    def run(name, **options):
+        return EXPERIMENTS[name].run(Options(quick=True, **options), Runs(tmp_path / "runs"))
+
+    return run
+
+
+def cells(outcome, quantity):
+    """Return the cells of one quantity by row."""
+    for table in outcome.tables:
+        names = [known.name for known in table.quantities]
+        if quantity in names:
+            return {row.keys: row.cells[names.index(quantity)] for row in table.rows}
+    raise KeyError(quantity)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_becomes_a_printed_table_and_files(outcome, tmp_path, capsys, name):
+    result = outcome(name)
+    result.print()
+    printed = capsys.readouterr().out
+    files = result.write(tmp_path, name)
+    assert [file.name for file in files] == [f"{name}.csv", f"{name}.md"]
+    lines = list(csv.DictReader(io.StringIO(files[0].read_text())))
+    assert len(lines) == sum(len(table.rows) * len(table.quantities) for table in result.tables)
+    for table in result.tables:
+        assert table.title in printed
+        assert f"## {table.title}" in files[1].read_text()
+    assert max(map(len, printed.splitlines())) <= 120
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_becomes_a_picture(outcome, tmp_path, name):
+    pytest.importorskip("matplotlib")
+    outcome(name).draw(tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_folder_that_is_not_there_cannot_be_written_to(outcome, tmp_path):
+    with pytest.raises(RunError, match=r"cannot write into .*no: No such file"):
+        outcome("latency").write(tmp_path / "no", "latency")
+
+
+def test_a_second_time_nothing_is_simulated(outcome, simulated):
+    outcome("speedup")
+    before = len(simulated)
+    outcome("speedup")
+    assert len(simulated) == before == 16
+
+
+def test_latency_is_the_first_wait_of_the_listed_devices(outcome, simulated):
+    result = outcome("latency")
+    slowest = cells(result, "slowest device")["64", "S1"]
+    assert slowest.ours == pytest.approx(64 / 12 - 1)
+    assert slowest.ours == pytest.approx(slowest.rule)
+    assert slowest.paper == 4.33
+    assert cells(result, "fastest device")["512", "S2"].note
+    by_rates = {config.stream.rates: config.devices for config in simulated}
+    assert by_rates == {"S1:known": 8, "S2": 16, "S1':known": 10, "S2':known": 10}
+    assert all(config.batch.rule == "fixed" and config.steps == 1 for config in simulated)
+
+
+def test_accumulation_measures_both_what_arrived_and_what_waits(outcome, simulated):
+    result = outcome("accumulation")
+    waiting = cells(result, "waiting")["VGG19", "1.6", "600", "10,000"]
+    arrived = cells(result, "arrived")["VGG19", "1.6", "600", "10,000"]
+    assert waiting.ours == pytest.approx(waiting.rule, rel=0.02)
+    assert arrived.ours == pytest.approx(arrived.rule, rel=0.02)
+    assert arrived.paper == 27.5
+    assert arrived.ours - waiting.ours == pytest.approx(64 * 10_000 * 3072 / 2**30)
+    assert not [key for key in cells(result, "waiting") if key[3] == "100,000"]
+    assert {(config.devices, config.cost.compute.step_s) for config in simulated} == {(1, 1.2), (1, 1.6)}
+
+
+def test_buffers_stop_persistence_where_the_paper_does_and_truncation_at_the_same_time(outcome, simulated):
+    result = outcome("buffers")
+    for key, held in FEW.items():
+        row = (buffers.NETWORKS[key[0]].title, key[1])
+        persistence = cells(result, "persistence")[row]
+        rates = draw_rates(key[1], 16, 0)
+        assert held.persistence <= persistence.ours <= held.persistence + 2.5 * max(rates)
+        assert cells(result, "truncated")[row].ours == pytest.approx(max(rates), abs=1)
+        assert cells(result, "peak")[row].ours > 1.05 * max(rates)
+        assert cells(result, "reduction")[row].ours == pytest.approx(persistence.ours / max(rates), rel=0.01)
+        assert cells(result, "by peak")[row].ours < cells(result, "reduction")[row].ours
+    runs = {policy: [c for c in simulated if c.buffer.policy == policy] for policy in ("persistence", "truncation")}
+    hours = sorted(cell.ours for cell in cells(result, "time").values())
+    assert sorted(config.duration_s / 3600 for config in runs["truncation"]) == pytest.approx(hours)
+    assert all(config.method == "scadles" and config.model == "none" for config in simulated)
+
+
+def test_buffers_run_longer_where_the_rule_promised_too_much(outcome, simulated, monkeypatch):
+    by_the_rule = buffers._growth
+    monkeypatch.setattr(buffers, "_growth", lambda key: 1.3 * by_the_rule(key))
+    result = outcome("buffers")
+    assert sum(config.buffer.policy == "persistence" for config in simulated) > 8
+    assert all(cell.ours >= cell.paper for cell in cells(result, "persistence").values())
+
+
+def test_buffers_that_do_not_grow_are_an_error(outcome, monkeypatch):
+    monkeypatch.setattr(buffers, "_growth", lambda key: 1e9)
+    monkeypatch.setattr(buffers, "_ATTEMPTS", 1)
+    with pytest.raises(RunError, match="grow more slowly than the rule"):
+        outcome("buffers")
+
+
+def test_both_methods_learn_for_the_same_stream_time_from_the_same_streams(outcome, simulated):
+    outcome("convergence")
+    assert len(simulated) == 16
+    for name in SETS:
+        for profile in ("k80-resnet152", "k80-vgg19"):
+            pair = [c for c in simulated if c.stream.rates == name and c.cost.profile == profile]
+            ddl, weighted = sorted(pair, key=lambda config: config.method)
+            assert (ddl.method, weighted.method, weighted.buffer.policy) == ("ddl", "scadles", "persistence")
+            assert ddl.duration_s == weighted.duration_s
+            assert ddl.evaluation == weighted.evaluation
+            assert ddl.data == weighted.data
+            assert ddl.data.classes == (10 if profile == "k80-resnet152" else 100)
+
+
+def test_the_target_is_a_share_of_what_ddl_reaches(outcome):
+    result = outcome("convergence")
+    for network in ("ResNet152", "VGG19"):
+        best = min(cell.ours for key, cell in cells(result, "DDL best").items() if key[0] == network)
+        aims = {cell.ours for key, cell in cells(result, "target").items() if key[0] == network}
+        assert len(aims) == 1
+        assert aims.pop() == pytest.approx(0.95 * best, abs=0.051)
+
+
+def test_speed_up_is_the_ratio_of_times_to_the_target(outcome):
+    result = outcome("convergence")
+    for key, cell in cells(result, "speed-up").items():
+        times = cells(result, "DDL")[key].ours, cells(result, "ScaDLES")[key].ours
+        assert cell.ours == (pytest.approx(times[0] / times[1]) if math.isfinite(times[1]) else None)
+    assert "3.33" in cells(result, "speed-up")["ResNet152", "S1"].note
+    assert cells(result, "speed-up")["ResNet152", "S2"].paper is None
+
+
+def test_what_the_buffer_saves_follows_the_rule(outcome):
+    result = outcome("speedup")
+    for cell in cells(result, "saved").values():
+        assert cell.ours == pytest.approx(cell.rule, rel=0.2, abs=2e-3)
+    assert cells(result, "change")["VGG19", "S2"].paper == -4.18
+
+
+def test_a_data_set_of_the_users_own_is_learnt_by_both_profiles(outcome, simulated):
+    result = outcome("speedup", data="npz:mine.npz")
+    assert {config.data.dataset for config in simulated} == {"npz:mine.npz"}
+    assert any("npz:mine.npz" in text for text in result.tables[0].footnotes())
+
+
+def test_all_experiments_are_found_by_name_and_together():
+    assert [experiment.name for experiment in find_experiments("all")] == list(EXPERIMENTS)
+    assert find_experiments("buffers") == [EXPERIMENTS["buffers"]]
+    with pytest.raises(ConfigError, match="no experiment 'bufers'; did you mean buffers"):
+        find_experiments("bufers")
+
+
+def test_full_runs_are_those_of_the_paper_in_devices():
+    assert learning.FULL.devices == 16
+    config = learning._config(Options(), learning.FULL, "ddl", ("vgg19", "S1"))
+    assert load_config(config) == config
+    assert config.duration_s == pytest.approx(8.0 * learning.FULL.steps["vgg19"])
