@@ -40,7 +40,7 @@ def test_every_setting_is_explained():
 
 def test_the_settings_in_the_guide_are_valid():
     for block in blocks("docs/guide.md", "yaml"):
-        assert load_config(yaml.safe_load(block)).devices == 4
+        assert load_config(yaml.safe_load(block)).devices > 1
 
 
 def test_the_example_of_the_readme_runs_under_torchrun(tmp_path):
