@@ -9,7 +9,8 @@ ScadlesError                 exit code 1
 ├── RunError                 the run cannot go on as it was set up
 └── FabricError              the exchange between devices failed         exit code 3
     ├── PeerLostError        a device did not answer within the deadline
-    └── DivergedError        devices no longer hold the same model
+    ├── DivergedError        devices no longer hold the same model
+    └── WireError            a compressed message is torn, altered or foreign (scadles.compression)
 
 A message names the field or device, the value, and the way out.
 """

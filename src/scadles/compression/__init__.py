@@ -1,0 +1,48 @@
+"""Gradients as few bytes: what is sent, what is kept back, when it pays, and how it looks on the wire."""
+
+from scadles.compression.cost_gate import CostGate
+from scadles.compression.gate import NormGate
+from scadles.compression.header import Header, WireError
+from scadles.compression.residual import ErrorFeedback, Feedback, MomentumCorrection
+from scadles.compression.sampled import SampledTopK
+from scadles.compression.selection import ExactTopK, PerSlice, RandomK, Selector
+from scadles.compression.sparse import Sparse, squared_norm
+from scadles.compression.wire import (
+    Encoded,
+    EncodedDense,
+    add_message,
+    budget_bytes,
+    decode,
+    decode_dense,
+    dense_bytes,
+    encode,
+    encode_dense,
+    read_header,
+)
+
+__all__ = [
+    "CostGate",
+    "Encoded",
+    "EncodedDense",
+    "ErrorFeedback",
+    "ExactTopK",
+    "Feedback",
+    "Header",
+    "MomentumCorrection",
+    "NormGate",
+    "PerSlice",
+    "RandomK",
+    "SampledTopK",
+    "Selector",
+    "Sparse",
+    "WireError",
+    "add_message",
+    "budget_bytes",
+    "decode",
+    "decode_dense",
+    "dense_bytes",
+    "encode",
+    "encode_dense",
+    "read_header",
+    "squared_norm",
+]
