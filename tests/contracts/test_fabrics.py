@@ -103,6 +103,22 @@ class Shared(Broken):
         return self.together.setdefault(phase, mine)
 
 
+class Unmoved(Broken):
+    def swap(self, parcels, phase):
+        super().swap(parcels, phase)
+        return parcels.clone()
+
+
+class Backwards(Broken):
+    def swap(self, parcels, phase):
+        return super().swap(parcels.flip(0), phase)
+
+
+class Overwriting(Broken):
+    def swap(self, parcels, phase):
+        return parcels.copy_(super().swap(parcels, phase))
+
+
 class FloatsOnly(Broken):
     def broadcast(self, tensors, phase):
         super().broadcast([tensor for tensor in tensors if tensor.is_floating_point()], phase)
@@ -134,6 +150,9 @@ class Lingering(Broken):
         (Unordered, "several_reductions_may_be_under_way"),
         (Doubling, "gather_keeps_order_shape_and_dtype"),
         (Shared, "what_was_gathered_is_ones_own"),
+        (Unmoved, "swap_brings_each_row_to_its_device"),
+        (Backwards, "swap_brings_each_row_to_its_device"),
+        (Overwriting, "swap_brings_each_row_to_its_device"),
         (FloatsOnly, "broadcast_copies_from_device_0"),
         (Shrinking, "bytes_sent_never_falls"),
         (OneForEachTensor, "each_call_is_one_collective"),
@@ -171,9 +190,10 @@ class TestLostInThreads:
         [
             lambda fabric: fabric.reduce(torch.zeros(3), "gradients of step 12").wait(),
             lambda fabric: fabric.gather(torch.zeros(3), "gradients of step 12"),
+            lambda fabric: fabric.swap(torch.zeros(3, 5, dtype=torch.uint8), "gradients of step 12"),
             lambda fabric: fabric.broadcast([torch.zeros(3)], "gradients of step 12"),
         ],
-        ids=["reduce", "gather", "broadcast"],
+        ids=["reduce", "gather", "swap", "broadcast"],
     )
     def test_a_device_that_never_comes_is_named(self, exchange):
         first, _, third = LocalFabric.create(3, deadline_s=0.2)
@@ -217,9 +237,9 @@ class TestLostInThreads:
         assert caught.value.devices == (0, 1, 3)
 
 
-@pytest.mark.parametrize("killed", [1])
-def test_gloo_names_a_killed_device(in_processes, killed):
-    outcomes = in_processes(__file__, 3, "die", killed)
+@pytest.mark.parametrize(("exchange", "killed"), [("reduce", 1), ("swap", 2)])
+def test_gloo_names_a_killed_device(in_processes, exchange, killed):
+    outcomes = in_processes(__file__, 3, "die", killed, exchange)
     assert outcomes[killed][0] == -signal.SIGKILL
     for rank, (code, said) in enumerate(outcomes):
         if rank != killed:
@@ -230,6 +250,17 @@ def test_gloo_names_a_killed_device(in_processes, killed):
             assert f"device {killed}" in lost["message"]
             assert lost["took_s"] < 15.0
             assert lost["again"] == "FabricError"
+
+
+def test_gloo_names_a_device_that_hangs_in_a_swap(in_processes):
+    outcomes = in_processes(__file__, 3, "hang", 1)
+    for rank in (0, 2):
+        code, said = outcomes[rank]
+        assert code == 0
+        lost = json.loads(said)
+        assert lost["devices"] == [1]
+        assert lost["phase"] == "parcels of step 1"
+        assert lost["took_s"] < 15.0
 
 
 def test_gloo_names_a_device_that_never_joins(in_processes):
@@ -260,9 +291,9 @@ def check_on_gloo():
     return {"checks": checks, "sent": sent, "payload": bucket.nbytes, "counted_by": fabric.bytes_counted_by}
 
 
-def die_on_gloo(killed):
+def die_on_gloo(killed, exchange):
     fabric = join_gloo(10.0)
-    bucket = torch.zeros(1000)
+    bucket, parcels = torch.zeros(1000), torch.zeros(3, 1000, dtype=torch.uint8)
     step = 0
     try:
         while True:
@@ -270,7 +301,10 @@ def die_on_gloo(killed):
             if fabric.rank == killed and step == STEPS_TO_LIVE:
                 os.kill(os.getpid(), signal.SIGKILL)
             started = time.monotonic()
-            fabric.reduce(bucket, f"gradients of step {step}").wait()
+            if exchange == "swap":
+                fabric.swap(parcels, f"gradients of step {step}")
+            else:
+                fabric.reduce(bucket, f"gradients of step {step}").wait()
     except PeerLostError as error:
         took_s = time.monotonic() - started
         lost = {"devices": error.devices, "phase": error.phase, "message": str(error), "took_s": took_s}
@@ -279,6 +313,18 @@ def die_on_gloo(killed):
     except FabricError as error:
         lost["again"] = type(error).__name__
     return lost
+
+
+def hang_on_gloo(hanging):
+    fabric = join_gloo(2.0)
+    if fabric.rank == hanging:
+        time.sleep(7.0)  # longer than the deadline and the roll call
+        return None
+    started = time.monotonic()
+    try:
+        fabric.swap(torch.zeros(3, 1000, dtype=torch.uint8), "parcels of step 1")
+    except PeerLostError as error:
+        return {"devices": error.devices, "phase": error.phase, "took_s": time.monotonic() - started}
 
 
 def join_alone_on_gloo():
@@ -290,6 +336,11 @@ def join_alone_on_gloo():
 
 
 if __name__ == "__main__":
-    work = {"check": check_on_gloo, "die": lambda: die_on_gloo(int(sys.argv[2])), "join": join_alone_on_gloo}
+    work = {
+        "check": check_on_gloo,
+        "die": lambda: die_on_gloo(int(sys.argv[2]), sys.argv[3]),
+        "hang": lambda: hang_on_gloo(int(sys.argv[2])),
+        "join": join_alone_on_gloo,
+    }
     print(json.dumps(work[sys.argv[1]]()), flush=True)
     os._exit(0)  # a broken group is not worth a tidy end

@@ -44,6 +44,14 @@ class Fabric(ABC):
         """Return everybody's ``values`` (1-d, same length and dtype everywhere) as ``[size, len(values)]``."""
 
     @abstractmethod
+    def swap(self, parcels: Tensor, phase: str) -> Tensor:
+        """Send row ``j`` of ``parcels`` to device ``j``, and return the rows that all devices sent here, by rank.
+
+        Args:
+            parcels: uint8 ``[size, m]``, ``m`` at least 1 and the same everywhere.
+        """
+
+    @abstractmethod
     def broadcast(self, tensors: Sequence[Tensor], phase: str) -> None:
         """Overwrite ``tensors`` with those of device 0."""
 

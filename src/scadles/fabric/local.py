@@ -106,6 +106,10 @@ class LocalFabric(Fabric):
         gathered: Tensor = self._hub.fetch(self._bring(values.clone(), torch.stack), phase)
         return gathered.clone()  # everybody fetches the same one
 
+    def swap(self, parcels: Tensor, phase: str) -> Tensor:
+        swapped: Tensor = self._hub.fetch(self._bring(parcels.clone(), torch.stack), phase)
+        return swapped[:, self.rank].clone()  # [from, to, m]
+
     def broadcast(self, tensors: Sequence[Tensor], phase: str) -> None:
         if not tensors:
             return

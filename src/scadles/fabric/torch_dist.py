@@ -59,6 +59,8 @@ class TorchFabric(Fabric):
         self._under_way: dict[int, Any] = {}
         self._payload_bytes = 0.0
         self._sent_at_close = 0
+        # gloo's own all-gather goes around a ring: as many bytes, but a latency for each device, and wake-ups
+        self._gathers_directly = backend == "gloo"
         self._counter = SocketCounter() if backend == "gloo" and SocketCounter.available() else None
         self.bytes_counted_by = "kernel (TCP_INFO)" if self._counter else "message sizes"
         # groups made one after the other by the same processes share a store and must not read each other's entries
@@ -76,9 +78,22 @@ class TorchFabric(Fabric):
 
     def gather(self, values: Tensor, phase: str) -> Tensor:
         self._count(values.nbytes, self.size - 1)
+        if self._gathers_directly:
+            mine = values.cpu().contiguous().view(torch.uint8)
+            arrived = torch.empty(self.size, mine.numel(), dtype=torch.uint8)
+            rows = mine.expand(self.size, -1).contiguous()
+            self._guarded(phase, lambda: dist.all_to_all_single(arrived, rows))
+            return arrived.view(values.dtype)
         gathered = [torch.empty_like(values, device=self.device) for _ in range(self.size)]
         self._guarded(phase, lambda: dist.all_gather(gathered, values.to(self.device)))
         return torch.stack(gathered).cpu()
+
+    def swap(self, parcels: Tensor, phase: str) -> Tensor:
+        self._count(parcels.nbytes, (self.size - 1) / self.size)
+        mine = parcels.to(self.device).contiguous()
+        arrived = torch.empty_like(mine)
+        self._guarded(phase, lambda: dist.all_to_all_single(arrived, mine))
+        return arrived.cpu()
 
     def broadcast(self, tensors: Sequence[Tensor], phase: str) -> None:
         if not tensors:

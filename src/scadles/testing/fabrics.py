@@ -89,6 +89,24 @@ def what_was_gathered_is_ones_own(fabric: Fabric) -> None:
     _require(bool((gathered == fabric.rank + 1).all()), f"another device wrote into it: {gathered.tolist()}")
 
 
+def swap_brings_each_row_to_its_device(fabric: Fabric) -> None:
+    """Row j goes to device j; what arrives is in the order of senders, one's own, and the argument stays as it was."""
+    for length in (1, 5, 100_000):
+        senders, receivers = torch.arange(fabric.size), torch.arange(fabric.size)
+        everything = (senders[:, None] * 16 + receivers)[:, :, None] + torch.arange(length) * 7
+        parcels = everything[fabric.rank].to(torch.uint8)
+        before = parcels.clone()
+        arrived = fabric.swap(parcels, f"checking a swap of {length}")
+        expected = everything[:, fabric.rank].to(torch.uint8)
+        _require(arrived.dtype == torch.uint8, f"swapped bytes, got {arrived.dtype}")
+        rows = f"rows begin with {arrived[:, 0].tolist()}, not {expected[:, 0].tolist()}"
+        _require(torch.equal(arrived, expected), rows)
+        arrived.fill_(255)
+        fabric.gather(torch.zeros(1), "waiting for all to have written")
+        _require(torch.equal(parcels, before), "swap changed what it was given, or shares its memory")
+        _require(bool((arrived == 255).all()), "another device wrote into what was swapped")
+
+
 def broadcast_copies_from_device_0(fabric: Fabric) -> None:
     """Tensors of any kind, shape and layout become those of device 0, in place; none at all is fine."""
     fabric.broadcast([], "checking a broadcast of nothing")
@@ -116,10 +134,11 @@ def each_call_is_one_collective(fabric: Fabric) -> None:
     before = fabric.collectives
     fabric.reduce(torch.ones(3), "checking the count").wait()
     fabric.gather(torch.ones(3), "checking the count")
+    fabric.swap(torch.ones(fabric.size, 3, dtype=torch.uint8), "checking the count")
     fabric.broadcast([torch.ones(3), torch.ones(()), torch.ones(2, 2)], "checking the count")
     fabric.bytes_sent()
     counted = fabric.collectives - before
-    _require(counted == 3, f"a reduction, a gathering and a broadcast of three tensors were counted as {counted}")
+    _require(counted == 4, f"a reduction, a gathering, a swap and one broadcast of three tensors: counted {counted}")
 
 
 def a_closed_fabric_refuses(fabric: Fabric) -> None:
@@ -133,6 +152,7 @@ def a_closed_fabric_refuses(fabric: Fabric) -> None:
     calls: tuple[Callable[[], object], ...] = (
         lambda: fabric.reduce(torch.zeros(1), "using a closed fabric").wait(),
         lambda: fabric.gather(torch.zeros(1), "using a closed fabric"),
+        lambda: fabric.swap(torch.zeros(fabric.size, 1, dtype=torch.uint8), "using a closed fabric"),
         lambda: fabric.broadcast([torch.zeros(1)], "using a closed fabric"),
     )
     for call in calls:
@@ -150,6 +170,7 @@ FABRIC_CHECKS: tuple[FabricCheck, ...] = (
     several_reductions_may_be_under_way,
     gather_keeps_order_shape_and_dtype,
     what_was_gathered_is_ones_own,
+    swap_brings_each_row_to_its_device,
     broadcast_copies_from_device_0,
     bytes_sent_never_falls,
     each_call_is_one_collective,
