@@ -31,6 +31,23 @@ CONFIGS = {
         "fabric": {"overlap": "on", "bucket_mb": 0.02},
     },
     "ddl": {"method": "ddl", "model": "mlp", "batch": {"size": 16}},
+    "compressed, split": {
+        "method": "scadles",
+        "model": "cnn",
+        "batch": {"min": 4},
+        "compression": {"ratio": 0.05, "gate": "norm", "delta": 0.8, "values": "float32", "reduction": "split"},
+    },
+    "compressed, gathered": {
+        "method": "scadles",
+        "model": "mlp",
+        "optimizer": {"momentum": 0},
+        "compression": {"ratio": 0.1, "gate": "always", "momentum": 0.9, "values": "bfloat16", "reduction": "gather"},
+    },
+    "quantised": {
+        "method": "scadles",
+        "model": "mlp",
+        "compression": {"ratio": 1, "method": "whole", "gate": "always"},
+    },
     "persistence, poisson, adam": {
         "method": "scadles",
         "model": "mlp",

@@ -210,7 +210,7 @@ class TestAvailability:
 
 def test_the_settings_page_explains_quantities_once():
     page = reference("cost")
-    assert page.count("## cost.compute.step_s, cost.compute.sample_s, cost.link.up_bps") == 1
+    assert page.count("## cost.compute.step_s, cost.compute.sample_s, cost.compute.coding_s, cost.link.up_bps") == 1
     assert page.count(".lognormal`") == 1
     assert "number (above 0) or list of number (above 0) or section" in page
     assert reference("cost.availability").startswith("## cost.availability\n")

@@ -24,6 +24,8 @@ class Report(NamedTuple):
         loss: mean loss over its batch; 0 for an empty one.
         stop: 1 asks all devices to end the run after this step.
         redo: 1 asks all devices to send again, because a part had left before the rest proved unusable.
+        norm_sq, kept_sq: squared norms of its update, and of what compression picks of it; with compression only.
+        coding_s, transfer_s: wall seconds of this step's coding and the last step's messages; with compression only.
     """
 
     batch: float
@@ -33,6 +35,10 @@ class Report(NamedTuple):
     loss: float = 0.0
     stop: float = 0.0
     redo: float = 0.0
+    norm_sq: float = 0.0
+    kept_sq: float = 0.0
+    coding_s: float = 0.0
+    transfer_s: float = 0.0
 
 
 _WEIGHT, _REDO = Report._fields.index("weight"), Report._fields.index("redo")
@@ -42,7 +48,7 @@ class Reports(Sequence[Report]):
     """The reports of all devices, also column by column.
 
     Args:
-        rows: of each device, in the order of :class:`Report`, float64 ``[devices, 7]``.
+        rows: of each device, in the order of :class:`Report`, float64 ``[devices, fields]``.
 
     >>> reports = Reports(np.array([Report(batch=8, weight=8), Report(batch=2, weight=0)]))
     >>> reports[1].batch, reports.weight.tolist()
@@ -125,6 +131,7 @@ class GradientExchange:
 
     Attributes:
         parameters: those that are trained, in the order of the model.
+        fields: how many fields of a report travel, from the first on.
 
     Example, with loss the mean over ``batch`` samples::
 
@@ -132,6 +139,8 @@ class GradientExchange:
         (loss * batch).backward()
         reports = exchange.finish(Report(batch=batch, weight=batch))   # parameters now hold the mean gradient
     """
+
+    fields = Report._fields.index("redo") + 1
 
     def __init__(
         self,
@@ -141,14 +150,15 @@ class GradientExchange:
         size: int,
         bucket_bytes: int | None = None,
     ) -> None:
+        size_of_reports = size * self.fields
         trainable = [p for p in parameters if p.requires_grad]
         _check_parameters(trainable)
         self.parameters = trainable
         self._reduce = reduce
         self._rank = rank
         # gradients become ready from the last layer to the first
-        self._buckets = _make_buckets(trainable[::-1], bucket_bytes, size * len(Report._fields))
-        self._reports = self._buckets[-1].message[-size * len(Report._fields) :].view(size, -1)
+        self._buckets = _make_buckets(trainable[::-1], bucket_bytes, size_of_reports)
+        self._reports = self._buckets[-1].message[-size_of_reports:].view(size, -1)
         self._launched: list[Waitable] = []
         self._weight = 0.0
         self._phase = ""
@@ -195,7 +205,7 @@ class GradientExchange:
         """Do what :meth:`finish` does for several devices that share this process.
 
         Args:
-            mine: a row of each, in the order of :class:`Report`, float64 ``[k, 7]``.
+            mine: a row of each, in the order of :class:`Report`, float64 ``[k, fields]``.
         """
         self._listening = False
         early = len(self._launched)
@@ -242,14 +252,26 @@ class GradientExchange:
         if not mine[:, _WEIGHT].any():
             for bucket in rest:
                 bucket.message.zero_()
+        return self._exchange(mine)
+
+    def _exchange(self, mine: np.ndarray) -> Reports:
+        """Send what is in the messages, and these reports, and wait for the sum over all devices."""
         self._reports.zero_()
-        self._reports[self._rank : self._rank + len(mine)] = torch.from_numpy(mine).to(self._reports)
-        for bucket in rest:
+        self._reports[self._rank : self._rank + len(mine)] = torch.from_numpy(mine[:, : self.fields]).to(self._reports)
+        for bucket in self._buckets[len(self._launched) :]:
             self._launch(bucket)
         for pending in self._launched:
             pending.wait()
-        # the message is divided next: a copy
-        return Reports(self._reports.detach().to("cpu", torch.float64, copy=True).numpy())
+        rows = np.zeros((len(self._reports), len(Report._fields)))
+        rows[:, : self.fields] = self._reports.detach().to("cpu", torch.float64).numpy()
+        return Reports(rows)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the tensors and numbers that a checkpoint must hold for the next step to be the same."""
+        return {}, {}
+
+    def load(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state` returned."""
 
     def _hand_out(self, total: float) -> None:
         for bucket in self._buckets:

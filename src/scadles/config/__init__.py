@@ -1,5 +1,6 @@
 """What a run is: one frozen tree of settings. YAML in, ``--set a.b=c`` over it, YAML out into the run folder."""
 
+from scadles.config.compression import CompressionConfig
 from scadles.config.cost import (
     AvailabilityConfig,
     ComputeConfig,
@@ -35,6 +36,7 @@ __all__ = [
     "BufferConfig",
     "CheckpointConfig",
     "ClockConfig",
+    "CompressionConfig",
     "ComputeConfig",
     "CostConfig",
     "DataConfig",

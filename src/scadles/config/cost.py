@@ -91,6 +91,7 @@ class ComputeConfig(Section):
 
     step_s: Seconds = Field(default=0.0, description="seconds for a batch of any size")
     sample_s: Seconds = Field(default=0.0, description="seconds for each sample on top")
+    coding_s: Seconds = Field(default=0.0, description="seconds for selection and coding of a compressed gradient")
 
 
 class LinkConfig(Section):

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
+from scadles.config.compression import CompressionConfig
 from scadles.config.cost import CostConfig
 from scadles.config.section import Section
 
@@ -237,6 +238,7 @@ class RunConfig(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     simulation: SimulationConfig = SimulationConfig()
+    compression: CompressionConfig = CompressionConfig()
     cost: CostConfig = CostConfig()
 
     @model_validator(mode="before")
@@ -268,6 +270,11 @@ class RunConfig(Section):
                 f"a device may gather its batch for {wait_s / self.clock.speed:g} wall seconds, but is given up after "
                 f"fabric.deadline_s = {self.fabric.deadline_s:g}: raise the deadline or lower "
                 f"{'batch.max_wait_s' if self.batch.rule == 'fixed' else 'batch.window_s'}"
+            )
+        if self.compression.momentum is not None and self.optimizer.momentum:
+            raise ValueError(
+                f"compression.momentum = {self.compression.momentum:g} takes the place of the optimizer's: set "
+                "optimizer.momentum to 0"
             )
         if self.batch.rule == "fixed" and self.batch.size > self.buffer.capacity:
             raise ValueError(f"batch.size {self.batch.size} does not fit buffer.capacity {self.buffer.capacity}")

@@ -25,7 +25,7 @@ from scadles.observe.rundir import (
     read_events,
     write_config,
 )
-from scadles.observe.summary import SUMMARY_FILE, DeviceSummary, Samples, Seconds, Simulated, Summary
+from scadles.observe.summary import SUMMARY_FILE, Compressed, DeviceSummary, Samples, Seconds, Simulated, Summary
 from scadles.observe.sweep_picture import plot_sweep
 from scadles.observe.sweep_progress import SweepProgress
 from scadles.observe.sweep_table import SweepResult, SweepRow, SweepRun
@@ -37,6 +37,7 @@ __all__ = [
     "SUMMARY_FILE",
     "CheckpointWritten",
     "Comparison",
+    "Compressed",
     "DeviceSummary",
     "Evaluation",
     "Event",

@@ -57,21 +57,23 @@ def compare(folders: Iterable[RunFolder | Path | str]) -> Comparison:
         raise ConfigError("there is nothing to compare: name one or more run folders")
     names = _names(runs)
     rows: list[tuple[str, ...]] = [(title, *(value(run.summary) for run in runs)) for title, value in _QUANTITIES]
-    rows += [row for row in _simulated_rows(runs) if any(cell != _NOTHING for cell in row[1:])]
+    rows += [row for row in _special_rows(runs) if any(cell != _NOTHING for cell in row[1:])]
     if len(runs) > 1:
         speed_up = (f"speed-up against {names[0]}", *(_speed_up(runs[0].summary, run.summary) for run in runs))
         rows.insert([row[0] for row in rows].index(_TIME_TO_TARGET) + 1, speed_up)
     return Comparison(names, tuple(rows), _warnings(runs, names))
 
 
-def _simulated_rows(runs: Sequence[RunFolder]) -> list[tuple[str, ...]]:
-    """Return what only simulated runs have to say."""
+def _special_rows(runs: Sequence[RunFolder]) -> list[tuple[str, ...]]:
+    """Return what only runs with compression, and simulated ones, have to say."""
     summaries = [run.summary for run in runs]
     limits = [_NOTHING if s.stream_limit_s is None else _seconds(s.stream_limit_s) for s in summaries]
     shares = [_NOTHING if s.stream_efficiency is None else f"{s.stream_efficiency:.0%}" for s in summaries]
     trained = [s.simulated.trained if s.simulated else _NOTHING for s in summaries]
     charged = [s.simulated.charged if s.simulated else _NOTHING for s in summaries]
+    cnc = [_NOTHING if s.compressed is None else f"{s.compressed.cnc:.3f}" for s in summaries]
     return [
+        ("steps compressed (CNC)", *cnc),
         ("limit of the streams", *limits),
         ("reached of it", *shares),
         ("trained", *trained),

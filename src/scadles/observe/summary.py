@@ -50,6 +50,26 @@ class DeviceSummary(_Frozen):
     non_finite_steps: int
 
 
+class Compressed(_Frozen):
+    """What compression did.
+
+    Attributes:
+        ratio: share of the entries that a compressed step sends.
+        values: how a value is sent.
+        reduction: how sparse messages were added up.
+        cnc: compressed steps over all steps.
+        kept_energy: mean share of the squared norm that was picked; None without a gate that asks for it.
+        why: what decided about the last step.
+    """
+
+    ratio: float
+    values: str
+    reduction: str
+    cnc: float
+    kept_energy: float | None
+    why: str
+
+
 class Simulated(_Frozen):
     """What stood for what in a simulated run.
 
@@ -81,6 +101,7 @@ class Summary(_Frozen):
         model_sha256: fingerprint of the model, equal on all devices.
         ended_by: ``target``, ``steps``, ``duration``, ``stopped``, or ``deserted`` when all devices are off for good.
         per_device: of all devices, or of those that a large simulated cluster records.
+        compressed: of a run with compression only.
         simulated: of a simulated run only.
         stream_limit_s: the earliest stream time at which anybody could have reached the target from the samples that
             had arrived, with free links and free compute; only where it was asked for.
@@ -111,6 +132,7 @@ class Summary(_Frozen):
     model_sha256: str
     ended_by: str
     per_device: tuple[DeviceSummary, ...]
+    compressed: Compressed | None = None
     simulated: Simulated | None = None
     stream_limit_s: float | None = None
     stream_efficiency: float | None = None

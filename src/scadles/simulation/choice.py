@@ -8,6 +8,7 @@ from scadles.config import RunConfig
 from scadles.errors import ConfigError
 from scadles.learner import Learner
 from scadles.models import Nothing
+from scadles.reduction import FleetExchange
 from scadles.simulation.gradients import (
     FusedGradients,
     Gradients,
@@ -16,7 +17,7 @@ from scadles.simulation.gradients import (
     NoGradients,
     mixes_samples,
 )
-from scadles.simulation.per_device import BatchedGradients, LoopedGradients
+from scadles.simulation.per_device import BatchedGradients, LoopedGradients, SeparateGradients
 from scadles.simulation.statistics import FleetStatistics
 
 
@@ -35,6 +36,8 @@ def choose_gradients(
     if isinstance(learner.model, Nothing):
         return NoGradients(learner)
     looped = LoopedGradients(learner, lookup, loss, statistics)
+    if isinstance(learner.exchange, FleetExchange):
+        return SeparateGradients(learner.exchange, looped)
     if loss is not cross_entropy:
         if config.simulation.gradients == "fused":
             raise ConfigError("simulation.gradients = fused: only cross-entropy can be fused; use auto")

@@ -12,7 +12,7 @@ from scadles.aggregation import Report, Reports
 from scadles.device import Device
 from scadles.learner import Learner, Outcome
 from scadles.simulation.agenda import Agenda
-from scadles.simulation.costs import Costs
+from scadles.simulation.charge import Charge
 from scadles.simulation.gradients import Gradients
 
 _LEAVE_FIRST = -1
@@ -53,7 +53,7 @@ class Cluster:
         devices: by number.
         learner: theirs.
         gradients: makes the sum of their gradients.
-        costs: what each step takes.
+        charge: what each step takes.
         on_step: told of every step; returns whether to go on.
     """
 
@@ -62,16 +62,16 @@ class Cluster:
         devices: Sequence[Device],
         learner: Learner,
         gradients: Gradients,
-        costs: Costs,
+        charge: Charge,
         on_step: Callable[[StepDone], bool],
     ) -> None:
         self._devices = devices
         self._learner = learner
         self._gradients = gradients
-        self._costs = costs
+        self._charge = charge
+        self._availability = charge.costs.availability
         self._on_step = on_step
         self._agenda = Agenda()
-        self._message_bytes = costs.charged_bytes(learner.exchange.message_bytes)
         self._members: list[Device] = []
         self._was_on = np.ones(len(devices), dtype=bool)
         self._present = np.ones(len(devices), dtype=bool)
@@ -83,11 +83,6 @@ class Cluster:
         """Stream time."""
         return self._agenda.now_s
 
-    @property
-    def message_bytes(self) -> int:
-        """The size of a gradient message that is charged."""
-        return self._message_bytes
-
     def run(self) -> None:
         """Let steps happen until ``on_step`` says to stop, or nobody will ever be on again."""
         for device in self._devices:
@@ -97,7 +92,7 @@ class Cluster:
 
     def _begin_step(self) -> None:
         now_s = self._step_began_s = self._agenda.now_s
-        on = self._costs.availability.on(now_s)
+        on = self._availability.on(now_s)
         numbers = np.flatnonzero(on)
         if not len(numbers):
             self._wait_for_anybody(now_s)
@@ -109,15 +104,14 @@ class Cluster:
             batches[device.number] = len(device.collect())
             starts_s[device.number] = device.clock.now()
         starts_s = np.maximum(starts_s, loaded_s)
-        ready_s = starts_s + self._costs.compute_s(batches, self._learner.step_number + 1, starts_s)
+        ready_s = starts_s + self._charge.costs.compute_s(batches, self._learner.step_number + 1, starts_s)
         self._present, self._awaited = on.copy(), len(numbers)
         on_ready = self._ready  # one object, whatever the number of events
         for device in self._members:
             self._plan(device, now_s, float(ready_s[device.number]), on_ready)
 
     def _wait_for_anybody(self, now_s: float) -> None:
-        availability = self._costs.availability
-        back_s = min(availability.next_change(device.number, now_s) for device in self._devices)
+        back_s = min(self._availability.next_change(device.number, now_s) for device in self._devices)
         if back_s < math.inf:
             self._was_on[:] = False
             for device in self._devices:
@@ -129,12 +123,12 @@ class Cluster:
         until_s = np.full(len(on), now_s)
         for number in np.flatnonzero(on & ~self._was_on).tolist():
             self._devices[number].come_back()
-            until_s[number] += self._costs.fetch_s(number, self._message_bytes, self._learner.step_number + 1, now_s)
+            until_s[number] += self._charge.fetch_s(number, self._learner.step_number + 1, now_s)
         self._was_on = on
         return until_s
 
     def _plan(self, device: Device, now_s: float, ready_s: float, on_ready: Callable[[], None]) -> None:
-        off_s = self._costs.availability.next_change(device.number, now_s)
+        off_s = self._availability.next_change(device.number, now_s)
         if off_s < ready_s:
             self._agenda.at(off_s, self._leave, device, priority=_LEAVE_FIRST)
         else:
@@ -155,16 +149,18 @@ class Cluster:
 
     def _exchange(self) -> None:
         learner, now_s = self._learner, self._agenda.now_s
-        reports = learner.exchange.finish_many(self._reports())
+        mine = self._reports()
+        self._charge.announce(self._present, learner.step_number + 1, now_s)
+        reports = learner.exchange.finish_many(mine)
         outcome = learner.update(reports)
-        cost = self._costs.exchange(np.flatnonzero(self._present), self._message_bytes, learner.step_number, now_s)
+        cost = self._charge.exchange(learner.step_number, now_s)
         ended_s = now_s + cost.seconds
         duration_s = ended_s - self._step_began_s
         done = StepDone(outcome, reports, self._members, self._present, ended_s, duration_s, cost.bytes_sent)
         self._agenda.at(ended_s, self._end_step, done)
 
     def _reports(self) -> np.ndarray:
-        """Let the gradients be made; return what each device says of itself, float64 ``[N, 7]``."""
+        """Let the gradients be made; return what each device says of itself, float64 ``[N, fields]``."""
         self._let_others_miss()
         reports = np.zeros((len(self._devices), len(Report._fields)))
         columns = dict(zip(Report._fields, reports.T, strict=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from scadles.config import CostConfig
+from scadles.reduction import Volume
 from scadles.simulation.availability import Availability
 from scadles.simulation.collectives import COLLECTIVES, Exchange
 from scadles.simulation.quantities import Quantity
@@ -22,6 +23,7 @@ class Costs:
 
     Attributes:
         availability: when each device is there.
+        collective: that is charged for dense messages.
 
     A cost that varies in time has during a whole computation or exchange the value of its start.
 
@@ -38,9 +40,11 @@ class Costs:
 
         self._step = quantity("compute", "step_s")
         self._sample = quantity("compute", "sample_s")
+        self._coding = quantity("compute", "coding_s")
         self._up = quantity("link", "up_bps")
         self._down = quantity("link", "down_bps")
         self._latency = quantity("link", "latency_s")
+        self.collective = config.collective
         self._collective = COLLECTIVES[config.collective]
         self._message_bytes = config.message_bytes
         self.availability = Availability(config.availability, devices, seed)
@@ -73,6 +77,25 @@ class Costs:
             return Exchange(0.0, 0)
         links = (_those(quantity.at(step, now_s), members) for quantity in (self._up, self._down, self._latency))
         return self._collective(message_bytes, *links)
+
+    def sparse(self, members: np.ndarray, volume: Volume, step: int, now_s: float) -> Exchange:
+        """Return what it costs these devices to add up sparse messages: all rounds at the slowest link's pace.
+
+        Args:
+            members, step, now_s: as for :meth:`exchange`.
+            volume: what each of them sends.
+        """
+        if len(members) < 2:
+            return Exchange(0.0, 0)
+        up, down, latency_s = (
+            _those(quantity.at(step, now_s), members) for quantity in (self._up, self._down, self._latency)
+        )
+        seconds = volume.seconds(float(np.minimum(up, down).min()), float(latency_s.max()))
+        return Exchange(seconds, volume.bytes_sent * len(members))
+
+    def coding_s(self, members: np.ndarray, step: int, now_s: float) -> float:
+        """Return how long the slowest of these devices selects and codes what it sends of its gradient."""
+        return float(_those(self._coding.at(step, now_s), members).max(initial=0.0))
 
     def fetch_s(self, device: int, nbytes: int, step: int, now_s: float) -> float:
         """Return how long a device that comes back loads the model: its latency, and ``nbytes`` over its down link."""

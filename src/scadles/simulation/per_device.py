@@ -14,6 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from scadles.buffer import Chunk
 from scadles.learner import Learner
+from scadles.reduction import FleetExchange
 from scadles.simulation.gradients import Gradients, Lookup, LossFunction, Shares
 from scadles.simulation.statistics import FleetStatistics
 
@@ -62,6 +63,28 @@ class LoopedGradients(Gradients):
                 self._statistics.keep(number, len(taken))
                 return weight, value
         return 0.0, 0.0
+
+
+class SeparateGradients(Gradients):
+    """Each device's gradient kept apart, for devices that compress what they send.
+
+    Args:
+        exchange: takes each device's.
+        one_by_one: makes them.
+    """
+
+    description = "per device, kept apart"
+
+    def __init__(self, exchange: FleetExchange, one_by_one: Gradients) -> None:
+        self._exchange = exchange
+        self._one_by_one = one_by_one
+
+    def add_up(self, numbers: Sequence[int], taken: Sequence[Chunk]) -> Shares:
+        shares = []
+        for number, chunk in zip(numbers, taken, strict=True):
+            shares.append(self._one_by_one.add_up([number], [chunk]))
+            self._exchange.take_update(number)
+        return Shares.concatenate(shares)
 
 
 class BatchedGradients(Gradients):

@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from scadles import build
+from scadles.build.exchange import build_fleet_exchange
 from scadles.clock import wall_seconds
 from scadles.config import RunConfig
 from scadles.data import Dataset
@@ -17,6 +18,7 @@ from scadles.fabric import LocalFabric
 from scadles.models import Nothing
 from scadles.observe import Progress, Simulated, Summary, write_config
 from scadles.seeding import derive_seed
+from scadles.simulation.charge import Charge
 from scadles.simulation.choice import choose_gradients
 from scadles.simulation.cluster import Cluster, StepDone
 from scadles.simulation.costs import Costs
@@ -59,14 +61,16 @@ class Simulator:
         torch.manual_seed(derive_seed(config.seed, "torch", 0))
         # in the in-memory fabric all simulated devices are one end: their sum is already there
         self._fabric = LocalFabric.create(1)[0]
-        self._learner = build.build_learner(config, dataset, model, optimizer, self._fabric)
+        exchange = build_fleet_exchange(config, model, self._fabric)
+        self._learner = build.build_learner(config, dataset, model, optimizer, exchange)
         self._devices = build.build_fleet(config, dataset, self._learner)
         self._statistics = FleetStatistics(model, config.devices)
         lookup = Lookup(dataset, build.build_partition(config, dataset), self._learner)
         self._learns = not isinstance(model, Nothing)
         self._gradients = choose_gradients(config, self._learner, lookup, loss, self._statistics)
         self._costs = Costs(config.cost, config.devices, config.seed)
-        self._cluster = Cluster(self._devices, self._learner, self._gradients, self._costs, self._on_step)
+        self._charge = Charge(config, self._costs, exchange)
+        self._cluster = Cluster(self._devices, self._learner, self._gradients, self._charge, self._on_step)
         if run_dir is not None:  # not sooner: what cannot work leaves no folder behind
             write_config(run_dir, config.to_yaml())
         self._record = Record(config, self._devices, self._learner, run_dir, progress or _silent(config))
@@ -142,7 +146,7 @@ class Simulator:
             reason=reason,
             model_sha256=model_sha256,
             clock="virtual",
-            bytes_counted_by=f"message sizes, {self._config.cost.collective}",
+            bytes_counted_by=f"message sizes, {self._charge.ways}",
             collectives=self._tally.steps,
             simulated=self._describe(),
         )
@@ -154,7 +158,7 @@ class Simulator:
         return Simulated(
             trained=f"{self._config.model}, {parameters:,} parameters" if self._learns else "nothing",
             charged=f"{cost.model or 'the trained model'}, profile {cost.profile}",
-            message_bytes=self._cluster.message_bytes,
+            message_bytes=self._charge.message_bytes,
             collective=cost.collective,
             gradients=self._gradients.description,
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from scadles.errors import CheckpointError, RunError
 from scadles.fabric import Fabric
 
 FORMAT = 2
-_MODEL, _OPTIMIZER = "model/", "optimizer/"
+_MODEL, _OPTIMIZER, _KEPT_BACK = "model/", "optimizer/", "exchange/"
 _GENERATOR, _CUDA_GENERATOR = "generator/torch", "generator/cuda"
 
 
@@ -108,9 +109,18 @@ class CheckpointStore:
         return self.folder / f"step-{step:08d}.safetensors"
 
 
-def pack(model: nn.Module, optimizer: Optimizer, state: dict[str, Any]) -> Checkpoint:
-    """Put model, optimizer, torch's random generator and ``state`` (JSON-able) into a checkpoint."""
-    tensors = {f"{_MODEL}{name}": own_copy(tensor) for name, tensor in model.state_dict().items()}
+def pack(
+    model: nn.Module, optimizer: Optimizer, state: dict[str, Any], kept_back: Mapping[str, Tensor] | None = None
+) -> Checkpoint:
+    """Put model, optimizer, torch's random generator and ``state`` (JSON-able) into a checkpoint.
+
+    Args:
+        model, optimizer: of the run.
+        state: what else there is.
+        kept_back: tensors of the exchange of gradients: what compression has not sent yet.
+    """
+    tensors = {f"{_KEPT_BACK}{name}": own_copy(tensor) for name, tensor in (kept_back or {}).items()}
+    tensors |= {f"{_MODEL}{name}": own_copy(tensor) for name, tensor in model.state_dict().items()}
     tensors[_GENERATOR] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors[_CUDA_GENERATOR] = torch.cuda.get_rng_state()
@@ -152,6 +162,12 @@ def unpack(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> di
     if torch.cuda.is_available() and _CUDA_GENERATOR in tensors:
         torch.cuda.set_rng_state(tensors[_CUDA_GENERATOR])
     return dict(state["run"])
+
+
+def kept_back(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Return the tensors of the exchange of gradients."""
+    found = checkpoint.tensors.items()
+    return {name.removeprefix(_KEPT_BACK): tensor for name, tensor in found if name.startswith(_KEPT_BACK)}
 
 
 def own_copy(tensor: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from scadles.observe import (
     Summary,
     plot_run,
 )
-from scadles.training.checkpoint import Checkpoint, CheckpointStore, pack, unpack
+from scadles.training.checkpoint import Checkpoint, CheckpointStore, kept_back, pack, unpack
 from scadles.training.evaluation import Evaluator
 from scadles.training.fingerprint import agree, fingerprint
 from scadles.training.outcome import summarise, write_outcome
@@ -179,6 +179,7 @@ class LiveDevice:
         device = self._device
         state = unpack(checkpoint, self._learner.model, self._learner.optimizer)
         device.load(state["device"])
+        self._learner.exchange.load(kept_back(checkpoint), state["exchange"])
         device.intake.open(IntakeState(**state["intake"]))
         self.tally = Tally(**state["tally"])
         self._schedule.next_evaluation_s = state["next_evaluation_s"]
@@ -248,9 +249,10 @@ class LiveDevice:
         model_sha256 = self._check_same_model()
         ledger = device.intake.describe()
         intake = device.intake.state()
-        self._tools.checkpoints.write(
-            self._learner.step_number, pack(self._learner.model, self._learner.optimizer, self._state(intake))
-        )
+        tensors, numbers = self._learner.exchange.state()
+        state = {**self._state(intake), "exchange": numbers}
+        checkpoint = pack(self._learner.model, self._learner.optimizer, state, tensors)
+        self._tools.checkpoints.write(self._learner.step_number, checkpoint)
         device.intake.source.commit(intake.position)
         self._emit(CheckpointWritten, position=intake.position, ledger=ledger, model_sha256=model_sha256)
         return model_sha256

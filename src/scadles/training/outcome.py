@@ -19,7 +19,8 @@ from scadles.config import RunConfig
 from scadles.device import ConnectedDevice
 from scadles.errors import MissingExtraError, RunError
 from scadles.learner import Learner
-from scadles.observe import DeviceSummary, RunFolder, Samples, Seconds, Simulated, Summary
+from scadles.observe import Compressed, DeviceSummary, RunFolder, Samples, Seconds, Simulated, Summary
+from scadles.reduction import CompressedExchange, FleetExchange
 from scadles.training.checkpoint import own_copy
 from scadles.training.tally import Tally
 
@@ -120,7 +121,22 @@ def compose(
         model_sha256=ending.model_sha256,
         ended_by=ending.reason,
         per_device=tuple(kept),
+        compressed=_compressed(config, learner),
         simulated=ending.simulated,
+    )
+
+
+def _compressed(config: RunConfig, learner: Learner) -> Compressed | None:
+    if not isinstance(learner.exchange, CompressedExchange | FleetExchange) or config.compression.ratio is None:
+        return None
+    compressor = learner.exchange.compressor
+    return Compressed(
+        ratio=config.compression.ratio,
+        values=config.compression.values,
+        reduction=compressor.reducer.name,
+        cnc=compressor.cnc,
+        kept_energy=compressor.kept_energy,
+        why=compressor.why,
     )
 
 

@@ -13,6 +13,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from scadles.aggregation import GradientExchange, LearningRate, scaling_for
 from scadles.batching import BatchRule, FixedBatch, RateBatch
 from scadles.buffer import Buffer, BufferPolicy, Persistence, Truncation
+from scadles.build.exchange import build_exchange
 from scadles.clock import Clock, VirtualClock, WallClock
 from scadles.config import OptimizerConfig, ProfileConfig, RunConfig, load_config
 from scadles.data import Dataset, Partition, load_dataset, make_partition
@@ -99,24 +100,12 @@ def build_learner(
     dataset: Dataset,
     model: nn.Module,
     optimizer: Optimizer | None,
-    fabric: Fabric,
+    exchange: GradientExchange,
 ) -> Learner:
-    """Return model, optimizer (None: the built-in one) and the rules of training them.
-
-    The fabric's end may stand for fewer devices than ``config.devices``: for all of them where they share a process.
-    """
-    on_cuda = next(model.parameters()).is_cuda
-    overlap = config.fabric.overlap == "on" or (config.fabric.overlap == "auto" and on_cuda)
-    bucket_bytes = int(config.fabric.bucket_mb * 2**20) if overlap and fabric.size > 1 else None
+    """Return model, optimizer (None: the built-in one) and the rules of training them."""
     optimizer = optimizer or build_optimizer(config.optimizer, model)
-    return Learner(
-        model,
-        optimizer,
-        build_learning_rate(config, optimizer),
-        GradientExchange(model.parameters(), fabric.reduce, fabric.rank, config.devices, bucket_bytes),
-        dataset.prepare,
-        mean=config.aggregation.mean,
-    )
+    rate = build_learning_rate(config, optimizer)
+    return Learner(model, optimizer, rate, exchange, dataset.prepare, mean=config.aggregation.mean)
 
 
 def build_network(config: RunConfig, dataset: Dataset) -> nn.Module:
@@ -150,7 +139,7 @@ def build_device(
     return ConnectedDevice(
         Intake(source, inspector, Buffer(config.buffer.capacity), build_policy(config), RateMeter(), clock),
         build_rule(config),
-        build_learner(config, dataset, model, optimizer, fabric),
+        build_learner(config, dataset, model, optimizer, build_exchange(config, model, fabric)),
         fabric,
         clock,
     )

@@ -1,0 +1,120 @@
+"""From settings to the exchange of gradients, with compression or without."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from scadles.aggregation import GradientExchange
+from scadles.clock import wall_seconds
+from scadles.compression import (
+    CostGate,
+    ErrorFeedback,
+    ExactTopK,
+    Feedback,
+    MomentumCorrection,
+    NormGate,
+    PerSlice,
+    RandomK,
+    SampledTopK,
+    Selector,
+)
+from scadles.config import RunConfig
+from scadles.fabric import Fabric
+from scadles.reduction import (
+    SCALARS,
+    All,
+    Collectives,
+    CompressedExchange,
+    Compressor,
+    FleetExchange,
+    Gates,
+    GatherReducer,
+    OncePerStep,
+    SplitReducer,
+    WholeReducer,
+    choose_reducer,
+)
+
+_REDUCERS: dict[str, type[GatherReducer | SplitReducer | WholeReducer]] = {
+    "gather": GatherReducer,
+    "split": SplitReducer,
+    "whole": WholeReducer,
+}
+
+
+@dataclass
+class _Seat:
+    """A device's place among those that share a process: reducers that work together need no fabric."""
+
+    rank: int
+    size: int
+
+    def gather(self, values: Tensor, phase: str) -> Tensor:
+        raise NotImplementedError
+
+    def swap(self, parcels: Tensor, phase: str) -> Tensor:
+        raise NotImplementedError
+
+
+def build_exchange(config: RunConfig, model: nn.Module, fabric: Fabric) -> GradientExchange:
+    """Return the exchange of one device at its end of a fabric."""
+    if config.compression.ratio is not None and fabric.size > 1:
+        return CompressedExchange(
+            model.parameters(),
+            fabric.reduce,
+            fabric.rank,
+            fabric.size,
+            build_compressor(config, model, fabric),
+            wall_seconds,
+        )
+    on_cuda = next(model.parameters()).is_cuda
+    overlap = config.fabric.overlap == "on" or (config.fabric.overlap == "auto" and on_cuda)
+    bucket_bytes = int(config.fabric.bucket_mb * 2**20) if overlap else None
+    return GradientExchange(model.parameters(), fabric.reduce, fabric.rank, fabric.size, bucket_bytes)
+
+
+def build_fleet_exchange(config: RunConfig, model: nn.Module, fabric: Fabric) -> GradientExchange:
+    """Return the exchange of all devices of a cluster that share this process, and one end of a fabric."""
+    if config.compression.ratio is not None and config.devices > 1:
+        seats = [_Seat(rank, config.devices) for rank in range(config.devices)]
+        return FleetExchange(model.parameters(), [build_compressor(config, model, seat) for seat in seats])
+    return GradientExchange(model.parameters(), fabric.reduce, fabric.rank, config.devices)
+
+
+def build_compressor(config: RunConfig, model: nn.Module, fabric: Collectives) -> Compressor:
+    """Return what one device carries from step to step for compression."""
+    settings = config.compression
+    # gradients travel from the last layer to the first
+    sizes = [p.numel() for p in model.parameters() if p.requires_grad][::-1]
+    n = sum(sizes)
+    selector = OncePerStep(_selector(config, sizes, fabric.rank))
+    name: str = "whole" if settings.method == "whole" else settings.reduction
+    if name == "auto":
+        name = choose_reducer(n, selector.k, fabric.size, settings.values, SCALARS).name
+    feedback: Feedback = ErrorFeedback(n)
+    if settings.momentum is not None:
+        feedback = MomentumCorrection(feedback, n, settings.momentum)
+    gates = Gates(
+        NormGate(settings.delta, settings.smoothing) if settings.gate in ("norm", "both") else None,
+        CostGate() if settings.gate in ("cost", "both") else None,
+    )
+    return Compressor(feedback, selector, _REDUCERS[name](fabric, selector, n, settings.values), gates, fabric.size)
+
+
+def _selector(config: RunConfig, sizes: list[int], rank: int) -> Selector:
+    if config.compression.scope == "layer":
+        return PerSlice(sizes, [_one_selector(config, size, rank) for size in sizes])
+    return _one_selector(config, sum(sizes), rank)
+
+
+def _one_selector(config: RunConfig, n: int, rank: int) -> Selector:
+    settings = config.compression
+    k = max(1, math.ceil((settings.ratio or 1.0) * n))
+    if settings.method == "whole":
+        return All(n)
+    if settings.method == "randomk":
+        return RandomK(k, config.seed, rank)
+    return ExactTopK(k) if settings.selection == "exact" else SampledTopK(k, config.seed, rank)

@@ -1,0 +1,80 @@
+"""The exchange of gradients with compression: still one message a step, with everything in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scadles.aggregation import GradientExchange, Report, Reports
+from scadles.aggregation.exchange import Waitable
+from scadles.errors import ConfigError
+from scadles.reduction.compressor import Compressor
+
+_CODING_S, _TRANSFER_S = Report._fields.index("coding_s"), Report._fields.index("transfer_s")
+
+
+class CompressedExchange(GradientExchange):
+    """The weighted mean of all devices' gradients, of which each step sends what its compressor picks.
+
+    Args:
+        parameters: those that require gradients, float32.
+        reduce: starts an in-place sum over all devices, for dense steps.
+        rank, size: this device, and how many there are.
+        compressor: what this device carries from step to step.
+        seconds: a clock, for the gate that decides by cost.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[torch.nn.Parameter],
+        reduce: Callable[[Tensor, str], Waitable],
+        rank: int,
+        size: int,
+        compressor: Compressor,
+        seconds: Callable[[], float],
+    ) -> None:
+        super().__init__(parameters, reduce, rank, size)
+        check_compressible(self.parameters)
+        self.compressor = compressor
+        self._seconds = seconds
+        self._transfer_s = 0.0
+
+    fields = len(Report._fields)
+
+    def _exchange(self, mine: np.ndarray) -> Reports:
+        report, update = mine[0], self._buckets[0].message[: self.compressor.reducer.n]
+        began_s = self._seconds()
+        whole = self.compressor.begin(update, report)
+        coded_s = self._seconds()
+        report[_CODING_S], report[_TRANSFER_S] = coded_s - began_s, self._transfer_s
+        taken = None
+        if self.compressor.compressed:
+            reduction = self.compressor.reducer.reduce(whole, report.tolist(), self.compressor.step, self._phase)
+            update.copy_(reduction.total)
+            reports, taken = Reports(reduction.scalars), reduction.taken
+        else:
+            update.copy_(whole)
+            reports = super()._exchange(mine)
+        self._transfer_s = self._seconds() - coded_s
+        self.compressor.end(reports, taken)
+        return reports
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors, numbers = self.compressor.state()
+        return tensors, {**numbers, "transfer_s": self._transfer_s}
+
+    def load(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        self.compressor.load(tensors, state)
+        self._transfer_s = state["transfer_s"]
+
+
+def check_compressible(parameters: list[torch.nn.Parameter]) -> None:
+    """Refuse parameters that are not float32."""
+    if parameters[0].dtype != torch.float32:
+        raise ConfigError(
+            f"the model's parameters are {parameters[0].dtype}: compression is for float32; leave compression.ratio out"
+        )

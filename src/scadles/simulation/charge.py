@@ -1,0 +1,82 @@
+"""What the messages of a step cost: dense or compressed, of the model that is trained or of the one that is charged."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from scadles.aggregation import GradientExchange
+from scadles.config import RunConfig
+from scadles.reduction import SCALARS, FleetExchange, Volume, choose_reducer, gather_volume, split_volume, whole_volume
+from scadles.simulation.costs import Costs, Exchange
+
+_FLOAT32 = 4
+
+
+class Charge:
+    """The costs of a run, and the message that they are charged for.
+
+    Args:
+        config: the run.
+        costs: of its devices and links.
+        exchange: of its gradients.
+
+    Attributes:
+        costs: as given.
+        message_bytes: the size of a dense gradient message that is charged.
+    """
+
+    def __init__(self, config: RunConfig, costs: Costs, exchange: GradientExchange) -> None:
+        self.costs = costs
+        self.message_bytes = costs.charged_bytes(exchange.message_bytes)
+        self._exchange = exchange
+        self._settings = config.compression
+        self._present = np.ones(config.devices, dtype=bool)
+        # as many values as the charged message has
+        self._n = self.message_bytes // _FLOAT32 if config.cost.message_bytes is not None else _values(exchange)
+
+    @property
+    def ways(self) -> str:
+        """The collectives that are charged, in words."""
+        exchange = self._exchange
+        sparse = f" and {exchange.compressor.reducer.name}" if isinstance(exchange, FleetExchange) else ""
+        return self.costs.collective + sparse
+
+    def announce(self, present: np.ndarray, step: int, now_s: float) -> None:
+        """Say which devices take part in the exchange that comes next, bool ``[N]``."""
+        self._present = present
+        if isinstance(self._exchange, FleetExchange):
+            self._exchange.present = present
+            self._exchange.coding_s = self.costs.coding_s(np.flatnonzero(present), step, now_s)
+
+    def exchange(self, step: int, now_s: float) -> Exchange:
+        """Return time and bytes of the exchange that has been done."""
+        members = np.flatnonzero(self._present)
+        exchange = self._exchange
+        if not isinstance(exchange, FleetExchange):
+            return self.costs.exchange(members, self.message_bytes, step, now_s)
+        if exchange.compressor.compressed:
+            cost = self.costs.sparse(members, self._volume(len(members)), step, now_s)
+        else:
+            cost = self.costs.exchange(members, self.message_bytes, step, now_s)
+        exchange.transfer_s = cost.seconds
+        # the gate by norm needs the selection of dense steps as well
+        return cost._replace(seconds=cost.seconds + exchange.coding_s)
+
+    def fetch_s(self, device: int, step: int, now_s: float) -> float:
+        """Return how long a device that comes back loads the model."""
+        return self.costs.fetch_s(device, self.message_bytes, step, now_s)
+
+    def _volume(self, members: int) -> Volume:
+        """Return what a device sends in a compressed step of the charged model."""
+        settings = self._settings
+        if settings.method == "whole":
+            return whole_volume(self._n, members, settings.values, SCALARS)
+        k = max(1, round((settings.ratio or 1.0) * self._n))
+        if settings.reduction == "auto":
+            return choose_reducer(self._n, k, members, settings.values, SCALARS).volume
+        way = gather_volume if settings.reduction == "gather" else split_volume
+        return way(self._n, k, members, settings.values, SCALARS)
+
+
+def _values(exchange: GradientExchange) -> int:
+    return sum(parameter.numel() for parameter in exchange.parameters)

@@ -1,0 +1,198 @@
+"""What a device keeps from step to step: the account of every gradient, and common decisions."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scadles.aggregation import Report, Reports
+from scadles.build.exchange import build_compressor
+from scadles.config import load_config
+from scadles.errors import CheckpointError, ConfigError
+from scadles.fabric import LocalFabric
+from scadles.reduction import CompressedExchange, FleetExchange, Gates
+
+N = 300
+
+
+def model(seed=0):
+    torch.manual_seed(seed)
+    return torch.nn.Linear(N - 1, 1)  # N parameters with its bias
+
+
+def config(**compression):
+    return load_config({"devices": 3, "steps": 1, "compression": {"ratio": 0.1, **compression}})
+
+
+def gradients(steps, devices, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(steps, devices, N, generator=generator) ** 3
+
+
+def exchange_of(fabric, network, **compression):
+    compressor = build_compressor(config(**compression), network, fabric)
+    return CompressedExchange(network.parameters(), fabric.reduce, fabric.rank, fabric.size, compressor, lambda: 0.0)
+
+
+def step(exchange, flat, weight=8.0):
+    """Take one step with a gradient, which is weighted already; return the reports and the summed gradient."""
+    parameters = exchange.parameters
+    exchange.begin(weight, "a test")
+    if weight:
+        for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+            parameter.grad.add_(part.view_as(parameter))
+    reports = exchange.finish(Report(batch=weight, weight=weight))
+    total = float(reports.weight.sum())
+    if not total:
+        return reports, torch.zeros(N)
+    return reports, torch.cat([p.grad.flatten() for p in parameters]) * total
+
+
+WAYS = [
+    {"gate": "always", "reduction": "gather"},
+    {"gate": "always", "reduction": "split", "values": "float32"},
+    {"gate": "norm", "delta": 0.45, "reduction": "gather"},
+    {"gate": "norm", "delta": 0.3, "reduction": "split"},
+    {"gate": "always", "method": "randomk", "values": "bfloat16"},
+    {"gate": "always", "method": "whole", "ratio": 1.0},
+    {"gate": "always", "scope": "layer", "selection": "exact"},
+]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_what_was_sent_and_what_is_kept_is_what_there_was(in_threads, way):
+    """Over any sequence of compressed and dense steps."""
+    steps = 12
+    given = gradients(steps, 3)
+
+    def work(fabric):
+        exchange = exchange_of(fabric, model(), **way)
+        sent = [step(exchange, given[number, fabric.rank])[1].double() for number in range(steps)]
+        tensors, _ = exchange.state()
+        return sum(sent), tensors["feedback/residual"].double(), exchange.compressor.cnc
+
+    outcomes = in_threads(3, work)
+    everything = given.double().sum(dim=(0, 1))
+    kept = sum(residual for _, residual, _ in outcomes)
+    for sent, _, cnc in outcomes:
+        # a residual lies in the order of the messages: the bias first
+        ordered = torch.cat([sent[-1:], sent[:-1]])
+        expected = torch.cat([everything[-1:], everything[:-1]])
+        torch.testing.assert_close(ordered + kept, expected, rtol=1e-5, atol=1e-4)
+        assert cnc == outcomes[0][2]
+    assert outcomes[0][2] > 0
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.lists(st.sampled_from([0.0, 4.0, 9.0]), min_size=3, max_size=3), min_size=3, max_size=6))
+def test_devices_that_share_a_process_do_the_same(in_threads, weights):
+    way = {"gate": "norm", "delta": 0.4, "reduction": "split"}
+    given_updates = gradients(len(weights), 3, seed=1)
+
+    def work(fabric):
+        exchange = exchange_of(fabric, model(), **way)
+        return [step(exchange, given_updates[n, fabric.rank], weights[n][fabric.rank]) for n in range(len(weights))]
+
+    apart = in_threads(3, work)
+    network = model()
+    seats = [LocalFabric.create(3)[rank] for rank in range(3)]
+    fleet = FleetExchange(network.parameters(), [build_compressor(config(**way), network, seat) for seat in seats])
+    for number, row in enumerate(weights):
+        fleet.begin(1.0 if any(row) else 0.0, "a test")
+        for device, weight in enumerate(row):
+            flat = given_updates[number, device]
+            fleet.updates[device].copy_(torch.cat([flat[-1:], flat[:-1]]) if weight else torch.zeros(N))
+        mine = np.array([Report(batch=weight, weight=weight) for weight in row], dtype=np.float64)
+        reports = fleet.finish_many(mine)
+        for device in range(3):
+            theirs, total = apart[device][number]
+            np.testing.assert_allclose(reports.weight, theirs.weight)
+            np.testing.assert_allclose(reports.norm_sq, theirs.norm_sq, rtol=1e-5)
+            if any(row):
+                found = torch.cat([p.grad.flatten() for p in fleet.parameters]) * sum(row)
+                torch.testing.assert_close(found, total, rtol=1e-5, atol=1e-4)
+
+
+def test_a_device_that_is_away_keeps_what_it_has():
+    network, seats = model(), LocalFabric.create(2)
+    way = {"ratio": 0.1, "gate": "always", "reduction": "gather"}
+    devices = load_config({"devices": 2, "steps": 1, "compression": way})
+    fleet = FleetExchange(network.parameters(), [build_compressor(devices, network, seat) for seat in seats])
+    kept = []
+    for present in ([True, True], [True, False], [True, True]):
+        fleet.present = np.array(present)
+        fleet.begin(1.0, "a test")
+        fleet.updates[:] = gradients(1, 2)[0] * torch.tensor(present)[:, None]
+        fleet.finish_many(np.array([Report(4.0, 4.0 * here) for here in present], dtype=np.float64))
+        kept.append([compressor.state()[0]["feedback/residual"].clone() for compressor in fleet.compressors])
+    (_, first), (other, second), (_, third) = kept
+    assert torch.equal(first, second)
+    assert not torch.equal(second, third)
+    assert not torch.equal(other, kept[0][0])
+
+
+def test_the_gate_by_cost_needs_links_that_cost(in_threads):
+    """Dense steps first, to learn the bandwidth; then what is faster."""
+    clock = iter(np.arange(0, 1e6, 1.0))
+
+    def work(fabric):
+        exchange = exchange_of(fabric, model(), gate="cost")
+        exchange._seconds = lambda: next(clock)
+        for number in range(6):
+            step(exchange, gradients(6, 3)[number, fabric.rank])
+        return exchange.compressor.cnc, exchange.compressor.why
+
+    outcomes = in_threads(3, work)
+    assert len({cnc for cnc, _ in outcomes}) == 1
+    assert 0 < outcomes[0][0] < 1
+
+
+def test_what_a_checkpoint_holds_makes_the_next_steps_the_same():
+    def run(exchange, numbers):
+        return [step(exchange, gradients(8, 1)[n, 0])[1] for n in numbers]
+
+    [fabric] = LocalFabric.create(1)
+    way = {"gate": "norm", "delta": 0.4, "momentum": 0.5}
+    settings_ = load_config(
+        {"devices": 1, "steps": 1, "optimizer": {"momentum": 0}, "compression": {"ratio": 0.1, **way}}
+    )
+
+    def make():
+        network = model()
+        compressor = build_compressor(settings_, network, fabric)
+        return CompressedExchange(network.parameters(), fabric.reduce, 0, 1, compressor, lambda: 0.0)
+
+    whole = make()
+    expected = run(whole, range(8))
+    first, second = make(), make()
+    run(first, range(5))
+    tensors, numbers = first.state()
+    second.load({name: tensor.clone() for name, tensor in tensors.items()}, numbers)
+    for mine, theirs in zip(run(second, range(5, 8)), expected[5:], strict=True):
+        assert torch.equal(mine, theirs)
+    with pytest.raises(CheckpointError, match="no residual: it was written without this compression"):
+        make().load({}, numbers)
+
+
+def test_a_step_in_which_nobody_has_anything_sends_nothing(in_threads):
+    def work(fabric):
+        exchange = exchange_of(fabric, model(), gate="always")
+        step(exchange, gradients(1, 3)[0, fabric.rank])
+        before = exchange.state()[0]["feedback/residual"].clone()
+        step(exchange, torch.zeros(N), weight=0.0)
+        return torch.equal(exchange.state()[0]["feedback/residual"], before)
+
+    assert in_threads(3, work) == [True] * 3
+
+
+def test_only_float32_is_compressed():
+    [fabric] = LocalFabric.create(1)
+    with pytest.raises(ConfigError, match=r"torch.float64: compression is for float32; leave compression.ratio out"):
+        exchange_of(fabric, model().double())
+
+
+def test_without_gates_every_step_is_compressed():
+    assert Gates() == Gates(None, None)
+    reports = Reports(np.array([Report(1.0, 1.0)], dtype=np.float64))
+    assert reports.norm_sq.tolist() == [0.0]
