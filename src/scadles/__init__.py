@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         SourceError,
     )
     from scadles.fabric import Fabric, LocalFabric
+    from scadles.hooks import HookState, ddp_hook
     from scadles.observe import Summary
     from scadles.run import join, train
     from scadles.simulation import simulate
@@ -43,6 +44,7 @@ _HOMES = {
     "DivergedError": "scadles.errors",
     "Fabric": "scadles.fabric",
     "FabricError": "scadles.errors",
+    "HookState": "scadles.hooks",
     "LiveDevice": "scadles.training.loop",
     "LocalFabric": "scadles.fabric",
     "MissingExtraError": "scadles.errors",
@@ -56,6 +58,7 @@ _HOMES = {
     "Summary": "scadles.observe",
     "VirtualClock": "scadles.clock",
     "WallClock": "scadles.clock",
+    "ddp_hook": "scadles.hooks",
     "join": "scadles.run",
     "load_config": "scadles.config",
     "open_source": "scadles.build",
@@ -73,6 +76,7 @@ __all__ = [
     "DivergedError",
     "Fabric",
     "FabricError",
+    "HookState",
     "LiveDevice",
     "LocalFabric",
     "MissingExtraError",
@@ -87,6 +91,7 @@ __all__ = [
     "VirtualClock",
     "WallClock",
     "__version__",
+    "ddp_hook",
     "join",
     "load_config",
     "open_source",
