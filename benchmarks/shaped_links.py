@@ -1,0 +1,276 @@
+"""Stream time to the target over thin links: dense against compressed, measured and predicted.
+
+Four device processes, each in a network namespace of its own, on one bridge; every link is shaped in both directions by
+the kernel's token bucket. The simulator predicts the same runs from the rates of the links and from what was measured
+beforehand:
+
+- *Bandwidth.* A bucket counts whole frames: 1448 of 1514 bytes are payload, and for every two frames that come in, an
+  acknowledgement of 66 bytes goes out through the bucket of the other direction. Frames that a full bucket drops are
+  sent again; that is not charged (3 to 6 % of the bytes at 20 Mbit/s, next to nothing at 100).
+- *Latency.* A ring has 2 (N - 1) rounds, an all-gather N - 1, and each waits for a frame to pass two buckets and for
+  processes to wake up, of which there are more than cores. Measured: a sum of 40 kB over the shaped links, a round of
+  it less its time on the wire.
+- *Compute.* What a step takes on free links from the moment at which the last device has its batch, all devices
+  computing at once on the cores there are. It holds everything that is no waiting for links: forward and backward pass,
+  selection and coding, the exchange's own work, the optimizer.
+
+MB sent, as the kernel counts it, also holds the initial model and what was sent again. Needs root and iproute2,
+and about 6 minutes for all four rows; where they are missing it says so and does nothing.
+
+    python benchmarks/shaped_links.py [--rates 100 20] [--only dense] [--out DIR]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+DEVICES = 4
+# what is put over the settings below; the simulator is given the same, and costs
+VARIANTS = {"dense": [], "compressed": ["compression.ratio=0.01", "compression.gate=always"]}
+SETTINGS: dict[str, Any] = {
+    "devices": DEVICES,
+    "model": "shaped_links:network",
+    "target_accuracy": 0.93,
+    "duration_s": 240,
+    "picture": False,
+    "stream": {"rates": [200, 152, 48, 328]},
+    "batch": {"window_s": 0.25},
+    # all runs learn from the same samples in the same order, so that nothing but the links differs
+    "buffer": {"policy": "persistence"},
+    "evaluation": {"every_s": 0.25},
+    "checkpoint": {"every_steps": 1_000_000},
+}
+CALIBRATION_STEPS = 40
+START_S = 120
+PORT = 29533
+PAYLOAD = 1448 / (1514 + 66 / 2)
+PROBE_VALUES = 10_000
+
+
+def network(shape, classes):
+    """A fully connected network of 1.08 million parameters on the digits."""
+    from torch import nn
+
+    inputs = shape[0] * shape[1] * shape[2]
+    hidden = [nn.Linear(inputs, 1000), nn.ReLU(), nn.Linear(1000, 1000), nn.ReLU()]
+    return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(1000, classes))
+
+
+class Namespaces:
+    """A bridge and four devices, each with one link to it; everything goes away with the namespaces."""
+
+    def __init__(self) -> None:
+        self.hub = f"scadles-{os.getpid()}-hub"
+        self.devices = [f"scadles-{os.getpid()}-{rank}" for rank in range(DEVICES)]
+
+    def __enter__(self) -> Namespaces:
+        try:
+            for name in (self.hub, *self.devices):
+                _command("ip", "netns", "add", name)
+            _command("ip", "-n", self.hub, "link", "add", "bridge", "type", "bridge")
+            _command("ip", "-n", self.hub, "link", "set", "bridge", "up")
+            for rank, name in enumerate(self.devices):
+                end = f"to{rank}"
+                _command(
+                    "ip", "-n", name, "link", "add", "eth0", "type", "veth", "peer", "name", end, "netns", self.hub
+                )
+                _command("ip", "-n", self.hub, "link", "set", end, "master", "bridge", "up")
+                _command("ip", "-n", name, "addr", "add", f"10.77.0.{rank + 1}/24", "dev", "eth0")
+                for interface in ("lo", "eth0"):
+                    _command("ip", "-n", name, "link", "set", interface, "up")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        there = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+        there = {line.split()[0] for line in there.splitlines() if line}
+        for name in (self.hub, *self.devices):
+            if name in there:
+                _command("ip", "netns", "del", name)
+
+    def shape(self, mbit: float) -> None:
+        """Shape every link at both ends."""
+        for rank, name in enumerate(self.devices):
+            for where, interface in ((name, "eth0"), (self.hub, f"to{rank}")):
+                bucket = ("rate", f"{mbit}mbit", "burst", "32kbit", "latency", "50ms")
+                _command("tc", "-n", where, "qdisc", "replace", "dev", interface, "root", "tbf", *bucket)
+
+    def run(self, arguments: list[str], timeout_s: float, log: Path) -> None:
+        """Run ``python ARGUMENTS`` as a device in every namespace and wait for all; the first one's output is kept."""
+        started: list[subprocess.Popen[bytes]] = []
+        until = time.monotonic() + timeout_s
+        with ExitStack() as files:
+            try:
+                for rank, name in enumerate(self.devices):
+                    output = files.enter_context((log if rank == 0 else log.with_suffix(f".{rank}.log")).open("wb"))
+                    command = ["ip", "netns", "exec", name, sys.executable, *arguments]
+                    started.append(
+                        subprocess.Popen(command, env=_environment(rank), stdout=output, stderr=subprocess.STDOUT)
+                    )
+                for process in started:
+                    process.wait(max(0.0, until - time.monotonic()))
+            finally:
+                for process in started:
+                    if process.poll() is None:
+                        process.kill()
+                        process.wait()
+        if any(process.returncode for process in started):
+            codes = [process.returncode for process in started]
+            raise RuntimeError(f"devices ended with {codes}; {log} says:\n{log.read_text()[-2000:]}")
+
+
+def _command(*words: str) -> None:
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(words)}: {done.stderr.strip()}")
+
+
+def _environment(rank: int | None = None) -> dict[str, str]:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    if rank is not None:
+        environment |= {"RANK": str(rank), "WORLD_SIZE": str(DEVICES), "MASTER_ADDR": "10.77.0.1"}
+        environment |= {"MASTER_PORT": str(PORT), "GLOO_SOCKET_IFNAME": "eth0", "RES_OPTIONS": "timeout:1 attempts:1"}
+    return environment
+
+
+def train(links: Namespaces, variant: str, out: Path, settings: list[str]) -> dict[str, Any]:
+    """Run the devices and return the summary."""
+    given = [word for setting in VARIANTS[variant] + settings for word in ("--set", setting)]
+    # tests take wall time in which the stream stands still
+    timeout_s = START_S + 2 * SETTINGS["duration_s"]
+    arguments = ["-m", "scadles", "train", str(out.parent / "run.yaml"), "--out", str(out), "--quiet", *given]
+    links.run(arguments, timeout_s, out.with_suffix(".log"))
+    return json.loads((out / "summary.json").read_text())
+
+
+def predict(variant: str, out: Path, costs: dict[str, float]) -> dict[str, Any]:
+    """Simulate the same and return the summary."""
+    given = [*VARIANTS[variant], *(f"cost.{name}={value!r}" for name, value in costs.items())]
+    arguments = ["-m", "scadles", "simulate", str(out.parent / "run.yaml"), "--out", str(out), "--quiet"]
+    arguments += [word for setting in given for word in ("--set", setting)]
+    subprocess.run([sys.executable, *arguments], env=_environment(), timeout=600, check=True)
+    return json.loads((out / "summary.json").read_text())
+
+
+def busy_s(run: Path) -> float:
+    """Return how long a step takes from when the last device has its batch: the median over steps."""
+    each: dict[int, list[float]] = {}
+    for rank in range(DEVICES):
+        for line in (run / f"events-{rank}.jsonl").read_text().splitlines():
+            event = json.loads(line)
+            if event["event"] == "step":
+                each.setdefault(event["step"], []).append(event["compute_s"] + event["sync_s"])
+    return statistics.median(min(times) for times in each.values())
+
+
+def latency_s(links: Namespaces, mbit: float, log: Path) -> float:
+    """Return what a round of a small sum takes beside its bytes on the wire."""
+    links.run([__file__, "--probe"], START_S, log)
+    taken_s = float(log.read_text().split()[-1])
+    wire_s = 8 * 4 * PROBE_VALUES / DEVICES / (mbit * 1e6 * PAYLOAD)
+    return max(0.0, taken_s / (2 * (DEVICES - 1)) - wire_s)
+
+
+def probe() -> None:
+    """Print the median time of a sum of 40 kB over all devices."""
+    import torch
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo")
+    values, taken_s = torch.zeros(PROBE_VALUES), []
+    for _ in range(50):
+        dist.barrier()
+        start = time.perf_counter()
+        dist.all_reduce(values)
+        taken_s.append(time.perf_counter() - start)
+    print(statistics.median(taken_s))
+    dist.destroy_process_group()
+
+
+def compare(links: Namespaces, rates: list[float], variants: list[str], out: Path) -> None:
+    """Measure and predict everything, and print it line by line."""
+    compute_s = {}
+    for variant in variants:
+        run = out / f"free-{variant}"
+        train(links, variant, run, [f"steps={CALIBRATION_STEPS}", "target_accuracy=null"])
+        compute_s[variant] = busy_s(run)
+        print(f"a step of {variant} on free links: {compute_s[variant] * 1e3:.0f} ms")
+    print("\nmeasured / predicted")
+    print(f"{'Mbit/s':>7} {'':12}{'steps':>12}{'s per step':>16}{'MB sent':>16}{'s to the target':>18}{'ratio':>8}")
+    for mbit in rates:
+        links.shape(mbit)
+        bps, delay_s = mbit * 1e6 * PAYLOAD, latency_s(links, mbit, out / f"{mbit:g}-probe.log")
+        costs = {"link.up_bps": bps, "link.down_bps": bps, "link.latency_s": delay_s}
+        times = []
+        for variant in variants:
+            run = out / f"{mbit:g}-{variant}"
+            real = train(links, variant, run, [])
+            guess = predict(
+                variant, run.with_name(f"{run.name}-predicted"), {**costs, "compute.step_s": compute_s[variant]}
+            )
+            times.append((_to_target(real), _to_target(guess)))
+            print(_row(mbit, variant, real, guess), flush=True)
+        print(f"{'':7} {bps / 1e6:.1f} Mbit/s of payload, latency {delay_s * 1e3:.1f} ms", end="")
+        if len(times) == 2:
+            real_gain, guessed_gain = (dense / compressed for dense, compressed in zip(*times, strict=True))
+            print(f"; compressed {real_gain:.1f} times sooner, predicted {guessed_gain:.1f}", end="")
+        print("\n")
+
+
+def _row(mbit: float, variant: str, real: dict[str, Any], guess: dict[str, Any]) -> str:
+    pair = (real, guess)
+    steps = " / ".join(str(summary["steps"]) for summary in pair)
+    each = " / ".join(f"{summary['time_s'] / summary['steps']:.3f}" for summary in pair)
+    sent = " / ".join(f"{summary['bytes_sent'] / 1e6:.1f}" for summary in pair)
+    times = f"{_to_target(real):.1f} / {_to_target(guess):.1f}"
+    ratio = _to_target(guess) / _to_target(real)
+    return f"{mbit:7g} {variant:12}{steps:>12}{each:>16}{sent:>16}{times:>18}{ratio:>8.3f}"
+
+
+def _to_target(summary: dict[str, Any]) -> float:
+    time_s = summary["time_to_target_s"]
+    return float("nan") if time_s is None else float(time_s)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rates", type=float, nargs="+", default=[100, 20], help="Mbit/s of the links")
+    parser.add_argument("--only", choices=VARIANTS, help="leave the other out")
+    parser.add_argument("--out", type=Path, help="keep the run folders here")
+    parser.add_argument("--probe", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.probe:
+        probe()
+        return 0
+    if os.geteuid() != 0 or not (shutil.which("ip") and shutil.which("tc")):
+        print("shaped links need root and iproute2 (apt-get install iproute2): nothing was measured")
+        return 0
+    # more processes than cores, as scadles train --local does; the device processes inherit it
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    with tempfile.TemporaryDirectory() as folder, Namespaces() as links:
+        out = options.out or Path(folder)
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "run.yaml").write_text(yaml.safe_dump(SETTINGS))
+        compare(links, options.rates, [options.only] if options.only else list(VARIANTS), out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
