@@ -16,14 +16,19 @@ if TYPE_CHECKING:
 
 def paper(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="latency, accumulation, buffers, convergence, speedup, or all")
+        str,
+        typer.Argument(
+            metavar="NAME", help="latency, accumulation, buffers, convergence, compression, speedup, or all"
+        ),
     ],
     *,
     out: Annotated[Path, typer.Option(metavar="DIR", help="where NAME.csv, NAME.md, NAME.png and runs/ go")],
     quick: Annotated[bool, typer.Option("--quick", help="smaller and fewer runs: minutes, not an hour")] = False,
     data: Annotated[
         str | None,
-        typer.Option(metavar="npz:PATH", help="convergence, speedup: learn this data set, not synthetic images"),
+        typer.Option(
+            metavar="npz:PATH", help="convergence, compression, speedup: learn this data set, not synthetic images"
+        ),
     ] = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="simulations at the same time; as many as there are cores by default")
@@ -38,6 +43,8 @@ def paper(
     buffers: samples held at convergence under persistence and truncation (minutes)
 
     convergence: time to a target and accuracy: weighted aggregation against DDL (an hour; --quick: minutes)
+
+    compression: steps compressed, accuracy, floats and bytes sent, by CR and delta (an hour; --quick: minutes)
 
     speedup: accuracy, buffer and time: ScaDLES as a whole against DDL (an hour; --quick: minutes)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from scadles.errors import ConfigError, did_you_mean
 from scadles.paper.accumulation import ACCUMULATION
 from scadles.paper.buffers import BUFFERS
+from scadles.paper.compression import COMPRESSION_EXPERIMENT
 from scadles.paper.convergence import CONVERGENCE_EXPERIMENT
 from scadles.paper.experiment import Experiment, Options, Outcome
 from scadles.paper.latency import LATENCY
@@ -26,7 +27,8 @@ __all__ = [
 ]
 
 EXPERIMENTS: dict[str, Experiment] = {
-    experiment.name: experiment for experiment in (LATENCY, ACCUMULATION, BUFFERS, CONVERGENCE_EXPERIMENT, SPEEDUP)
+    experiment.name: experiment
+    for experiment in (LATENCY, ACCUMULATION, BUFFERS, CONVERGENCE_EXPERIMENT, COMPRESSION_EXPERIMENT, SPEEDUP)
 }
 
 

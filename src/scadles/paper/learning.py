@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,8 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "ddl": {"method": "ddl"},
     "weighted": {"method": "scadles", "buffer": {"policy": "persistence"}},
     "scadles": {"method": "scadles"},
+    "norm": {"method": "scadles", "compression": {"ratio": 0.1, "gate": "norm", "delta": 0.3}},
+    "cost": {"method": "scadles", "compression": {"ratio": 0.1, "gate": "cost"}},
 }
 
 
@@ -61,12 +63,28 @@ class Learnt:
         accuracy: top-1, 0 to 1, of each test.
         step_time_s: stream time after each step.
         held: samples waiting on the fullest device after each step.
+        cnc: share of the steps that were compressed.
+        bytes_sent: by a device on average, in the whole run.
+        left_out: mean share of the squared norm that was not picked; None without a gate by norm.
     """
 
     time_s: np.ndarray
     accuracy: np.ndarray
     step_time_s: np.ndarray
     held: np.ndarray
+    cnc: float = 0.0
+    bytes_sent: float = 0.0
+    left_out: float | None = None
+
+    @property
+    def steps(self) -> int:
+        """How many steps the run took."""
+        return len(self.step_time_s)
+
+    @property
+    def bytes_per_step(self) -> float:
+        """What a device sends in a step on average."""
+        return self.bytes_sent / self.steps
 
     @property
     def best(self) -> float:
@@ -100,7 +118,7 @@ def learn(options: Options, runs: Runs, variants: Sequence[str]) -> dict[str, di
     configs = {name: _config(options, size, *pair) for pair, name in names.items()}
     weights = {name: _samples(configs[name], *pair) for pair, name in names.items()}
     folders = runs.get(configs, weights)
-    return {v: {key: _learnt(folders[names[v, key]]) for key in KEYS} for v in variants}
+    return {v: {key: learnt(folders[names[v, key]]) for key in KEYS} for v in variants}
 
 
 def rates(options: Options, key: Key) -> tuple[float, ...]:
@@ -117,20 +135,30 @@ def targets(ddl: Mapping[Key, Learnt]) -> dict[str, float]:
 
 
 def remarks(options: Options, aims: Mapping[str, float]) -> tuple[str, ...]:
-    """Return what a reader must know about all learning runs."""
-    size = scale(options)
-    what = options.data or f"synthetic images of {size.side} x {size.side}, 10 classes (ResNet152) and 100 (VGG19)"
+    """Return what a reader must know about runs that learn towards a target."""
     goals = ", ".join(f"{100 * aim:.1f} % for {NETWORKS[network].title}" for network, aim in aims.items())
     return (
-        "The paper trains ResNet152 on CIFAR10 and VGG19 on CIFAR100 and reports top-5 accuracy. We train a network of "
-        f"three convolutions on {what}, report top-1, and charge the time that the big network costs on a K80 behind "
-        "5 Gbps.",
-        f"{size.devices} devices with drawn rates, one seed, learning rate 0.05, momentum 0.9, no schedule. Both "
-        "methods learn for the same stream time.",
+        what_is_learnt(options, scale(options)),
+        f"{how_it_is_learnt(scale(options))} Both methods learn for the same stream time.",
         f"Target: 95 % of DDL's best accuracy, {goals}. Final: the mean of the last tenth of all tests.",
         "Rule for the speed-up: how many more samples per second ScaDLES trains on, as if all taught alike.",
         "Runs are short: where DDL still improves at the end (see the picture), who is ahead need not end higher.",
     )
+
+
+def what_is_learnt(options: Options, size: Scale) -> str:
+    """Return a sentence on what is trained and what is charged."""
+    what = options.data or f"synthetic images of {size.side} x {size.side}, 10 classes (ResNet152) and 100 (VGG19)"
+    return (
+        "The paper trains ResNet152 on CIFAR10 and VGG19 on CIFAR100 and reports top-5 accuracy. We train a network of "
+        f"three convolutions on {what}, report top-1, and charge the time that the big network costs on a K80 behind "
+        "5 Gbps."
+    )
+
+
+def how_it_is_learnt(size: Scale) -> str:
+    """Return a sentence on the settings of training."""
+    return f"{size.devices} devices with drawn rates, one seed, learning rate 0.05, momentum 0.9, no schedule."
 
 
 def speed_up(slow_s: float, fast_s: float) -> float | None:
@@ -142,19 +170,42 @@ def speed_up(slow_s: float, fast_s: float) -> float | None:
     return slow_s / fast_s if math.isfinite(slow_s) and math.isfinite(fast_s) else None
 
 
-def _config(options: Options, size: Scale, variant: str, key: Key) -> RunConfig:
+def settings(options: Options, size: Scale, key: Key) -> dict[str, Any]:
+    """Return the settings that all learning runs of a cell share, without a method and an end."""
     network, name = key
-    tree = {
+    return {
         "seed": SEED,
         "devices": size.devices,
         "model": "cnn",
         "picture": False,
-        "duration_s": 1.0,
         "stream": {"rates": name},
         "cost": {"profile": NETWORKS[network].cost_profile},
         "data": _data(options, size, network),
     }
-    config = load_config(merged(tree, VARIANTS[variant]))
+
+
+def learnt(run: RunFolder) -> Learnt:
+    """Return what came of a run."""
+    time_s, accuracy = run.accuracy()
+    held = [run.column(device, "held") + run.column(device, "lag") for device in run.devices]
+    plain = Learnt(
+        time_s,
+        accuracy,
+        step_time_s=run.column(run.devices[0], "time_s"),
+        held=np.max(held, axis=0),
+        bytes_sent=run.summary.bytes_sent / run.summary.devices,
+    )
+    compressed = run.summary.compressed
+    if compressed is None:
+        return plain
+    left_out = None if compressed.kept_energy is None else 1 - compressed.kept_energy
+    return replace(plain, cnc=compressed.cnc, left_out=left_out)
+
+
+def _config(options: Options, size: Scale, variant: str, key: Key) -> RunConfig:
+    shared = {**settings(options, size, key), "duration_s": 1.0}
+    config = load_config(merged(shared, VARIANTS[variant]))
+    network = key[0]
     duration_s = size.steps[network] * ddl_step_s(rates_of(config), NETWORKS[network])
     return load_config(config, [f"duration_s={duration_s}", f"evaluation.every_s={duration_s / size.tests}"])
 
@@ -176,9 +227,3 @@ def _samples(config: RunConfig, variant: str, key: Key) -> float:
     duration_s = config.duration_s or 0.0
     ddl = BATCH * config.devices * duration_s / ddl_step_s(rates_hz, network)
     return ddl if variant == "ddl" else ddl * throughput_ratio(rates_hz, network)
-
-
-def _learnt(run: RunFolder) -> Learnt:
-    time_s, accuracy = run.accuracy()
-    held = [run.column(device, "held") + run.column(device, "lag") for device in run.devices]
-    return Learnt(time_s, accuracy, run.column(run.devices[0], "time_s"), np.max(held, axis=0))

@@ -25,6 +25,7 @@ class Network(NamedTuple):
         sync_s: all-reduce of its gradients among 16 devices.
         compute_s: forward and backward of 64 images; other batches in proportion.
         classes: of the data set it is trained on.
+        parameters: its number of floats.
     """
 
     title: str
@@ -32,6 +33,7 @@ class Network(NamedTuple):
     sync_s: float
     compute_s: float
     classes: int
+    parameters: int
 
     def step_s(self, batch: float = BATCH, devices: int = DEVICES) -> float:
         """Return the seconds of a step once a batch is there.
@@ -48,8 +50,8 @@ class Network(NamedTuple):
 
 
 NETWORKS = {
-    "resnet152": Network("ResNet152", "k80-resnet152", 1.05, 0.15, 10),
-    "vgg19": Network("VGG19", "k80-vgg19", 1.45, 0.15, 100),
+    "resnet152": Network("ResNet152", "k80-resnet152", 1.05, 0.15, 10, 60_200_000),
+    "vgg19": Network("VGG19", "k80-vgg19", 1.45, 0.15, 100, 143_700_000),
 }
 
 #: Extra seconds to gather a batch, fastest and slowest device, by (batch, set).
@@ -147,3 +149,42 @@ OVERALL: dict[tuple[str, str], Overall] = {
     ("vgg19", "S1'"): Overall(-2.03, 0.35, 2.06),
     ("vgg19", "S2'"): Overall(-1.59, 2.58, 2.13),
 }
+
+
+class Compressed(NamedTuple):
+    """Adaptive compression: share of compressed steps, top-5 accuracy in percent, floats sent by a device."""
+
+    cnc: float
+    accuracy: float
+    floats: float
+
+
+#: By (network, CR, delta).
+COMPRESSION: dict[tuple[str, float, float], Compressed] = {
+    ("resnet152", 0.1, 0.1): Compressed(0.29, 97.55, 4.43e11),
+    ("resnet152", 0.1, 0.2): Compressed(0.99, 96.81, 0.56e11),
+    ("resnet152", 0.1, 0.3): Compressed(1.0, 98.41, 0.4e11),
+    ("resnet152", 0.1, 0.4): Compressed(1.0, 98.57, 0.4e11),
+    ("resnet152", 0.01, 0.1): Compressed(0.0, 97.39, 6.02e11),
+    ("resnet152", 0.01, 0.2): Compressed(0.17, 97.47, 4.99e11),
+    ("resnet152", 0.01, 0.3): Compressed(0.43, 96.72, 2.56e11),
+    ("resnet152", 0.01, 0.4): Compressed(0.99, 94.97, 6.32e8),
+    ("vgg19", 0.1, 0.1): Compressed(0.0, 85.45, 1.3e12),
+    ("vgg19", 0.1, 0.2): Compressed(0.08, 84.74, 1.19e12),
+    ("vgg19", 0.1, 0.3): Compressed(1.0, 81.91, 1.3e10),
+    ("vgg19", 0.1, 0.4): Compressed(1.0, 81.78, 1.3e10),
+    ("vgg19", 0.01, 0.1): Compressed(0.0, 84.68, 1.3e12),
+    ("vgg19", 0.01, 0.2): Compressed(0.0, 83.98, 1.3e12),
+    ("vgg19", 0.01, 0.3): Compressed(0.0, 83.94, 1.3e12),
+    ("vgg19", 0.01, 0.4): Compressed(0.004, 84.39, 1.29e12),
+}
+
+
+def dense(network: str) -> Compressed:
+    """Return the mean of the paper's runs of a network in which no step was compressed.
+
+    >>> round(dense("vgg19").accuracy, 2), dense("vgg19").floats
+    (84.51, 1300000000000.0)
+    """
+    runs = [run for (name, _, _), run in COMPRESSION.items() if name == network and run.cnc == 0]
+    return Compressed(0.0, sum(run.accuracy for run in runs) / len(runs), runs[0].floats)

@@ -59,3 +59,24 @@ def throughput_ratio(rates_hz: Sequence[float], network: Network) -> float:
     """
     ddl = BATCH * len(rates_hz) / ddl_step_s(rates_hz, network)
     return sum(rates_hz) / scadles_step_s(rates_hz, network) / ddl
+
+
+def floats_share(cnc: float, ratio: float) -> float:
+    """Return the floats sent over those of dense steps alone: ``1 - CNC + CNC CR``, without indices (paper, section V).
+
+    >>> round(floats_share(0.29, 0.1), 3)
+    0.739
+    """
+    return 1 - cnc + cnc * ratio
+
+
+def published_bytes_share(cnc: float, ratio: float, devices: int) -> float:
+    """Return the bytes that the paper's program sends over those of dense steps alone.
+
+    It gathers 32-bit values and 64-bit indices of all devices, 12 (N - 1) CR n bytes on a device's link, where a ring
+    of dense gradients sends 8 (N - 1) / N n.
+
+    >>> round(published_bytes_share(1.0, 0.1, 16), 2)
+    2.4
+    """
+    return 1 - cnc + cnc * 1.5 * devices * ratio

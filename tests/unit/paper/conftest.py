@@ -9,6 +9,7 @@ import scadles.simulation
 from scadles.config import load_config
 from scadles.observe import (
     CONFIG_FILE,
+    Compressed,
     DeviceSummary,
     Evaluation,
     EventLog,
@@ -23,6 +24,7 @@ from scadles.streams import draw_rates
 
 SAMPLES = Samples(received=0, trained=0, dropped=0, held=0, rejected=0)
 SECONDS = Seconds(wait=0.0, compute=0.0, sync=0.0)
+CNC, DENSE_BYTES = 0.5, 1000
 
 
 class Queues:
@@ -95,6 +97,10 @@ def follow_the_formulas(config, *, out, quiet):
 
 
 def summary(config, steps, time_s, accuracy):
+    """Half of the steps are compressed where compression is on, to nothing."""
+    compressed = Compressed(ratio=0.1, values="int8", reduction="split", cnc=CNC, kept_energy=0.75, why="")
+    on = config.compression.ratio is not None
+    bytes_sent = round(DENSE_BYTES * config.devices * steps * (1 - CNC * on))
     device = DeviceSummary(
         device=0, rate_hz=8.0, samples=SAMPLES, seconds=SECONDS, buffer_max_samples=0, bytes_sent=0, slowest_steps=0,
         non_finite_steps=0,
@@ -102,9 +108,9 @@ def summary(config, steps, time_s, accuracy):
     return Summary(
         method=config.method, clock="virtual", devices=config.devices, seed=0, model=config.model, dataset="digits",
         steps=steps, time_s=time_s, wall_s=0.0, target_accuracy=None, time_to_target_s=None, final_accuracy=accuracy,
-        best_accuracy=accuracy, samples=SAMPLES, buffer_max_samples=0, seconds=SECONDS, bytes_sent=0,
+        best_accuracy=accuracy, samples=SAMPLES, buffer_max_samples=0, seconds=SECONDS, bytes_sent=bytes_sent,
         bytes_counted_by="model", collectives_per_step=1.0, lr_scale_mean=1.0, model_sha256="", ended_by="steps",
-        per_device=(device,),
+        per_device=(device,), compressed=compressed if on else None,
     )  # fmt: skip
 
 

@@ -8,8 +8,9 @@ import pytest
 
 from scadles.config import load_config
 from scadles.errors import ConfigError, RunError
-from scadles.paper import EXPERIMENTS, Options, Runs, buffers, find_experiments, learning
-from scadles.paper.published import HELD, SETS, Held
+from scadles.paper import EXPERIMENTS, Options, Runs, buffers, compression, find_experiments, learning
+from scadles.paper.published import COMPRESSION, HELD, OVERALL, SETS, Held
+from scadles.paper.table import Cell
 from scadles.streams import draw_rates
 
 TINY = learning.Scale(4, 8, 10, {"resnet152": 20, "vgg19": 20}, 40)
@@ -20,6 +21,7 @@ FEW = {key: Held(held.persistence / 200, held.truncation, held.reduction / 200) 
 def small(monkeypatch):
     """Make runs short enough for the stand-in."""
     monkeypatch.setattr(learning, "QUICK", TINY)
+    monkeypatch.setattr(compression, "QUICK", TINY)
     monkeypatch.setattr(buffers, "HELD", FEW)
 
 
@@ -73,7 +75,7 @@ def test_a_second_time_nothing_is_simulated(outcome, simulated):
     outcome("speedup")
     before = len(simulated)
     outcome("speedup")
-    assert len(simulated) == before == 16
+    assert len(simulated) == before == 32
 
 
 def test_latency_is_the_first_wait_of_the_listed_devices(outcome, simulated):
@@ -169,6 +171,70 @@ def test_what_the_buffer_saves_follows_the_rule(outcome):
     for cell in cells(result, "saved").values():
         assert cell.ours == pytest.approx(cell.rule, rel=0.2, abs=2e-3)
     assert cells(result, "change")["VGG19", "S2"].paper == -4.18
+
+
+def test_speedup_compresses_as_the_paper_does_and_by_cost(outcome, simulated):
+    result = outcome("speedup")
+    by_gate = {c.compression.gate: c.compression for c in simulated if c.compression.ratio is not None}
+    assert (by_gate["norm"].ratio, by_gate["norm"].delta, by_gate["cost"].ratio) == (0.1, 0.3, 0.1)
+    assert len({c.duration_s for c in simulated if c.stream.rates == "S1" and c.cost.profile == "k80-vgg19"}) == 1
+    assert {cell.ours for cell in cells(result, "CNC: norm").values()} == {0.5}
+    assert [cell.ours for cell in cells(result, "bytes: cost").values()] == pytest.approx(8 * [50])
+    assert [cell.paper for cell in cells(result, "speed-up: cost").values()] == [
+        run.speed_up for run in OVERALL.values()
+    ]
+
+
+def test_what_is_worse_than_in_the_paper_is_said(outcome):
+    result = outcome("speedup")
+    behind = [" ".join(key) for key, cell in cells(result, "speed-up: cost").items() if (cell.ours or 0.0) < cell.paper]
+    assert behind
+    assert any(f"speed-up in {', '.join(behind)}." in text for text in result.tables[1].footnotes())
+
+
+def test_compression_trains_as_many_steps_in_every_setting(outcome, simulated):
+    outcome("compression")
+    assert len(simulated) == 22
+    assert {config.steps for config in simulated} == {20}
+    assert {config.stream.rates for config in simulated} == {"S1"}
+    by_norm = {
+        (config.cost.profile, config.compression.ratio, config.compression.delta)
+        for config in simulated
+        if config.compression.gate == "norm"
+    }
+    assert by_norm == {(f"k80-{network}", ratio, delta) for network, ratio, delta in COMPRESSION}
+    whole = [config for config in simulated if config.compression.ratio is None]
+    assert [config.cost.profile for config in whole] == ["k80-resnet152", "k80-vgg19"]
+
+
+def test_floats_and_bytes_follow_from_the_steps_compressed(outcome):
+    result = outcome("compression")
+    row = ("VGG19", "0.01", "0.4")
+    assert (cells(result, "CNC")[row].ours, cells(result, "CNC")[row].paper) == (0.5, 0.004)
+    assert cells(result, "floats")[row].ours == pytest.approx(20 * 143.7e6 * 0.505)
+    assert cells(result, "floats: share")[row].ours == pytest.approx(0.505)
+    assert cells(result, "floats: share")[row].paper == pytest.approx(1.29 / 1.3)
+    assert cells(result, "bytes: share")[row].ours == pytest.approx(0.5)
+    # 4 devices, 96 bits a float, gathered from the 3 others
+    assert cells(result, "bytes: share")[row].rule == pytest.approx(0.5 + 0.5 * 3 * 12 * 0.01 / (2 * 3 / 4 * 4))
+    assert cells(result, "sent")[row].ours == pytest.approx(20 * 1000 * 0.5 / 1e9)
+
+
+def test_what_is_compared_with_dense_is_dense_in_the_paper_too(outcome):
+    result = outcome("compression")
+    row = ("VGG19", "dense", "–")
+    assert cells(result, "change")[row] == Cell(0.0, 0.0)
+    assert cells(result, "accuracy")[row].paper == pytest.approx((85.45 + 84.68 + 83.98 + 83.94) / 4)
+    assert cells(result, "floats")[row].paper == 1.3e12
+    assert all(cell.paper is None for key, cell in cells(result, "CNC").items() if key[2] == "cost")
+
+
+def test_printed_floats_that_contradict_the_printed_steps_are_noted(outcome):
+    noted = {key for key, cell in cells(outcome("compression"), "floats: share").items() if cell.note}
+    assert noted == {
+        ("VGG19", "0.1", "0.3"), ("VGG19", "0.1", "0.4"), ("ResNet152", "0.1", "0.3"), ("ResNet152", "0.1", "0.4"),
+        ("ResNet152", "0.01", "0.3"), ("ResNet152", "0.01", "0.4"),
+    }  # fmt: skip
 
 
 def test_a_data_set_of_the_users_own_is_learnt_by_both_profiles(outcome, simulated):

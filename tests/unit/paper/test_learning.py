@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -25,3 +27,7 @@ def test_time_to_a_target_is_that_of_the_first_good_test():
 @pytest.mark.parametrize(("time_s", "held"), [(0.0, 10), (1.0, 10), (1.5, 20), (4.0, 30), (NEVER, 30)])
 def test_what_waits_is_that_after_the_step_of_the_time(time_s, held):
     assert RUN.held_at(time_s) == held
+
+
+def test_bytes_per_step_are_those_of_all_steps():
+    assert (RUN.steps, replace(RUN, bytes_sent=12.0).bytes_per_step) == (3, 4.0)

@@ -5,7 +5,7 @@ import pytest
 
 from scadles.config import load_config
 from scadles.paper import published
-from scadles.paper.published import ACCUMULATED, GATHERING, HELD, NETWORKS, SETS
+from scadles.paper.published import ACCUMULATED, COMPRESSION, GATHERING, HELD, NETWORKS, SETS, dense
 from scadles.paper.rules import arrived_samples, extra_gathering_s, gigabytes
 from scadles.streams import RATE_SETS
 
@@ -41,6 +41,28 @@ def test_a_step_costs_what_the_simulator_is_told(network, devices):
     cost = load_config({"steps": 1, "cost": {"profile": network.cost_profile}}).cost
     sync_s = 2 * (devices - 1) / devices * cost.message_bytes * 8 / cost.link.up_bps
     assert network.step_s(100, devices) == pytest.approx(sync_s + 100 * cost.compute.sample_s, rel=2e-3)
+
+
+def test_every_setting_of_compression_is_there():
+    assert set(COMPRESSION) == set(itertools.product(NETWORKS, (0.1, 0.01), (0.1, 0.2, 0.3, 0.4)))
+
+
+def test_more_may_stay_behind_the_more_steps_are_compressed():
+    for network, ratio in itertools.product(NETWORKS, (0.1, 0.01)):
+        printed = [COMPRESSION[network, ratio, delta] for delta in (0.1, 0.2, 0.3, 0.4)]
+        assert sorted(run.cnc for run in printed) == [run.cnc for run in printed]
+        assert sorted((run.floats for run in printed), reverse=True) == [run.floats for run in printed]
+
+
+def test_no_compression_is_about_ten_thousand_dense_steps():
+    for name, network in NETWORKS.items():
+        assert dense(name).floats / network.parameters == pytest.approx(1e4, rel=0.1)
+
+
+def test_parameters_are_those_that_the_simulator_charges():
+    for network in NETWORKS.values():
+        cost = load_config({"steps": 1, "cost": {"profile": network.cost_profile}}).cost
+        assert cost.message_bytes == 4 * network.parameters
 
 
 def test_what_never_came_is_infinite():

@@ -35,3 +35,10 @@ def test_throughput_of_equal_streams_differs_by_batch_and_step_only(rate_hz, dev
 def test_a_gigabyte_is_two_to_the_thirty():
     assert rules.gigabytes(2**20) == pytest.approx(3.0)
     assert rules.gigabytes(rules.arrived_samples(1_000, 1.2, 100)) == pytest.approx(0.343, abs=0.001)
+
+
+@given(st.floats(0, 1), st.floats(0.001, 1), st.integers(2, 256))
+def test_the_papers_program_sends_less_than_dense_where_the_ratio_is_below_two_thirds_over_devices(cnc, ratio, devices):
+    share = rules.published_bytes_share(cnc, ratio, devices)
+    assert share <= 1 + 1e-9 if ratio <= 2 / (3 * devices) else share >= 1 - 1e-9
+    assert rules.floats_share(cnc, ratio) <= 1

@@ -2,7 +2,7 @@
 
 import pytest
 
-from scadles.paper import EXPERIMENTS, Options, Runs, accumulation, buffers, learning
+from scadles.paper import EXPERIMENTS, Options, Runs, accumulation, buffers, compression, learning
 from scadles.paper.published import HELD, Held
 from scadles.paper.table import largest_deviation
 
@@ -47,7 +47,24 @@ def test_learning_experiments_share_the_runs_of_ddl(tables, monkeypatch, tmp_pat
     monkeypatch.setattr(learning, "QUICK", TINY)
     convergence, speedup = tables("convergence"), tables("speedup")
     assert len(list((tmp_path / "runs").glob("ddl-*"))) == 8
-    assert len(list((tmp_path / "runs").iterdir())) == 24
+    assert len(list((tmp_path / "runs").iterdir())) == 40
     accuracies = [cell.ours for row in convergence[1].rows for cell in row.cells[:2]]
     assert all(0 <= value <= 100 for value in accuracies)
-    assert len(speedup[0].rows) == 8
+    assert [len(table.rows) for table in speedup] == [8, 8]
+
+
+def test_what_compression_sends_follows_from_the_steps_compressed(tables, monkeypatch):
+    monkeypatch.setattr(compression, "QUICK", TINY)
+    shares, _ = tables("compression")
+    names = [quantity.name for quantity in shares.quantities]
+    for row in shares.rows:
+        cells = dict(zip(names, row.cells, strict=True))
+        cnc, share = cells["CNC"].ours, cells["bytes: share"].ours
+        if row.keys[1] == "dense":
+            assert (cnc, share) == (0, 1)
+        else:
+            # a compressed step sends at most a twelfth of a dense one at CR 0.1, a hundredth at 0.01
+            most = 1 / 12 if row.keys[1] == "0.1" else 1 / 100
+            assert 1 - cnc < share + 1e-9 <= 1 - cnc + most * cnc + 2e-9
+    by_cost = [row.cells[names.index("CNC")].ours for row in shares.rows if row.keys[2] == "cost"]
+    assert by_cost == [0.5] * 4
