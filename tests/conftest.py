@@ -63,7 +63,7 @@ def in_processes():
     They meet in a store that outlives each of them, as under torchrun. Returns (exit code, standard output) of each.
     """
 
-    def run(script, size, *arguments, ranks=None, timeout_s=60.0):
+    def run(script, size, *arguments, ranks=None, timeout_s=110.0):
         store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         surroundings = {
             **os.environ,
