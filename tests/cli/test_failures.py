@@ -95,7 +95,7 @@ def tell(tmp_path_factory, start_training, finding, write_config, npz):
             batch={"window_s": 0.5},
             clock={"speed": 20},
             checkpoint={"every_steps": CHECKPOINT_EVERY},
-            optimizer={"name": "adam", "lr": 0.003},  # its state keeps a checkpoint larger than a log, however long
+            model="cnn",  # keeps a checkpoint larger than a log, however long
         )
         return Story(start_training, finding(folder / "run", devices), config)
 
