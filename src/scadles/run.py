@@ -169,7 +169,7 @@ def _run_folder(settings: RunConfig, out: Path | str | None, fabric: Fabric, *, 
     fabric.broadcast([stamp], "name of the run folder")
     run_dir = Path(out) if out is not None else new_run_folder(settings.method, int(stamp))
     config_file = run_dir / CONFIG_FILE
-    problem = _resume_problem(config_file, settings) if resume else occupied(run_dir, fabric.rank)
+    problem = _resume_problem(config_file, settings) if resume else occupied(run_dir, fabric.rank, resumable=True)
     # all devices look before the first one writes
     fabric.gather(torch.tensor([float(problem is not None)]), "looking at the run folder")
     if problem is not None:

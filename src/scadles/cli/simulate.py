@@ -37,12 +37,11 @@ def simulate(
     cannot work.
     """
     from scadles.config import load_config
-    from scadles.observe import compare
-    from scadles.simulation import default_folder
+    from scadles.observe import compare, default_folder
     from scadles.simulation import simulate as run_simulation
 
     checked = load_config(config, settings or [])
-    run_dir = out or default_folder(checked)
+    run_dir = out or default_folder(checked.method)
     run_simulation(checked, out=run_dir, quiet=quiet, limit=limit)
     if not quiet:
         compare([run_dir]).print()

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from scadles.clock import timestamp_number
-from scadles.config import RunConfig, load_config
+from scadles.config import load_config
 from scadles.errors import ConfigError
 
 
@@ -45,10 +44,11 @@ def train(
         raise ConfigError("--resume needs --out: the folder of the run to go on with")
     if local is None:
         from scadles import run
+        from scadles.observe import default_folder
 
         checked = load_config(config, overrides)
         alone = "WORLD_SIZE" not in os.environ
-        run_dir = out or (_default_folder(checked) if alone else None)
+        run_dir = out or (default_folder(checked.method) if alone else None)
         run.train(checked, out=run_dir, resume=resume, quiet=quiet)
         if alone and run_dir:
             _report(run_dir, quiet=quiet)
@@ -60,12 +60,13 @@ def _train_locally(
     config: Path, devices: int, overrides: list[str], out: Path | None, *, resume: bool, quiet: bool
 ) -> None:
     from scadles.launch import LaunchError, launch_local
+    from scadles.observe import default_folder
 
     if "WORLD_SIZE" in os.environ:
         raise ConfigError("--local starts its own processes: leave it out under torchrun")
     overrides = [*overrides, f"devices={devices}"]
     checked = load_config(config, overrides)
-    run_dir = out or _default_folder(checked)
+    run_dir = out or default_folder(checked.method)
     arguments = ["-m", "scadles", "train", str(config), "--out", str(run_dir)]
     for override in overrides:
         arguments += ["--set", override]
@@ -77,12 +78,6 @@ def _train_locally(
             error.args = (f"{error}{_way_on(run_dir)}",)
         raise
     _report(run_dir, quiet=quiet)
-
-
-def _default_folder(config: RunConfig) -> Path:
-    from scadles.observe import new_run_folder
-
-    return new_run_folder(config.method, timestamp_number())
 
 
 def _way_on(run_dir: Path) -> str:

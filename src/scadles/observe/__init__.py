@@ -19,6 +19,7 @@ from scadles.observe.progress import Progress
 from scadles.observe.rundir import (
     CONFIG_FILE,
     RunFolder,
+    default_folder,
     events_path,
     new_run_folder,
     occupied,
@@ -59,6 +60,7 @@ __all__ = [
     "SweepRow",
     "SweepRun",
     "compare",
+    "default_folder",
     "events_path",
     "new_run_folder",
     "occupied",

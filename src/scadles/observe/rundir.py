@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from scadles.clock import timestamp_number
 from scadles.errors import ConfigError, DataError
 from scadles.observe.events import EVENTS, Evaluation, Event, Header, Resumed, Step
 from scadles.observe.summary import SUMMARY_FILE, Summary
@@ -29,6 +30,11 @@ def new_run_folder(method: str, stamp: int) -> Path:
     return Path("runs") / f"{method}-{stamp}"
 
 
+def default_folder(method: str) -> Path:
+    """Return where a run goes that starts now and was given no folder."""
+    return new_run_folder(method, timestamp_number())
+
+
 def events_path(run_dir: Path, device: int) -> Path:
     """Return where ``device`` writes its events.
 
@@ -38,10 +44,11 @@ def events_path(run_dir: Path, device: int) -> Path:
     return run_dir / f"events-{device}.jsonl"
 
 
-def occupied(run_dir: Path, device: int) -> str | None:
-    """Return why a new run of ``device`` cannot go into a folder; None where it can."""
+def occupied(run_dir: Path, device: int, *, resumable: bool) -> str | None:
+    """Return why a new run of ``device`` cannot go into a folder, and the ways out; None where it can."""
     if events_path(run_dir, device).exists():
-        return f"{run_dir} holds a run already: choose another --out, or go on with it by --resume"
+        way_on = ", or go on with it by --resume" if resumable else ""
+        return f"{run_dir} holds a run already: choose another --out{way_on}"
     return f"{run_dir} is a file: choose another --out" if run_dir.is_file() else None
 
 

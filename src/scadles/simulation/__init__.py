@@ -14,16 +14,15 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from scadles import build
-from scadles.clock import timestamp_number
 from scadles.config import RunConfig, load_config
 from scadles.errors import ConfigError
-from scadles.observe import Progress, RunFolder, Summary, new_run_folder, occupied, plot_timeline
+from scadles.observe import Progress, RunFolder, Summary, default_folder, occupied, plot_timeline
 from scadles.simulation.gradients import LossFunction
 from scadles.simulation.limit import check_has_target, with_stream_limit
 from scadles.simulation.simulator import Simulator
 from scadles.training.outcome import write_outcome
 
-__all__ = ["PICTURE_FILE", "default_folder", "simulate"]
+__all__ = ["PICTURE_FILE", "simulate"]
 
 PICTURE_FILE = "timeline.png"
 
@@ -55,9 +54,9 @@ def simulate(
     settings = load_config(config)
     if limit:
         check_has_target(settings)
-    run_dir = Path(out) if out is not None else default_folder(settings)
-    if problem := occupied(run_dir, 0):
-        raise ConfigError(problem.partition(", or go on")[0])
+    run_dir = Path(out) if out is not None else default_folder(settings.method)
+    if problem := occupied(run_dir, 0, resumable=False):
+        raise ConfigError(problem)
     dataset = build.build_dataset(settings)
     network = model if model is not None else build.build_network(settings, dataset)
     fresh = copy.deepcopy(network) if limit else network
@@ -76,11 +75,6 @@ def simulate(
         summary = with_stream_limit(summary, settings, dataset, lambda: copy.deepcopy(fresh), loss, tell)
     write_outcome(summary, network, run_dir, _draw if settings.picture else None)
     return summary
-
-
-def default_folder(config: RunConfig) -> Path:
-    """Return where a run goes that was given no folder."""
-    return new_run_folder(config.method, timestamp_number())
 
 
 def _draw(folder: RunFolder) -> None:
