@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from scadles.config.reading import explain, read_yaml
-from scadles.config.section import Section
+from scadles.config.section import Section, what_is_said
 from scadles.errors import ConfigError, did_you_mean
 
 FREE = "free"
@@ -161,7 +161,7 @@ class CostConfig(Section):
         """Let the profile fill in what is left open; a quantity that is said replaces the profile's whole."""
         if not isinstance(tree, Mapping):
             return tree
-        said = {k: v.model_dump(exclude_unset=True) if isinstance(v, Section) else v for k, v in tree.items()}
+        said = what_is_said(tree)
         name = said.get("profile", FREE)
         if name == FREE or _is_whole(said):
             return said

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -13,6 +13,11 @@ class Section(BaseModel):
     """A frozen part of the tree that refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def what_is_said(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings before validation, where ready sections stand for what was given of them."""
+    return {k: v.model_dump(exclude_unset=True) if isinstance(v, Section) else v for k, v in tree.items()}
 
 
 def sections_in(annotation: Any) -> Iterator[type[BaseModel]]:

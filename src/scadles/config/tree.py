@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from scadles.config.compression import CompressionConfig
 from scadles.config.cost import CostConfig
-from scadles.config.section import Section
+from scadles.config.section import Section, what_is_said
 
 METHODS: dict[str, dict[str, Any]] = {
     "ddl": {
@@ -247,7 +247,7 @@ class RunConfig(Section):
         """Let the method fill in what is left open."""
         if not isinstance(tree, Mapping):
             return tree
-        said = {k: v.model_dump(exclude_unset=True) if isinstance(v, Section) else v for k, v in tree.items()}
+        said = what_is_said(tree)
         return merged(METHODS.get(str(said.get("method", "scadles")), {}), said)
 
     @model_validator(mode="after")
