@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -112,7 +111,7 @@ def _selector(config: RunConfig, sizes: list[int], rank: int) -> Selector:
 
 def _one_selector(config: RunConfig, n: int, rank: int) -> Selector:
     settings = config.compression
-    k = max(1, math.ceil((settings.ratio or 1.0) * n))
+    k = settings.entries(n)
     if settings.method == "whole":
         return All(n)
     if settings.method == "randomk":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -38,6 +39,10 @@ class CompressionConfig(Section):
     reduction: Literal["auto", "gather", "split"] = Field(
         default="auto", description="all get all messages, or each device sums a slice; auto: what sends less"
     )
+
+    def entries(self, n: int) -> int:
+        """Return how many of ``n`` entries are sent, at least one."""
+        return max(1, math.ceil((self.ratio or 1.0) * n))
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

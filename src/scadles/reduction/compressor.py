@@ -73,10 +73,11 @@ class Compressor:
         self._feedback = feedback
         self._selector = selector
         self._gates = gates
-        self._size = size
-        self._steps = self._compressed_steps = 0
+        self._compressed_steps = 0
         self._present = True
         self._last_bytes = 0
+        self._sparse_bytes = reducer.volume(SCALARS).bytes_sent
+        self._dense_bytes = dense_volume(reducer.n + SCALARS * size, size).bytes_sent
 
     def begin(self, update: Tensor, report: np.ndarray, *, present: bool = True) -> Tensor:
         """Return the update with what was kept back, float32 ``[n]``; write the gate's statistics into the report.
@@ -103,7 +104,6 @@ class Compressor:
                 self._feedback.sent(taken.indices, taken.values)
             elif self._present:
                 self._feedback.sent_all()
-        self._steps += 1
         self._compressed_steps += self.compressed
         if self._gates.norm is not None:
             totals = (float(reports.norm_sq.sum()), float(reports.kept_sq.sum()))
@@ -123,7 +123,7 @@ class Compressor:
     @property
     def cnc(self) -> float:
         """Compressed steps over all steps (paper, section IV)."""
-        return self._compressed_steps / self._steps if self._steps else 0.0
+        return self._compressed_steps / self.step if self.step else 0.0
 
     @property
     def kept_energy(self) -> float | None:
@@ -144,7 +144,7 @@ class Compressor:
         tensors = {f"feedback/{name}": tensor for name, tensor in self._feedback.state().items()}
         tensors |= {f"reducer/{name}": tensor for name, tensor in self.reducer.state().items()}
         gates = {name: gate.state() for name, gate in vars(self._gates).items() if gate is not None}
-        counts = {"steps": self._steps, "compressed_steps": self._compressed_steps, "last_bytes": self._last_bytes}
+        counts = {"compressed_steps": self._compressed_steps, "last_bytes": self._last_bytes}
         return tensors, {"step": self.step, "gates": gates, **counts}
 
     def load(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
@@ -158,21 +158,13 @@ class Compressor:
         for name, gate in vars(self._gates).items():
             if gate is not None:
                 gate.load(state["gates"][name])
-        self.step, self._steps, self._compressed_steps = state["step"], state["steps"], state["compressed_steps"]
+        self.step, self._compressed_steps = state["step"], state["compressed_steps"]
         self._last_bytes = state["last_bytes"]
 
     def _decide(self) -> bool:
         norm, cost = self._gates.norm, self._gates.cost
         by_norm = norm is None or norm.decide()
         return by_norm and (cost is None or cost.decide(self._sparse_bytes, self._dense_bytes))
-
-    @property
-    def _sparse_bytes(self) -> int:
-        return self.reducer.volume(SCALARS).bytes_sent
-
-    @property
-    def _dense_bytes(self) -> int:
-        return dense_volume(self.reducer.n + SCALARS * self._size, self._size).bytes_sent
 
 
 _NORM_SQ, _KEPT_SQ = Report._fields.index("norm_sq"), Report._fields.index("kept_sq")

@@ -30,7 +30,6 @@ class Charge:
         self.message_bytes = costs.charged_bytes(exchange.message_bytes)
         self._exchange = exchange
         self._settings = config.compression
-        self._present = np.ones(config.devices, dtype=bool)
         # as many values as the charged message has
         self._n = self.message_bytes // _FLOAT32 if config.cost.message_bytes is not None else _values(exchange)
 
@@ -43,15 +42,13 @@ class Charge:
 
     def announce(self, present: np.ndarray, step: int, now_s: float) -> None:
         """Say which devices take part in the exchange that comes next, bool ``[N]``."""
-        self._present = present
         if isinstance(self._exchange, FleetExchange):
             self._exchange.present = present
             self._exchange.coding_s = self.costs.coding_s(np.flatnonzero(present), step, now_s)
 
-    def exchange(self, step: int, now_s: float) -> Exchange:
-        """Return time and bytes of the exchange that has been done."""
-        members = np.flatnonzero(self._present)
-        exchange = self._exchange
+    def exchange(self, present: np.ndarray, step: int, now_s: float) -> Exchange:
+        """Return time and bytes of the exchange that these devices have done, bool ``[N]``."""
+        members, exchange = np.flatnonzero(present), self._exchange
         if not isinstance(exchange, FleetExchange):
             return self.costs.exchange(members, self.message_bytes, step, now_s)
         if exchange.compressor.compressed:
@@ -71,7 +68,7 @@ class Charge:
         settings = self._settings
         if settings.method == "whole":
             return whole_volume(self._n, members, settings.values, SCALARS)
-        k = max(1, round((settings.ratio or 1.0) * self._n))
+        k = settings.entries(self._n)
         if settings.reduction == "auto":
             return choose_reducer(self._n, k, members, settings.values, SCALARS).volume
         way = gather_volume if settings.reduction == "gather" else split_volume

@@ -153,7 +153,7 @@ class Cluster:
         self._charge.announce(self._present, learner.step_number + 1, now_s)
         reports = learner.exchange.finish_many(mine)
         outcome = learner.update(reports)
-        cost = self._charge.exchange(learner.step_number, now_s)
+        cost = self._charge.exchange(self._present, learner.step_number, now_s)
         ended_s = now_s + cost.seconds
         duration_s = ended_s - self._step_began_s
         done = StepDone(outcome, reports, self._members, self._present, ended_s, duration_s, cost.bytes_sent)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from scadles.config import CostConfig
@@ -75,8 +77,7 @@ class Costs:
         """
         if len(members) < 2:
             return Exchange(0.0, 0)
-        links = (_those(quantity.at(step, now_s), members) for quantity in (self._up, self._down, self._latency))
-        return self._collective(message_bytes, *links)
+        return self._collective(message_bytes, *self._links(members, step, now_s))
 
     def sparse(self, members: np.ndarray, volume: Volume, step: int, now_s: float) -> Exchange:
         """Return what it costs these devices to add up sparse messages: all rounds at the slowest link's pace.
@@ -87,9 +88,7 @@ class Costs:
         """
         if len(members) < 2:
             return Exchange(0.0, 0)
-        up, down, latency_s = (
-            _those(quantity.at(step, now_s), members) for quantity in (self._up, self._down, self._latency)
-        )
+        up, down, latency_s = self._links(members, step, now_s)
         seconds = volume.seconds(float(np.minimum(up, down).min()), float(latency_s.max()))
         return Exchange(seconds, volume.bytes_sent * len(members))
 
@@ -102,6 +101,10 @@ class Costs:
         one = np.array([device])
         latency_s = _those(self._latency.at(step, now_s), one)
         return float((latency_s + 8 * nbytes / _those(self._down.at(step, now_s), one))[0])
+
+    def _links(self, members: np.ndarray, step: int, now_s: float) -> Iterator[np.ndarray]:
+        """Yield up and down bandwidth and latency of these devices, float64 ``[n]`` each."""
+        return (_those(quantity.at(step, now_s), members) for quantity in (self._up, self._down, self._latency))
 
 
 def _those(value: float | np.ndarray, devices: np.ndarray) -> np.ndarray:
