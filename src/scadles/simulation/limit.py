@@ -37,9 +37,6 @@ def with_stream_limit(
         make_model: returns the network with its initial weights, anew each time.
         loss: mean loss of (outputs, labels).
         tell: told what is being tried.
-
-    Raises:
-        ConfigError: the run has no target.
     """
     limit_s = summary.time_to_target_s
     for factor in WINDOW_FACTORS:
@@ -63,7 +60,14 @@ def check_has_target(config: RunConfig) -> None:
 def _free(config: RunConfig, window_s: float, until_s: float) -> RunConfig:
     """Return the run with nothing to pay for, tested at the end of every window."""
     tree = config.model_dump(mode="json")
-    tree |= {"method": "scadles", "cost": {}, "duration_s": until_s, "stop_at_target": True, "steps": None}
+    tree |= {
+        "method": "scadles",
+        "cost": {},
+        "compression": {},
+        "duration_s": until_s,
+        "stop_at_target": True,
+        "steps": None,
+    }
     tree["batch"] |= {"rule": "rate", "window_s": window_s, "min": 1, "max": config.buffer.capacity}
     tree["buffer"]["policy"] = "persistence"
     tree["aggregation"]["mean"] = "weighted"
