@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from scadles.build import open_source
     from scadles.clock import Clock, VirtualClock, WallClock
     from scadles.config import RunConfig, load_config
-    from scadles.device import Batch
+    from scadles.connected import Batch
     from scadles.errors import (
         CheckpointError,
         ConfigError,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from scadles.training.loop import LiveDevice
 
 _HOMES = {
-    "Batch": "scadles.device",
+    "Batch": "scadles.connected",
     "CheckpointError": "scadles.errors",
     "Clock": "scadles.clock",
     "ConfigError": "scadles.errors",

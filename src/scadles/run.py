@@ -18,8 +18,8 @@ from scadles import build
 from scadles._version import __version__
 from scadles.clock import Clock, WallClock, timestamp, timestamp_number
 from scadles.config import RunConfig, load_config
+from scadles.connected import ConnectedDevice
 from scadles.data import Dataset
-from scadles.device import ConnectedDevice
 from scadles.errors import ConfigError, RunError
 from scadles.fabric import Fabric
 from scadles.observe import (

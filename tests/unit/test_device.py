@@ -9,7 +9,7 @@ from scadles.aggregation import GradientExchange, LearningRate
 from scadles.batching import FixedBatch, RateBatch
 from scadles.buffer import Buffer, Persistence, Truncation
 from scadles.clock import VirtualClock
-from scadles.device import ConnectedDevice
+from scadles.connected import ConnectedDevice
 from scadles.errors import PeerLostError, RunError
 from scadles.fabric import LocalFabric
 from scadles.intake import Intake

@@ -1,7 +1,8 @@
 """How gradients become one: weights, the exchange, the learning-rate scale, BatchNorm statistics."""
 
 from scadles.aggregation.batchnorm import BatchNormStatistics
-from scadles.aggregation.exchange import GradientExchange, Report, Reports
+from scadles.aggregation.exchange import GradientExchange
 from scadles.aggregation.learning_rate import LearningRate, scaling_for
+from scadles.aggregation.reports import Report, Reports
 
 __all__ = ["BatchNormStatistics", "GradientExchange", "LearningRate", "Report", "Reports", "scaling_for"]

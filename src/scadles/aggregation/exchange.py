@@ -4,70 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from scadles.aggregation.reports import Report, Reports
 from scadles.errors import ConfigError
 
-
-class Report(NamedTuple):
-    """What a device says of itself inside its gradient message.
-
-    Attributes:
-        batch: samples its gradient is the mean of.
-        weight: its share in the weighted mean before normalisation; 0 leaves the device out of this step.
-        ready_s: stream seconds from the end of the last step until its gradient was ready.
-        elapsed_s: stream seconds between this message and the one before it.
-        loss: mean loss over its batch; 0 for an empty one.
-        stop: 1 asks all devices to end the run after this step.
-        redo: 1 asks all devices to send again, because a part had left before the rest proved unusable.
-        norm_sq, kept_sq: squared norms of its update, and of what compression picks of it; with compression only.
-        coding_s, transfer_s: wall seconds of this step's coding and the last step's messages; with compression only.
-    """
-
-    batch: float
-    weight: float
-    ready_s: float = 0.0
-    elapsed_s: float = 0.0
-    loss: float = 0.0
-    stop: float = 0.0
-    redo: float = 0.0
-    norm_sq: float = 0.0
-    kept_sq: float = 0.0
-    coding_s: float = 0.0
-    transfer_s: float = 0.0
-
-
 _WEIGHT, _REDO = Report._fields.index("weight"), Report._fields.index("redo")
-
-
-class Reports(Sequence[Report]):
-    """The reports of all devices, also column by column.
-
-    Args:
-        rows: of each device, in the order of :class:`Report`, float64 ``[devices, fields]``.
-
-    >>> reports = Reports(np.array([Report(batch=8, weight=8), Report(batch=2, weight=0)]))
-    >>> reports[1].batch, reports.weight.tolist()
-    (2.0, [8.0, 0.0])
-    """
-
-    def __init__(self, rows: np.ndarray) -> None:
-        self._rows = rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, device: Any) -> Any:
-        return Report(*self._rows[device].tolist())
-
-    def __getattr__(self, field: str) -> np.ndarray:
-        if field not in Report._fields:
-            raise AttributeError(field)
-        return self._rows[:, Report._fields.index(field)]
 
 
 class Waitable(Protocol):

@@ -16,8 +16,9 @@ from scadles.buffer import Buffer, BufferPolicy, Persistence, Truncation
 from scadles.build.exchange import build_exchange
 from scadles.clock import Clock, VirtualClock, WallClock
 from scadles.config import OptimizerConfig, ProfileConfig, RunConfig, load_config
+from scadles.connected import ConnectedDevice
 from scadles.data import Dataset, Partition, load_dataset, make_partition
-from scadles.device import ConnectedDevice, Device
+from scadles.device import Device
 from scadles.errors import ConfigError
 from scadles.fabric import Fabric, LocalFabric, TorchFabric
 from scadles.intake import Intake

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from scadles.clock import timestamp, wall_seconds
 from scadles.config import RunConfig
-from scadles.device import Batch, ConnectedDevice
+from scadles.connected import Batch, ConnectedDevice
 from scadles.errors import RunError
 from scadles.intake import IntakeState
 from scadles.observe import (

@@ -16,7 +16,7 @@ from torch import nn
 
 from scadles.buffer import Ledger
 from scadles.config import RunConfig
-from scadles.device import ConnectedDevice
+from scadles.connected import ConnectedDevice
 from scadles.errors import MissingExtraError, RunError
 from scadles.learner import Learner
 from scadles.observe import Compressed, DeviceSummary, RunFolder, Samples, Seconds, Simulated, Summary

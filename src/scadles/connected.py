@@ -1,0 +1,148 @@
+"""A device with a learner of its own, connected to the others: gather, gradient, exchange, update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scadles.aggregation import BatchNormStatistics, Report, Reports
+from scadles.batching import BatchRule
+from scadles.clock import Clock
+from scadles.device import Device, never
+from scadles.errors import RunError
+from scadles.fabric import Fabric
+from scadles.intake import Intake
+from scadles.learner import Learner
+from scadles.observe.events import Step
+from scadles.records import Records
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a device trains on in one step.
+
+    Attributes:
+        x: prepared samples, float ``[b, *shape]``, on the model's device.
+        y: labels, int64 ``[b]``.
+        offsets: where in the stream they came from, int64 ``[b]``.
+    """
+
+    x: Tensor
+    y: Tensor
+    offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+
+class ConnectedDevice(Device):
+    """A device with a learner of its own, connected to the others by a fabric.
+
+    Args:
+        intake: the stream's way in.
+        rule: how much to train on.
+        learner: model and optimizer, the same as on all other devices.
+        fabric: the way to them.
+        clock: stream time.
+    """
+
+    __slots__ = ("batchnorm", "fabric")
+
+    def __init__(self, intake: Intake, rule: BatchRule, learner: Learner, fabric: Fabric, clock: Clock) -> None:
+        super().__init__(fabric.rank, intake, rule, learner, clock)
+        self.fabric = fabric
+        self.batchnorm = BatchNormStatistics(learner.model)
+
+    def start(self) -> None:
+        """Start the clock on all devices at once; what is slow only the first time has happened before."""
+        self.learner.optimizer.zero_grad()  # torch loads its compiler here
+        self.fabric.gather(torch.zeros(1), "starting the clocks")
+        self.clock.start()
+        self.begin()
+
+    def gather(
+        self, should_stop: Callable[[], bool] = never, on_wait: Callable[[int, int], None] | None = None
+    ) -> Batch:
+        """Wait for a batch as :meth:`collect` does, and return it ready for the model."""
+        records = self.collect(should_stop, on_wait)
+        if not isinstance(records, Records):
+            raise RunError("this stream brings records without samples: it is for simulated devices")
+        x = torch.as_tensor(records.x)
+        x = self.learner.prepare(x) if len(records) else x
+        self.batchnorm.remember()
+        place = self.learner.place
+        return Batch(x.to(place), records.y.to(place), records.offsets)
+
+    def give_back(self) -> None:
+        if self._taken is not None and len(self._taken):
+            self.batchnorm.restore()
+        super().give_back()
+
+    def step(self, loss: Tensor | None, *, stop: bool = False) -> tuple[Step, bool]:
+        """Exchange gradients and update the model, whatever this device has to bring.
+
+        Args:
+            loss: mean loss over the last gathered batch, with its graph; None for an empty batch.
+            stop: ask all devices to end after this step.
+
+        Returns:
+            What happened, and whether any device asked to end.
+
+        Raises:
+            PeerLostError: a device did not answer; model and optimizer are as they were.
+        """
+        size = len(self.taken)
+        if loss is not None and loss.dim() != 0:
+            raise RunError(f"the loss must be the mean over the batch, one number; it has shape {tuple(loss.shape)}")
+        reports = self._exchange_gradients(size, loss, stop=stop)
+        trained = bool(reports.weight[self.number])
+        # a virtual clock waits for the last one here; a wall clock has done so by itself
+        self.clock.meet(self._last_end_s + float(reports.ready_s.max()))
+        synced_s = self.clock.now()
+        outcome = self.learner.update(reports)
+        self.settle(trained=trained)
+        if trained:
+            self.batchnorm.trained(size)
+        elif size:
+            self.batchnorm.restore()
+        event = self.describe(outcome, synced_s, trained=trained)
+        self.end_step()
+        return event, outcome.stop
+
+    def state(self) -> dict[str, Any]:
+        """Return the counters that a checkpoint needs beside model, optimizer and intake."""
+        return {
+            **self.learner.state(),
+            "non_finite_steps": self.non_finite_steps,
+            "last_take_s": self._last_take_s,
+            "last_message_s": self._last_message_s,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state` returned."""
+        self.learner.load(state)
+        self.non_finite_steps = state["non_finite_steps"]
+        self._last_take_s = state["last_take_s"]
+        self._last_message_s = state["last_message_s"]
+
+    def average_batchnorm(self) -> None:
+        """Give all devices the weighted mean of their BatchNorm running statistics."""
+        if self.batchnorm:
+            total = self.batchnorm.pack()
+            self.fabric.reduce(total, f"BatchNorm statistics after step {self.learner.step_number}").wait()
+            self.batchnorm.unpack(total)
+
+    def _exchange_gradients(self, size: int, loss: Tensor | None, *, stop: bool) -> Reports:
+        value = float(loss.detach()) if loss is not None else 0.0
+        weight = float(self.learner.weights(np.array(size if loss is not None else 0), np.array(value)))
+        self.learner.exchange.begin(weight, f"gradients of step {self.learner.step_number + 1}")
+        if loss is not None and weight > 0:
+            (loss * weight).backward()  # type: ignore[no-untyped-call]
+        self.ready()
+        mine = Report(size, weight, self._ready_s, self._elapsed_s, value if weight else 0.0, float(stop))
+        return self.learner.exchange.finish(mine)
