@@ -17,14 +17,10 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-if hasattr(os, "SCHED_BATCH"):
-    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
-
 import numpy as np
+import shared
 import torch
 from torch import Tensor
-from torch.multiprocessing import get_context
 
 from scadles.compression import SampledTopK
 from scadles.fabric import Fabric, LocalFabric, TorchFabric
@@ -197,13 +193,7 @@ def main() -> int:
     sizes(options)
     targets(options)
     torch.set_num_threads(threads)
-    context = get_context("spawn")
-    workers = [context.Process(target=gloo_device, args=(rank, options)) for rank in range(GLOO_DEVICES)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    return max(abs(worker.exitcode or 0) for worker in workers)
+    return shared.in_processes(gloo_device, GLOO_DEVICES, options)
 
 
 if __name__ == "__main__":

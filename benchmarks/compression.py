@@ -17,8 +17,9 @@ import sys
 import time
 from collections.abc import Callable
 
+import shared
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from scadles.compression import ExactTopK, SampledTopK, Sparse, add_message, budget_bytes, decode, encode
@@ -90,14 +91,7 @@ def speed(n: int, share: float, turns: int) -> None:
 
 def real_gradient() -> Tensor:
     """Return the gradient of a convolutional network of 10.9 million parameters after some steps."""
-    torch.manual_seed(0)
-    layers: list[nn.Module] = []
-    for inputs, outputs in ((3, 32), (32, 64), (64, 128), (128, 256)):
-        layers += [nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False), nn.GroupNorm(8, outputs), nn.ReLU()]
-    layers.append(nn.Flatten())
-    for inputs in (1024, 2048, 2048):
-        layers += [nn.Linear(inputs, 2048), nn.ReLU()]
-    model = nn.Sequential(*layers, nn.Linear(2048, 10))
+    model = shared.network()
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
     classes = torch.randn(10, 3, 32, 32)
     for _ in range(10):

@@ -17,13 +17,12 @@ import time
 from collections.abc import Callable
 
 import shaped_links
-import step_overhead  # before torch: it sets how processes share the cores
+import shared
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
-from torch.multiprocessing import get_context
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
@@ -45,7 +44,7 @@ def small() -> nn.Module:
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "small": (small, (1, 8, 8)),
-    "large": (step_overhead.network, (3, 32, 32)),
+    "large": (shared.network, (3, 32, 32)),
 }
 
 
@@ -121,14 +120,7 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=29573)
     parser.add_argument("--model", choices=MODELS, default="large")
     options = parser.parse_args()
-    context = get_context("spawn")
-    arguments = (options.processes, options.port, options.steps, options.model)
-    workers = [context.Process(target=device, args=(rank, *arguments)) for rank in range(options.processes)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    return max(abs(worker.exitcode or 0) for worker in workers)
+    return shared.in_processes(device, options.processes, options.processes, options.port, options.steps, options.model)
 
 
 if __name__ == "__main__":

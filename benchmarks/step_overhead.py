@@ -15,14 +15,9 @@ import sys
 import time
 from collections.abc import Callable
 
-if hasattr(os, "SCHED_BATCH"):
-    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
-
+import shared
 import torch
 import torch.distributed as dist
-from torch import nn
-from torch.multiprocessing import get_context
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
@@ -33,21 +28,9 @@ BATCH = 38
 WARM_UP = 4
 
 
-def network() -> nn.Module:
-    """A convolutional network of 10.9 million parameters."""
-    torch.manual_seed(0)
-    layers: list[nn.Module] = []
-    for inputs, outputs in ((3, 32), (32, 64), (64, 128), (128, 256)):
-        layers += [nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False), nn.GroupNorm(8, outputs), nn.ReLU()]
-    layers.append(nn.Flatten())
-    for inputs in (1024, 2048, 2048):
-        layers += [nn.Linear(inputs, 2048), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(2048, 10))
-
-
 def ddp_step(x: torch.Tensor, y: torch.Tensor) -> Callable[[], None]:
     """One step as PyTorch users write it."""
-    model = DistributedDataParallel(network())
+    model = DistributedDataParallel(shared.network())
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
 
     def step() -> None:
@@ -60,7 +43,7 @@ def ddp_step(x: torch.Tensor, y: torch.Tensor) -> Callable[[], None]:
 
 def our_step(fabric: TorchFabric, x: torch.Tensor, y: torch.Tensor, bucket_bytes: int | None) -> Callable[[], None]:
     """The same step with weighted aggregation, each device's batch size inside the message."""
-    model = network()
+    model = shared.network()
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
     exchange = GradientExchange(model.parameters(), fabric.reduce, fabric.rank, fabric.size, bucket_bytes)
 
@@ -98,7 +81,7 @@ def device(rank: int, processes: int, port: int, steps: int) -> None:
                 times[name].append(time.perf_counter() - start)
             collectives[name] = fabric.collectives - before
     if rank == 0:
-        report(times, collectives, sum(p.numel() for p in network().parameters()), processes)
+        report(times, collectives, sum(p.numel() for p in shared.network().parameters()), processes)
     fabric.close()
 
 
@@ -119,14 +102,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--port", type=int, default=29571)
     options = parser.parse_args()
-    context = get_context("spawn")
-    arguments = (options.processes, options.port, options.steps)
-    workers = [context.Process(target=device, args=(rank, *arguments)) for rank in range(options.processes)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    return max(abs(worker.exitcode or 0) for worker in workers)
+    return shared.in_processes(device, options.processes, options.processes, options.port, options.steps)
 
 
 if __name__ == "__main__":
