@@ -20,7 +20,7 @@ class Report(NamedTuple):
         stop: 1 asks all devices to end the run after this step.
         redo: 1 asks all devices to send again, because a part had left before the rest proved unusable.
         norm_sq, kept_sq: squared norms of its update, and of what compression picks of it; with compression only.
-        coding_s, transfer_s: wall seconds of this step's coding and the last step's messages; with compression only.
+        coding_s, transfer_s: seconds that the last step's coding and messages took; with compression only.
     """
 
     batch: float

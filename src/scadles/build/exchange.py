@@ -33,6 +33,7 @@ from scadles.reduction import (
     GatherReducer,
     OncePerStep,
     SplitReducer,
+    TimedLink,
     WholeReducer,
     choose_reducer,
 )
@@ -61,14 +62,8 @@ class _Seat:
 def build_exchange(config: RunConfig, model: nn.Module, fabric: Fabric) -> GradientExchange:
     """Return the exchange of one device at its end of a fabric."""
     if config.compression.ratio is not None and fabric.size > 1:
-        return CompressedExchange(
-            model.parameters(),
-            fabric.reduce,
-            fabric.rank,
-            fabric.size,
-            build_compressor(config, model, fabric),
-            wall_seconds,
-        )
+        link = TimedLink(fabric, wall_seconds)
+        return CompressedExchange(model.parameters(), link, build_compressor(config, model, link))
     on_cuda = next(model.parameters()).is_cuda
     overlap = config.fabric.overlap == "on" or (config.fabric.overlap == "auto" and on_cuda)
     bucket_bytes = int(config.fabric.bucket_mb * 2**20) if overlap else None

@@ -11,8 +11,9 @@ class CostGate:
     """Compress where selection, coding and transfer together take less time than the transfer of the dense gradient.
 
     Compression starts where it saves at least ``margin`` of the dense transfer and ends where it saves nothing, so that
-    noise between the two does not switch it. What coding takes is known only from steps that compressed: one is tried
-    as soon as the bandwidth is known, and again after ``retry_steps`` dense ones. Where compression would put no fewer
+    noise between the two does not switch it. What coding takes is known only from steps that compressed, once it has
+    been observed: compression is tried as soon as the bandwidth is known, and again after ``retry_steps`` dense ones,
+    until then. Where compression would put no fewer
     bytes on the link it is never tried.
 
     Args:
@@ -68,8 +69,8 @@ class CostGate:
         transfer as device 0 or the slowest link saw it, as they came with the messages.
 
         Args:
-            coding_s: selection, encoding and decoding of a compressed step.
-            transfer_s: of the collective, waiting for the last device not included.
+            coding_s: selection, packing, adding up and decoding of a compressed step, waiting for nobody.
+            transfer_s: of the collectives alone, waiting for the last device not included.
             transfer_bytes: what it put on this device's link.
         """
         if coding_s is not None and math.isfinite(coding_s):

@@ -7,6 +7,7 @@ from scadles.reduction.exchange import CompressedExchange
 from scadles.reduction.fleet import FleetExchange
 from scadles.reduction.gather import GatherReducer
 from scadles.reduction.split import SplitReducer
+from scadles.reduction.timed import TimedLink
 from scadles.reduction.whole import All, WholeReducer, whole_volume
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "SparseReducer",
     "SplitReducer",
     "Sums",
+    "TimedLink",
     "Volume",
     "WholeReducer",
     "choose_reducer",

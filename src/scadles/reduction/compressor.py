@@ -76,6 +76,7 @@ class Compressor:
         self._compressed_steps = 0
         self._present = True
         self._last_bytes = 0
+        self._last_compressed = False
         self._sparse_bytes = reducer.volume(SCALARS).bytes_sent
         self._dense_bytes = dense_volume(reducer.n + SCALARS * size, size).bytes_sent
 
@@ -109,11 +110,11 @@ class Compressor:
             totals = (float(reports.norm_sq.sum()), float(reports.kept_sq.sum()))
             self._gates.norm.observe(*totals, compressed=self.compressed)
         if self._gates.cost is not None:
-            coding_s = float(reports.coding_s.max()) if self.compressed else None
             # times are of the step before; who was ready last waited for nobody
+            coding_s = float(reports.coding_s.max()) if self._last_compressed else None
             transfer_s = float(reports.transfer_s.min()) if self._last_bytes else None
             self._gates.cost.observe(coding_s=coding_s, transfer_s=transfer_s, transfer_bytes=self._last_bytes or None)
-        self._last_bytes = self.bytes_sent
+        self._last_bytes, self._last_compressed = self.bytes_sent, self.compressed
 
     @property
     def bytes_sent(self) -> int:
@@ -144,8 +145,8 @@ class Compressor:
         tensors = {f"feedback/{name}": tensor for name, tensor in self._feedback.state().items()}
         tensors |= {f"reducer/{name}": tensor for name, tensor in self.reducer.state().items()}
         gates = {name: gate.state() for name, gate in vars(self._gates).items() if gate is not None}
-        counts = {"compressed_steps": self._compressed_steps, "last_bytes": self._last_bytes}
-        return tensors, {"step": self.step, "gates": gates, **counts}
+        last = {"last_bytes": self._last_bytes, "last_compressed": self._last_compressed}
+        return tensors, {"step": self.step, "gates": gates, "compressed_steps": self._compressed_steps, **last}
 
     def load(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Go on from what :meth:`state` returned.
@@ -159,7 +160,7 @@ class Compressor:
             if gate is not None:
                 gate.load(state["gates"][name])
         self.step, self._compressed_steps = state["step"], state["compressed_steps"]
-        self._last_bytes = state["last_bytes"]
+        self._last_bytes, self._last_compressed = state["last_bytes"], state["last_compressed"]
 
     def _decide(self) -> bool:
         norm, cost = self._gates.norm, self._gates.cost

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from scadles.aggregation import GradientExchange, Report, Reports
-from scadles.aggregation.exchange import Waitable
 from scadles.errors import ConfigError
 from scadles.reduction.compressor import Compressor
+from scadles.reduction.timed import TimedLink
 
 _CODING_S, _TRANSFER_S = Report._fields.index("coding_s"), Report._fields.index("transfer_s")
 
@@ -22,35 +22,30 @@ class CompressedExchange(GradientExchange):
 
     Args:
         parameters: those that require gradients, float32.
-        reduce: starts an in-place sum over all devices, for dense steps.
-        rank, size: this device, and how many there are.
-        compressor: what this device carries from step to step.
-        seconds: a clock, for the gate that decides by cost.
+        link: connects the devices, and tells waiting for them from coding, for the gate that decides by cost.
+        compressor: what this device carries from step to step; its reducer must use the same link.
     """
 
     def __init__(
         self,
         parameters: Iterable[torch.nn.Parameter],
-        reduce: Callable[[Tensor, str], Waitable],
-        rank: int,
-        size: int,
+        link: TimedLink,
         compressor: Compressor,
-        seconds: Callable[[], float],
     ) -> None:
-        super().__init__(parameters, reduce, rank, size)
+        super().__init__(parameters, link.reduce, link.rank, link.size)
         check_compressible(self.parameters)
         self.compressor = compressor
-        self._seconds = seconds
-        self._transfer_s = 0.0
+        self._link = link
+        self._coding_s = self._transfer_s = 0.0
 
     fields = len(Report._fields)
 
     def _exchange(self, mine: np.ndarray) -> Reports:
         report, update = mine[0], self._buckets[0].message[: self.compressor.reducer.n]
-        began_s = self._seconds()
+        began_s, waited_s = self._link.seconds(), self._link.transfer_s
+        # decoding ends after the messages: both times are of the step before
+        report[_CODING_S], report[_TRANSFER_S] = self._coding_s, self._transfer_s
         whole = self.compressor.begin(update, report)
-        coded_s = self._seconds()
-        report[_CODING_S], report[_TRANSFER_S] = coded_s - began_s, self._transfer_s
         taken = None
         if self.compressor.compressed:
             reduction = self.compressor.reducer.reduce(whole, report.tolist(), self.compressor.step, self._phase)
@@ -59,17 +54,18 @@ class CompressedExchange(GradientExchange):
         else:
             update.copy_(whole)
             reports = super()._exchange(mine)
-        self._transfer_s = self._seconds() - coded_s
         self.compressor.end(reports, taken)
+        self._transfer_s = self._link.transfer_s - waited_s
+        self._coding_s = self._link.seconds() - began_s - self._transfer_s
         return reports
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, numbers = self.compressor.state()
-        return tensors, {**numbers, "transfer_s": self._transfer_s}
+        return tensors, {**numbers, "coding_s": self._coding_s, "transfer_s": self._transfer_s}
 
     def load(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         self.compressor.load(tensors, state)
-        self._transfer_s = state["transfer_s"]
+        self._coding_s, self._transfer_s = state["coding_s"], state["transfer_s"]
 
 
 def check_compressible(parameters: list[torch.nn.Parameter]) -> None:

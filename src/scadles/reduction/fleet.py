@@ -26,8 +26,7 @@ class FleetExchange(GradientExchange):
     Attributes:
         updates: each device's weighted gradient, to be filled in before :meth:`finish_many`, float32 ``[N, n]``.
         present: which devices take part in the present step, bool ``[N]``.
-        coding_s: how long selection and coding take.
-        transfer_s: how long the last step's messages took.
+        coding_s, transfer_s: how long the last step's coding and messages took.
     """
 
     fields = len(Report._fields)

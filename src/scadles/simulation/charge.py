@@ -40,11 +40,10 @@ class Charge:
         sparse = f" and {exchange.compressor.reducer.name}" if isinstance(exchange, FleetExchange) else ""
         return self.costs.collective + sparse
 
-    def announce(self, present: np.ndarray, step: int, now_s: float) -> None:
+    def announce(self, present: np.ndarray) -> None:
         """Say which devices take part in the exchange that comes next, bool ``[N]``."""
         if isinstance(self._exchange, FleetExchange):
             self._exchange.present = present
-            self._exchange.coding_s = self.costs.coding_s(np.flatnonzero(present), step, now_s)
 
     def exchange(self, present: np.ndarray, step: int, now_s: float) -> Exchange:
         """Return time and bytes of the exchange that these devices have done, bool ``[N]``."""
@@ -55,7 +54,7 @@ class Charge:
             cost = self.costs.sparse(members, self._volume(len(members)), step, now_s)
         else:
             cost = self.costs.exchange(members, self.message_bytes, step, now_s)
-        exchange.transfer_s = cost.seconds
+        exchange.coding_s, exchange.transfer_s = self.costs.coding_s(members, step, now_s), cost.seconds
         # the gate by norm needs the selection of dense steps as well
         return cost._replace(seconds=cost.seconds + exchange.coding_s)
 

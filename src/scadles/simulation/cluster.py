@@ -150,7 +150,7 @@ class Cluster:
     def _exchange(self) -> None:
         learner, now_s = self._learner, self._agenda.now_s
         mine = self._reports()
-        self._charge.announce(self._present, learner.step_number + 1, now_s)
+        self._charge.announce(self._present)
         reports = learner.exchange.finish_many(mine)
         outcome = learner.update(reports)
         cost = self._charge.exchange(self._present, learner.step_number, now_s)

@@ -11,7 +11,7 @@ from scadles.build.exchange import build_compressor
 from scadles.config import load_config
 from scadles.errors import CheckpointError, ConfigError
 from scadles.fabric import LocalFabric
-from scadles.reduction import CompressedExchange, FleetExchange, Gates
+from scadles.reduction import CompressedExchange, FleetExchange, Gates, TimedLink
 
 N = 300
 
@@ -30,9 +30,9 @@ def gradients(steps, devices, seed=0):
     return torch.randn(steps, devices, N, generator=generator) ** 3
 
 
-def exchange_of(fabric, network, **compression):
-    compressor = build_compressor(config(**compression), network, fabric)
-    return CompressedExchange(network.parameters(), fabric.reduce, fabric.rank, fabric.size, compressor, lambda: 0.0)
+def exchange_of(fabric, network, seconds=lambda: 0.0, **compression):
+    link = TimedLink(fabric, seconds)
+    return CompressedExchange(network.parameters(), link, build_compressor(config(**compression), network, link))
 
 
 def step(exchange, flat, weight=8.0):
@@ -137,8 +137,7 @@ def test_the_gate_by_cost_needs_links_that_cost(in_threads):
     clock = iter(np.arange(0, 1e6, 1.0))
 
     def work(fabric):
-        exchange = exchange_of(fabric, model(), gate="cost")
-        exchange._seconds = lambda: next(clock)
+        exchange = exchange_of(fabric, model(), lambda: next(clock), gate="cost")
         for number in range(6):
             step(exchange, gradients(6, 3)[number, fabric.rank])
         return exchange.compressor.cnc, exchange.compressor.why
@@ -146,6 +145,91 @@ def test_the_gate_by_cost_needs_links_that_cost(in_threads):
     outcomes = in_threads(3, work)
     assert len({cnc for cnc, _ in outcomes}) == 1
     assert 0 < outcomes[0][0] < 1
+
+
+class SlowFabric(LocalFabric):
+    """Two seconds for every message, by a clock of its own."""
+
+    now_s = 0.0
+
+    def reduce(self, bucket, phase):
+        self.now_s += 2.0
+        return super().reduce(bucket, phase)
+
+    def gather(self, values, phase):
+        self.now_s += 2.0
+        return super().gather(values, phase)
+
+    def swap(self, parcels, phase):
+        self.now_s += 2.0
+        return super().swap(parcels, phase)
+
+
+@pytest.mark.parametrize(
+    ("way", "coding_s", "transfer_s"),
+    [
+        ({"gate": "always", "reduction": "split"}, 4.0 + 8.0 + 16.0 + 32.0, 4.0),
+        ({"gate": "always", "reduction": "gather"}, 4.0 + 8.0 + 16.0 + 32.0, 2.0),
+        ({"gate": "norm", "delta": 0.0}, 32.0, 2.0),  # dense
+    ],
+)
+def test_coding_is_not_taken_for_transfer(in_threads, way, coding_s, transfer_s):
+    """Neither packing before the messages, nor adding up between and after them."""
+
+    def work(fabric):
+        exchange = exchange_of(fabric, model(), lambda: fabric.now_s, **way)
+        compressor = exchange.compressor
+        for of, name, seconds in (
+            (compressor.reducer, "begin", 4.0),
+            (compressor.reducer, "message", 8.0),
+            (compressor.reducer, "add_up", 16.0),
+            (compressor, "end", 32.0),
+        ):
+            take_time(of, name, fabric, seconds * (fabric.rank + 1))
+        first, second = (step(exchange, gradients(2, 3)[n, fabric.rank])[0] for n in range(2))
+        return first, second
+
+    for first, second in in_threads(SlowFabric.create(3, deadline_s=30.0), work):
+        assert first.coding_s.tolist() == first.transfer_s.tolist() == [0.0] * 3
+        assert second.coding_s.tolist() == [coding_s, 2 * coding_s, 3 * coding_s]
+        assert second.transfer_s.tolist() == [transfer_s] * 3
+
+
+def take_time(of, name, fabric, seconds):
+    """Let a method take some of the fabric's time."""
+    method = getattr(of, name)
+
+    def slow(*arguments, **keywords):
+        fabric.now_s += seconds
+        return method(*arguments, **keywords)
+
+    setattr(of, name, slow)
+
+
+@pytest.mark.parametrize(("coding_s", "fast"), [(0.5, True), (5.0, False)])
+def test_the_gate_by_cost_counts_what_decoding_takes(in_threads, coding_s, fast):
+    """Dense messages take two seconds: compressed ones pay only where all of their coding is quick."""
+
+    def work(fabric):
+        exchange = exchange_of(fabric, model(), lambda: fabric.now_s, gate="cost", reduction="gather", ratio=0.02)
+        take_time(exchange.compressor.reducer, "add_up", fabric, coding_s)
+        decisions = []
+        for number in range(8):
+            step(exchange, gradients(8, 3)[number, fabric.rank])
+            decisions.append(exchange.compressor.compressed)
+        return decisions, exchange.compressor.why
+
+    class Link(SlowFabric):
+        """Ten times faster for messages that are gathered, which are small here."""
+
+        def gather(self, values, phase):
+            self.now_s -= 1.8
+            return super().gather(values, phase)
+
+    for decisions, why in in_threads(Link.create(3, deadline_s=30.0), work):
+        # the bandwidth is known after two steps, what coding takes after two more
+        assert decisions == [False, False, True, True, *[fast] * 4]
+        assert why.startswith("compressed: 0.5 s of coding" if fast else "dense: 5 s of coding")
 
 
 def test_what_a_checkpoint_holds_makes_the_next_steps_the_same():
@@ -160,8 +244,8 @@ def test_what_a_checkpoint_holds_makes_the_next_steps_the_same():
 
     def make():
         network = model()
-        compressor = build_compressor(settings_, network, fabric)
-        return CompressedExchange(network.parameters(), fabric.reduce, 0, 1, compressor, lambda: 0.0)
+        link = TimedLink(fabric, lambda: 0.0)
+        return CompressedExchange(network.parameters(), link, build_compressor(settings_, network, link))
 
     whole = make()
     expected = run(whole, range(8))

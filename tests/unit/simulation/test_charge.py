@@ -1,0 +1,42 @@
+"""What a simulated run with compression is charged."""
+
+import pytest
+
+from scadles.observe import RunFolder
+from scadles.simulation import simulate
+
+BASE = {"devices": 3, "steps": 8, "stream": {"rates": [40, 12, 8]}, "model": "mlp", "picture": False}
+LINK = {"up_bps": 1e6, "down_bps": 1e6}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Simulate with compression, and these seconds of coding."""
+
+    def simulated(coding_s=0.0, **compression):
+        cost = {"compute": {"coding_s": coding_s}, "link": LINK}
+        config = {**BASE, "cost": cost, "compression": {"ratio": 0.02, **compression}}
+        out = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
+        simulate(config, out=out, quiet=True)
+        return RunFolder(out)
+
+    return simulated
+
+
+@pytest.mark.parametrize(("coding_s", "cnc", "why"), [(0.01, 6 / 8, "compressed: "), (60.0, 2 / 8, "dense: 60 s of")])
+def test_the_gate_by_cost_decides_by_the_charged_coding(run, coding_s, cnc, why):
+    """Two dense steps to learn the bandwidth, two compressed ones to learn what coding takes; then what is faster."""
+    found = run(coding_s, gate="cost").summary.compressed
+    assert found.cnc == pytest.approx(cnc)
+    assert found.why.startswith(why)
+
+
+def test_every_step_is_charged_for_its_own_coding(run):
+    quick, slow = (run(coding_s, gate="always").steps(0) for coding_s in (0.0, 5.0))
+    assert [s.sync_s - q.sync_s for s, q in zip(slow, quick, strict=True)] == pytest.approx([5.0] * len(quick))
+
+
+@pytest.mark.parametrize("reduction", ["gather", "split"])
+def test_compressed_steps_are_charged_fewer_bytes(run, reduction):
+    dense, compressed = run(ratio=None).summary, run(gate="always", reduction=reduction).summary
+    assert compressed.bytes_sent < dense.bytes_sent / 15
