@@ -25,8 +25,15 @@ class Feedback(ABC):
         """
 
     @abstractmethod
-    def sent(self, indices: Tensor, values: Tensor) -> None:
-        """Keep what is left after these entries went out, values as the receiver decodes them."""
+    def sent(self, indices: Tensor, values: Tensor, left: Tensor | None = None) -> None:
+        """Keep what is left after these entries went out.
+
+        Args:
+            indices: int64, each at most once.
+            values: as the receiver decodes them.
+            left: int64, the entries of this device's own that left it, where ``indices`` also has others, which came
+                to it to keep; None: all of them.
+        """
 
     @abstractmethod
     def sent_all(self, values: Tensor | None = None) -> None:
@@ -68,7 +75,7 @@ class ErrorFeedback(Feedback):
     def add(self, update: Tensor) -> Tensor:
         return self._residual.add_(update)
 
-    def sent(self, indices: Tensor, values: Tensor) -> None:
+    def sent(self, indices: Tensor, values: Tensor, left: Tensor | None = None) -> None:
         self._residual.index_add_(0, indices, values, alpha=-1)
 
     def sent_all(self, values: Tensor | None = None) -> None:
@@ -89,7 +96,8 @@ class MomentumCorrection(Feedback):
 
     What an entry gathers while it waits is then what momentum SGD would have applied: v = m v + u, and v goes to the
     residual in place of u. The optimizer itself runs without momentum. With masking the momentum of an entry ends where
-    it is sent, so that stale directions do not go on; a dense step, in which nothing is stale, leaves it.
+    it leaves this device, so that stale directions do not go on; a step that sends all entries, in which nothing is
+    stale, leaves it, and so does what comes from other devices to be kept here.
 
     Args:
         inner: keeps the residual.
@@ -109,10 +117,10 @@ class MomentumCorrection(Feedback):
     def add(self, update: Tensor) -> Tensor:
         return self._inner.add(self._velocity.mul_(self._momentum).add_(update))
 
-    def sent(self, indices: Tensor, values: Tensor) -> None:
-        self._inner.sent(indices, values)
+    def sent(self, indices: Tensor, values: Tensor, left: Tensor | None = None) -> None:
+        self._inner.sent(indices, values, left)
         if self._masking:
-            self._velocity.index_fill_(0, indices, 0.0)
+            self._velocity.index_fill_(0, indices if left is None else left, 0.0)
 
     def sent_all(self, values: Tensor | None = None) -> None:
         self._inner.sent_all(values)

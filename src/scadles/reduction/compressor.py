@@ -11,7 +11,7 @@ from torch import Tensor
 
 from scadles.aggregation import Report, Reports
 from scadles.compression import CostGate, Feedback, NormGate, Selector, Sparse, squared_norm
-from scadles.reduction.contract import SparseReducer
+from scadles.reduction.contract import Reduction, SparseReducer
 from scadles.reduction.costs import dense_volume
 
 SCALARS = len(Report._fields)
@@ -93,16 +93,16 @@ class Compressor:
         self.compressed = self._decide()
         return whole
 
-    def end(self, reports: Reports, taken: Sparse | None) -> None:
+    def end(self, reports: Reports, reduction: Reduction | None) -> None:
         """Take note of what came of the step.
 
         Args:
             reports: of all devices.
-            taken: what left this device; None where all of it did.
+            reduction: what came of the messages; None where all of the update was sent.
         """
         if float(reports.weight.sum()) > 0:  # otherwise nobody applies anything, and nothing counts as sent
-            if taken is not None:
-                self._feedback.sent(taken.indices, taken.values)
+            if reduction is not None:
+                self._feedback.sent(*reduction.taken, reduction.left)
             elif self._present:
                 self._feedback.sent_all()
         self._compressed_steps += self.compressed

@@ -27,12 +27,14 @@ class Reduction(NamedTuple):
         taken: what the caller subtracts from its own update to get its residual: what this device sent, as it was
             decoded, less what came back to it to keep.
         kept_sq: squared norm of what this device sent, before rounding.
+        left: entries of this device's own, picked among others, that left it; int64, ascending.
     """
 
     total: Tensor
     scalars: NDArray[np.float64]
     taken: Sparse
     kept_sq: float
+    left: Tensor
 
 
 class Sums(NamedTuple):
@@ -114,7 +116,7 @@ class SparseReducer(ABC):
         if v.device.type == "cpu":
             return reduction
         taken = Sparse(reduction.taken.indices.to(v.device), reduction.taken.values.to(v.device))
-        return reduction._replace(total=reduction.total.to(v.device), taken=taken)
+        return reduction._replace(total=reduction.total.to(v.device), taken=taken, left=reduction.left.to(v.device))
 
     @abstractmethod
     def begin(self, v: Tensor, step: int) -> Tensor | None:

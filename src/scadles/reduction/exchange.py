@@ -46,15 +46,15 @@ class CompressedExchange(GradientExchange):
         # decoding ends after the messages: both times are of the step before
         report[_CODING_S], report[_TRANSFER_S] = self._coding_s, self._transfer_s
         whole = self.compressor.begin(update, report)
-        taken = None
+        reduction = None
         if self.compressor.compressed:
             reduction = self.compressor.reducer.reduce(whole, report.tolist(), self.compressor.step, self._phase)
             update.copy_(reduction.total)
-            reports, taken = Reports(reduction.scalars), reduction.taken
+            reports = Reports(reduction.scalars)
         else:
             update.copy_(whole)
             reports = super()._exchange(mine)
-        self.compressor.end(reports, taken)
+        self.compressor.end(reports, reduction)
         self._transfer_s = self._link.transfer_s - waited_s
         self._coding_s = self._link.seconds() - began_s - self._transfer_s
         return reports

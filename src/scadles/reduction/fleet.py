@@ -10,9 +10,8 @@ from torch import Tensor
 
 from scadles.aggregation import GradientExchange, Report, Reports
 from scadles.aggregation.exchange import Waitable
-from scadles.compression import Sparse
 from scadles.reduction.compressor import Compressor
-from scadles.reduction.contract import reduce_together
+from scadles.reduction.contract import Reduction, reduce_together
 from scadles.reduction.exchange import check_compressible
 
 
@@ -59,19 +58,19 @@ class FleetExchange(GradientExchange):
                 self.compressors, self.updates, mine, self.present, strict=True
             )
         ]
-        total, reports, taken = (
+        total, reports, reductions = (
             self._reduce_sparse(wholes, mine) if self.compressor.compressed else _dense(wholes, mine)
         )
         self._buckets[0].message[: len(total)].copy_(total)
-        for compressor, part in zip(self.compressors, taken, strict=True):
-            compressor.end(reports, part)
+        for compressor, reduction in zip(self.compressors, reductions, strict=True):
+            compressor.end(reports, reduction)
         self.updates.zero_()
         return reports
 
-    def _reduce_sparse(self, wholes: list[Tensor], mine: np.ndarray) -> tuple[Tensor, Reports, list[Sparse]]:
+    def _reduce_sparse(self, wholes: list[Tensor], mine: np.ndarray) -> tuple[Tensor, Reports, list[Reduction]]:
         reducers = [compressor.reducer for compressor in self.compressors]
         done = reduce_together(reducers, wholes, mine.tolist(), self.compressor.step, self._phase)
-        return done[0].total, Reports(done[0].scalars), [reduction.taken for reduction in done]
+        return done[0].total, Reports(done[0].scalars), done
 
 
 def _dense(wholes: list[Tensor], mine: np.ndarray) -> tuple[Tensor, Reports, list[None]]:

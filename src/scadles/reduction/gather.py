@@ -59,7 +59,7 @@ class GatherReducer(SparseReducer):
         return Sums(total, np.array(rows, np.float64))
 
     def settle(self, sums: Sums) -> Reduction:
-        return Reduction(sums.total, sums.scalars, self._picked, self._kept_sq)
+        return Reduction(sums.total, sums.scalars, self._picked, self._kept_sq, self._picked.indices)
 
     def state(self) -> dict[str, Tensor]:
         return {}

@@ -42,6 +42,7 @@ class SplitReducer(SparseReducer):
         super().__init__(fabric, selector, n, value_type)
         self._bounds = equal_slices(n, fabric.size)
         self._kept_sq = 0.0
+        self._left = self._picked.indices
 
     def begin(self, v: Tensor, step: int) -> Tensor:
         picked = self._selector.pick(v, step)
@@ -76,7 +77,7 @@ class SplitReducer(SparseReducer):
         found = np.flatnonzero(sums)
         packed = pack_parcel(message.numpy(), label, found, sums[found], wanted, as_float32(scalars).tolist())
         sums[packed.indices] -= packed.sent
-        self._keep(sums, start, stop)
+        self._keep(sums, packed.indices, start, stop)
         return message
 
     def add_up(self, messages: Tensor, step: int, phase: str) -> Sums:
@@ -95,7 +96,7 @@ class SplitReducer(SparseReducer):
     def settle(self, sums: Sums) -> Reduction:
         if sums.bounds is not None:
             self._bounds = sums.bounds
-        return Reduction(sums.total, sums.scalars, self._picked, self._kept_sq)
+        return Reduction(sums.total, sums.scalars, self._picked, self._kept_sq, self._left)
 
     def volume(self, scalars: int) -> Volume:
         return split_volume(self.n, self._selector.k, self._fabric.size, self.value_type, scalars)
@@ -117,11 +118,13 @@ class SplitReducer(SparseReducer):
         start, stop = self._bounds[owner : owner + 2].tolist()
         return Label(step, sender, receiver, start, stop, self.value_type, scalars)
 
-    def _keep(self, left: NDArray[np.float32], start: int, stop: int) -> None:
-        """Take less than was sent, by what is left of the sums of this device's slice."""
+    def _keep(self, rest: NDArray[np.float32], passed_on: NDArray[np.int64], start: int, stop: int) -> None:
+        """Take less than was sent, by the rest of the sums of this device's slice, of which entries were passed on."""
         indices, values = self._picked.indices.numpy(), self._picked.values.numpy()
         before, after = np.searchsorted(indices, [start, stop])
-        own = -left
+        stays = np.setdiff1d(indices[before:after], passed_on + start, assume_unique=True)
+        self._left = torch.from_numpy(np.setdiff1d(indices, stays, assume_unique=True))
+        own = -rest
         own[indices[before:after] - start] += values[before:after]
         found = np.flatnonzero(own)
         self._picked = Sparse(

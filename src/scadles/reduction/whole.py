@@ -82,7 +82,8 @@ class WholeReducer(SparseReducer):
 
     def settle(self, sums: Sums) -> Reduction:
         taken = Sparse(torch.arange(self.n), self._sent[: self.n])
-        return Reduction(sums.total, sums.scalars, taken, self._kept_sq)
+        # nothing is picked, so nothing that left has waited
+        return Reduction(sums.total, sums.scalars, taken, self._kept_sq, torch.zeros(0, dtype=torch.int64))
 
     def state(self) -> dict[str, Tensor]:
         return {}

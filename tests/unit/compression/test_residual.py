@@ -100,6 +100,15 @@ def test_masking_ends_the_momentum_of_what_was_sent():
     assert free.add(torch.zeros(3)).tolist() == [1.5, 2.0, 3.0]
 
 
+def test_masking_leaves_the_momentum_of_what_only_came_from_others():
+    feedback = MomentumCorrection(ErrorFeedback(3), 3, 0.5)
+    feedback.add(torch.tensor([1.0, 4.0, 2.0]))
+    # the second entry left, the third is more by what another device gave
+    feedback.sent(torch.tensor([1, 2]), torch.tensor([4.0, -6.0]), torch.tensor([1]))
+    assert feedback.state()["residual"].tolist() == [1.0, 0.0, 8.0]
+    assert feedback.state()["velocity"].tolist() == [1.0, 0.0, 2.0]
+
+
 def test_error_feedback_lets_small_entries_out_in_the_end():
     feedback, sent = ErrorFeedback(N), torch.zeros(N)
     constant = torch.linspace(0.1, 1.0, N)

@@ -114,6 +114,25 @@ def test_devices_that_share_a_process_do_the_same(in_threads, weights):
                 torch.testing.assert_close(found, total, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("way", "masked"), [({"reduction": "split"}, True), ({"method": "whole", "ratio": 1.0}, False)]
+)
+def test_momentum_ends_only_where_a_device_sent_something_itself(way, masked):
+    network, seats = model(), LocalFabric.create(3)
+    way = {"ratio": 0.1, "gate": "always", "momentum": 0.5, "selection": "exact", **way}
+    chosen = load_config({"devices": 3, "steps": 1, "optimizer": {"momentum": 0}, "compression": way})
+    fleet = FleetExchange(network.parameters(), [build_compressor(chosen, network, seat) for seat in seats])
+    fleet.begin(1.0, "a test")
+    updates = gradients(1, 3)[0]
+    fleet.updates[:] = updates
+    fleet.finish_many(np.array([Report(4.0, 4.0)] * 3, dtype=np.float64))
+    for compressor, update in zip(fleet.compressors, updates, strict=True):
+        ended = (compressor.state()[0]["feedback/velocity"] == 0).nonzero().flatten()
+        largest = update.abs().topk(N // 10).indices
+        assert bool(len(ended)) == masked
+        assert set(ended.tolist()) <= set(largest.tolist())
+
+
 def test_a_device_that_is_away_keeps_what_it_has():
     network, seats = model(), LocalFabric.create(2)
     way = {"ratio": 0.1, "gate": "always", "reduction": "gather"}
