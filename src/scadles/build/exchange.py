@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from torch import Tensor, nn
+from torch import nn
 
 from scadles.aggregation import GradientExchange
 from scadles.clock import wall_seconds
@@ -21,7 +19,7 @@ from scadles.compression import (
     Selector,
 )
 from scadles.config import RunConfig
-from scadles.fabric import Fabric
+from scadles.fabric import Fabric, LocalFabric
 from scadles.reduction import (
     SCALARS,
     All,
@@ -45,20 +43,6 @@ _REDUCERS: dict[str, type[GatherReducer | SplitReducer | WholeReducer]] = {
 }
 
 
-@dataclass
-class _Seat:
-    """A device's place among those that share a process: reducers that work together need no fabric."""
-
-    rank: int
-    size: int
-
-    def gather(self, values: Tensor, phase: str) -> Tensor:
-        raise NotImplementedError
-
-    def swap(self, parcels: Tensor, phase: str) -> Tensor:
-        raise NotImplementedError
-
-
 def build_exchange(config: RunConfig, model: nn.Module, fabric: Fabric) -> GradientExchange:
     """Return the exchange of one device at its end of a fabric."""
     if config.compression.ratio is not None and fabric.size > 1:
@@ -73,8 +57,9 @@ def build_exchange(config: RunConfig, model: nn.Module, fabric: Fabric) -> Gradi
 def build_fleet_exchange(config: RunConfig, model: nn.Module, fabric: Fabric) -> GradientExchange:
     """Return the exchange of all devices of a cluster that share this process, and one end of a fabric."""
     if config.compression.ratio is not None and config.devices > 1:
-        seats = [_Seat(rank, config.devices) for rank in range(config.devices)]
-        return FleetExchange(model.parameters(), [build_compressor(config, model, seat) for seat in seats])
+        # reducers that work together send nothing, and ask a fabric only for their place in it
+        ends = LocalFabric.create(config.devices)
+        return FleetExchange(model.parameters(), [build_compressor(config, model, end) for end in ends])
     return GradientExchange(model.parameters(), fabric.reduce, fabric.rank, config.devices)
 
 

@@ -34,10 +34,6 @@ class Agenda:
             raise ValueError(f"an event at {time_s} s cannot be planned at {self.now_s} s")
         heappush(self._events, (time_s, priority, next(self._sequence), action, arguments))
 
-    def clear(self) -> None:
-        """Forget everything that is planned."""
-        self._events.clear()
-
     def run(self) -> None:
         """Let one event happen after the other until none is left."""
         events = self._events

@@ -34,11 +34,3 @@ def test_nothing_can_be_planned_in_the_past():
     agenda.run()
     with pytest.raises(ValueError, match=r"1.0 s cannot be planned at 2.0 s"):
         agenda.at(1.0, lambda: None)
-
-
-def test_what_is_forgotten_does_not_happen():
-    agenda, seen = Agenda(), []
-    agenda.at(1.0, agenda.clear)
-    agenda.at(2.0, seen.append, "never")
-    agenda.run()
-    assert seen == []
