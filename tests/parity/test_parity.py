@@ -43,6 +43,12 @@ CONFIGS = {
         "optimizer": {"momentum": 0},
         "compression": {"ratio": 0.1, "gate": "always", "momentum": 0.9, "values": "bfloat16", "reduction": "gather"},
     },
+    "compressed, by bucket": {
+        "method": "scadles",
+        "model": "mlp",
+        "fabric": {"bucket_mb": 0.01},
+        "compression": {"ratio": 0.02, "gate": "always", "values": "float32", "scope": "bucket"},
+    },
     "quantised": {
         "method": "scadles",
         "model": "mlp",

@@ -83,10 +83,17 @@ def build_compressor(config: RunConfig, model: nn.Module, fabric: Collectives) -
     return Compressor(feedback, selector, _REDUCERS[name](fabric, selector, n, settings.values), gates, fabric.size)
 
 
+def bucket_sizes(config: RunConfig, n: int) -> list[int]:
+    """Return the sizes of consecutive slices of ``n`` float32, of ``fabric.bucket_mb`` each but for the last."""
+    size = max(1, int(config.fabric.bucket_mb * 2**20) // 4)
+    return [min(size, n - start) for start in range(0, n, size)]
+
+
 def _selector(config: RunConfig, sizes: list[int], rank: int) -> Selector:
-    if config.compression.scope == "layer":
-        return PerSlice(sizes, [_one_selector(config, size, rank) for size in sizes])
-    return _one_selector(config, sum(sizes), rank)
+    if config.compression.scope == "gradient":
+        return _one_selector(config, sum(sizes), rank)
+    slices = sizes if config.compression.scope == "layer" else bucket_sizes(config, sum(sizes))
+    return PerSlice(slices, [_one_selector(config, size, rank) for size in slices])
 
 
 def _one_selector(config: RunConfig, n: int, rank: int) -> Selector:

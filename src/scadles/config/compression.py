@@ -23,8 +23,9 @@ class CompressionConfig(Section):
     selection: Literal["sampled", "exact"] = Field(
         default="sampled", description="topk: by a threshold from a sample (95 to 100 % of the entries), or exactly"
     )
-    scope: Literal["gradient", "layer"] = Field(
-        default="gradient", description="choose among all entries, or the same share of each parameter tensor"
+    scope: Literal["gradient", "bucket", "layer"] = Field(
+        default="gradient",
+        description="choose among all entries, or the same share of each fabric.bucket_mb or of each parameter tensor",
     )
     gate: Literal["norm", "cost", "both", "always"] = Field(
         default="cost", description="compress a step: by delta, where it is faster than dense, by both, or always"

@@ -183,7 +183,9 @@ class FabricConfig(Section):
     backend: Literal["auto", "gloo", "nccl", "mpi"] = Field(default="auto", description="auto: nccl on CUDA, else gloo")
     deadline_s: float = Field(default=120.0, gt=0, description="wall seconds after which a silent device is lost")
     overlap: Switch = Field(default="auto", description="send gradients while backward runs; auto: on CUDA")
-    bucket_mb: float = Field(default=25.0, gt=0, description="size of one message when overlapping")
+    bucket_mb: float = Field(
+        default=25.0, gt=0, description="size of one message when overlapping, of a slice with compression.scope bucket"
+    )
 
 
 class CheckpointConfig(Section):

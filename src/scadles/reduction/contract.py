@@ -76,6 +76,8 @@ class SparseReducer(ABC):
 
     Attributes:
         name: of this way.
+        n: as given.
+        k: entries that each device sends at most.
 
     Raises:
         ConfigError: an unknown value type, an n above 2^31 - 1.
@@ -87,6 +89,7 @@ class SparseReducer(ABC):
         check_size(n)
         budget_bytes(n, selector.k, value_type)  # refuses an unknown value type
         self.n = n
+        self.k = selector.k
         self.value_type = value_type
         self._fabric = fabric
         self._selector = selector

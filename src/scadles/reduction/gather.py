@@ -35,7 +35,7 @@ class GatherReducer(SparseReducer):
         self._kept_sq = squared_norm(self._picked.values)
 
     def message(self, received: Tensor | None, scalars: Sequence[float], step: int, phase: str) -> Tensor:
-        size = budget_bytes(self.n, self._selector.k, self.value_type, len(scalars))
+        size = budget_bytes(self.n, self.k, self.value_type, len(scalars))
         numbers = as_float32(scalars).tolist()
         encoded = encode(
             self._picked, self.n, value_type=self.value_type, step=step, scalars=numbers, budget_bytes=size
@@ -68,4 +68,4 @@ class GatherReducer(SparseReducer):
         """Nothing is carried from step to step."""
 
     def volume(self, scalars: int) -> Volume:
-        return gather_volume(self.n, self._selector.k, self._fabric.size, self.value_type, scalars)
+        return gather_volume(self.n, self.k, self._fabric.size, self.value_type, scalars)

@@ -99,7 +99,7 @@ class SplitReducer(SparseReducer):
         return Reduction(sums.total, sums.scalars, self._picked, self._kept_sq, self._left)
 
     def volume(self, scalars: int) -> Volume:
-        return split_volume(self.n, self._selector.k, self._fabric.size, self.value_type, scalars)
+        return split_volume(self.n, self.k, self._fabric.size, self.value_type, scalars)
 
     def state(self) -> dict[str, Tensor]:
         return {"bounds": torch.from_numpy(self._bounds.copy())}

@@ -5,8 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 from scadles.aggregation import GradientExchange
+from scadles.build.exchange import bucket_sizes
 from scadles.config import RunConfig
-from scadles.reduction import SCALARS, FleetExchange, Volume, choose_reducer, gather_volume, split_volume, whole_volume
+from scadles.reduction import (
+    SCALARS,
+    FleetExchange,
+    SparseReducer,
+    Volume,
+    choose_reducer,
+    gather_volume,
+    split_volume,
+    whole_volume,
+)
 from scadles.simulation.costs import Costs, Exchange
 
 _FLOAT32 = 4
@@ -29,7 +39,7 @@ class Charge:
         self.costs = costs
         self.message_bytes = costs.charged_bytes(exchange.message_bytes)
         self._exchange = exchange
-        self._settings = config.compression
+        self._config = config
         # as many values as the charged message has
         self._n = self.message_bytes // _FLOAT32 if config.cost.message_bytes is not None else _values(exchange)
 
@@ -51,7 +61,7 @@ class Charge:
         if not isinstance(exchange, FleetExchange):
             return self.costs.exchange(members, self.message_bytes, step, now_s)
         if exchange.compressor.compressed:
-            cost = self.costs.sparse(members, self._volume(len(members)), step, now_s)
+            cost = self.costs.sparse(members, self._volume(exchange.compressor.reducer, len(members)), step, now_s)
         else:
             cost = self.costs.exchange(members, self.message_bytes, step, now_s)
         exchange.coding_s, exchange.transfer_s = self.costs.coding_s(members, step, now_s), cost.seconds
@@ -62,16 +72,24 @@ class Charge:
         """Return how long a device that comes back loads the model."""
         return self.costs.fetch_s(device, self.message_bytes, step, now_s)
 
-    def _volume(self, members: int) -> Volume:
+    def _volume(self, reducer: SparseReducer, members: int) -> Volume:
         """Return what a device sends in a compressed step of the charged model."""
-        settings = self._settings
+        settings = self._config.compression
         if settings.method == "whole":
             return whole_volume(self._n, members, settings.values, SCALARS)
-        k = settings.entries(self._n)
+        k = self._entries(reducer)
         if settings.reduction == "auto":
             return choose_reducer(self._n, k, members, settings.values, SCALARS).volume
         way = gather_volume if settings.reduction == "gather" else split_volume
         return way(self._n, k, members, settings.values, SCALARS)
+
+    def _entries(self, reducer: SparseReducer) -> int:
+        """Return how many entries a device sends of the charged message, whose layers nobody knows."""
+        if self._n == reducer.n:
+            return reducer.k
+        config = self._config
+        slices = bucket_sizes(config, self._n) if config.compression.scope == "bucket" else [self._n]
+        return sum(config.compression.entries(size) for size in slices)
 
 
 def _values(exchange: GradientExchange) -> int:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scadles.aggregation import Report, Reports
-from scadles.build.exchange import build_compressor
+from scadles.build.exchange import bucket_sizes, build_compressor
 from scadles.config import load_config
 from scadles.errors import CheckpointError, ConfigError
 from scadles.fabric import LocalFabric
@@ -22,7 +22,9 @@ def model(seed=0):
 
 
 def config(**compression):
-    return load_config({"devices": 3, "steps": 1, "compression": {"ratio": 0.1, **compression}})
+    # buckets of 100 entries
+    fabric = {"bucket_mb": 400 / 2**20}
+    return load_config({"devices": 3, "steps": 1, "fabric": fabric, "compression": {"ratio": 0.1, **compression}})
 
 
 def gradients(steps, devices, seed=0):
@@ -57,6 +59,7 @@ WAYS = [
     {"gate": "always", "method": "randomk", "values": "bfloat16"},
     {"gate": "always", "method": "whole", "ratio": 1.0},
     {"gate": "always", "scope": "layer", "selection": "exact"},
+    {"gate": "always", "scope": "bucket", "reduction": "split"},
 ]
 
 
@@ -287,6 +290,28 @@ def test_a_step_in_which_nobody_has_anything_sends_nothing(in_threads):
         return torch.equal(exchange.state()[0]["feedback/residual"], before)
 
     assert in_threads(3, work) == [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("scope", "picked"), [("gradient", [30, 0, 0]), ("bucket", [10, 10, 10]), ("layer", [31, 0, 0])]
+)
+def test_each_slice_of_its_scope_sends_its_share(scope, picked):
+    network, [fabric] = model(), LocalFabric.create(1)
+    compressor = build_compressor(config(scope=scope, gate="always", selection="exact"), network, fabric)
+    report = np.zeros(len(Report._fields))
+    update = torch.cat([torch.full((100,), 9.0), torch.full((100,), 1.0), torch.full((100,), 0.1)])
+    whole = compressor.begin(update, report)
+    taken = compressor.reducer.reduce(whole, [], 1, "a test").taken.to_dense(N)
+    assert [int((part != 0).sum()) for part in taken.split(100)] == picked
+
+
+@pytest.mark.parametrize(("n", "sizes"), [(300, [100] * 3), (250, [100, 100, 50]), (7, [7]), (101, [100, 1])])
+def test_buckets_are_slices_of_one_size(n, sizes):
+    assert bucket_sizes(config(), n) == sizes
+
+
+def test_a_bucket_holds_an_entry_at_least():
+    assert bucket_sizes(load_config({"steps": 1, "fabric": {"bucket_mb": 1e-9}}), 3) == [1, 1, 1]
 
 
 def test_only_float32_is_compressed():

@@ -1,8 +1,13 @@
 """What a simulated run with compression is charged."""
 
+import math
+
 import pytest
 
+from scadles.build import build_dataset, build_network
+from scadles.config import load_config
 from scadles.observe import RunFolder
+from scadles.reduction import SCALARS, gather_volume
 from scadles.simulation import simulate
 
 BASE = {"devices": 3, "steps": 8, "stream": {"rates": [40, 12, 8]}, "model": "mlp", "picture": False}
@@ -40,3 +45,31 @@ def test_every_step_is_charged_for_its_own_coding(run):
 def test_compressed_steps_are_charged_fewer_bytes(run, reduction):
     dense, compressed = run(ratio=None).summary, run(gate="always", reduction=reduction).summary
     assert compressed.bytes_sent < dense.bytes_sent / 15
+
+
+def charged(out, cost, **compression):
+    """Return the bytes that one device sends in a compressed step."""
+    config = {**BASE, "steps": 1, "fabric": {"bucket_mb": 0.001}, "cost": cost}
+    config["compression"] = {"ratio": 0.01, "gate": "always", "reduction": "gather", **compression}
+    simulate(config, out=out, quiet=True)
+    return RunFolder(out).summary.bytes_sent / 3
+
+
+@pytest.mark.parametrize("scope", ["gradient", "bucket", "layer"])
+def test_a_step_is_charged_what_its_scope_sends(tmp_path, scope):
+    """Every slice sends an entry at least, so that small slices send more than their share."""
+    config = load_config(BASE)
+    network = build_network(config, build_dataset(config))
+    layers = [parameter.numel() for parameter in network.parameters()]
+    size = int(0.001 * 2**20) // 4
+    whole = sum(layers)
+    slices = {"gradient": [whole], "layer": layers, "bucket": [size] * (whole // size) + [whole % size]}[scope]
+    k = sum(math.ceil(0.01 * part) for part in slices if part)
+    assert charged(tmp_path, {}, scope=scope) == gather_volume(whole, k, 3, "int8", SCALARS).bytes_sent
+
+
+def test_a_charged_message_has_buckets_too(tmp_path):
+    n, size = 1000, int(0.001 * 2**20) // 4
+    k = 3 * math.ceil(0.01 * size) + math.ceil(0.01 * (n - 3 * size))
+    cost = {"message_bytes": 4 * n}
+    assert charged(tmp_path, cost, scope="bucket") == gather_volume(n, k, 3, "int8", SCALARS).bytes_sent
