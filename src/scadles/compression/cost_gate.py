@@ -13,8 +13,7 @@ class CostGate:
     Compression starts where it saves at least ``margin`` of the dense transfer and ends where it saves nothing, so that
     noise between the two does not switch it. What coding takes is known only from steps that compressed, once it has
     been observed: compression is tried as soon as the bandwidth is known, and again after ``retry_steps`` dense ones,
-    until then. Where compression would put no fewer
-    bytes on the link it is never tried.
+    until then. Where compression would put no fewer bytes on the link it is never tried.
 
     Args:
         bandwidth_bps: bits per second of this device's link; None measures it.

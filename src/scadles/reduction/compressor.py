@@ -87,10 +87,11 @@ class Compressor:
         """
         self.step += 1
         self._present = present
-        whole = self._feedback.add(update) if present else torch.zeros_like(update)
-        picked = self._selector.pick(whole, self.step)
-        report[_NORM_SQ], report[_KEPT_SQ] = squared_norm(whole), squared_norm(picked.values)
         self.compressed = self._decide()
+        whole = self._feedback.add(update) if present else torch.zeros_like(update)
+        if self._gates.norm is not None:
+            picked = self._selector.pick(whole, self.step)
+            report[_NORM_SQ], report[_KEPT_SQ] = squared_norm(whole), squared_norm(picked.values)
         return whole
 
     def end(self, reports: Reports, reduction: Reduction | None) -> None:
@@ -120,6 +121,11 @@ class Compressor:
     def bytes_sent(self) -> int:
         """What the present step's messages put on this device's link."""
         return self._sparse_bytes if self.compressed else self._dense_bytes
+
+    @property
+    def selects(self) -> bool:
+        """Whether the present step needs a selection: to send it, or for the gate by norm to look at."""
+        return self.compressed or self._gates.norm is not None
 
     @property
     def cnc(self) -> float:

@@ -64,8 +64,9 @@ class Charge:
             cost = self.costs.sparse(members, self._volume(exchange.compressor.reducer, len(members)), step, now_s)
         else:
             cost = self.costs.exchange(members, self.message_bytes, step, now_s)
-        exchange.coding_s, exchange.transfer_s = self.costs.coding_s(members, step, now_s), cost.seconds
-        # the gate by norm needs the selection of dense steps as well
+        selects = exchange.compressor.selects
+        exchange.coding_s = self.costs.coding_s(members, step, now_s) if selects else 0.0
+        exchange.transfer_s = cost.seconds
         return cost._replace(seconds=cost.seconds + exchange.coding_s)
 
     def fetch_s(self, device: int, step: int, now_s: float) -> float:

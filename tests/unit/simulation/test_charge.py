@@ -41,6 +41,13 @@ def test_every_step_is_charged_for_its_own_coding(run):
     assert [s.sync_s - q.sync_s for s, q in zip(slow, quick, strict=True)] == pytest.approx([5.0] * len(quick))
 
 
+@pytest.mark.parametrize(("gate", "coding_s"), [("cost", 0.0), ("both", 5.0)])
+def test_a_dense_step_selects_only_for_the_gate_by_norm(run, gate, coding_s):
+    """The first step is dense: nobody knows the bandwidth yet."""
+    quick, slow = (run(seconds, gate=gate).steps(0)[0] for seconds in (0.0, 5.0))
+    assert slow.sync_s - quick.sync_s == pytest.approx(coding_s)
+
+
 @pytest.mark.parametrize("reduction", ["gather", "split"])
 def test_compressed_steps_are_charged_fewer_bytes(run, reduction):
     dense, compressed = run(ratio=None).summary, run(gate="always", reduction=reduction).summary
