@@ -83,12 +83,13 @@ class ConnectedDevice(Device):
             self.batchnorm.restore()
         super().give_back()
 
-    def step(self, loss: Tensor | None, *, stop: bool = False) -> tuple[Step, bool]:
+    def step(self, loss: Tensor | None, *, stop: bool = False, correct: int | None = None) -> tuple[Step, bool]:
         """Exchange gradients and update the model, whatever this device has to bring.
 
         Args:
             loss: mean loss over the last gathered batch, with its graph; None for an empty batch.
             stop: ask all devices to end after this step.
+            correct: right answers on the samples of this device's own stream in that batch, if they were counted.
 
         Returns:
             What happened, and whether any device asked to end.
@@ -110,7 +111,7 @@ class ConnectedDevice(Device):
             self.batchnorm.trained(size)
         elif size:
             self.batchnorm.restore()
-        event = self.describe(outcome, synced_s, trained=trained)
+        event = self.describe(outcome, synced_s, trained=trained, correct=correct)
         self.end_step()
         return event, outcome.stop
 

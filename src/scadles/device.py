@@ -166,13 +166,14 @@ class Device:
         self._last_end_s = self.clock.now()
         self._taken = None
 
-    def describe(self, outcome: Outcome, synced_s: float, *, trained: bool) -> Step:
+    def describe(self, outcome: Outcome, synced_s: float, *, trained: bool, correct: int | None = None) -> Step:
         """Return the step as an event; to be called before :meth:`end_step`.
 
         Args:
             outcome: of the step.
             trained: whether what was taken counted.
             synced_s: the stream time at which the mean gradient was there.
+            correct: right answers on what was taken, if they were counted.
         """
         now_s, taken, intake = self.clock.now(), self.taken, self.intake
         batch = len(taken) if trained else 0
@@ -194,4 +195,5 @@ class Device:
             held=intake.held,
             lag=intake.lag,
             dropped=intake.ledger.dropped,
+            correct=correct if trained and len(taken) else None,
         )

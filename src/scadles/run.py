@@ -85,7 +85,8 @@ def train(
     """
     with join(config, model=model, optimizer=optimizer, loss=loss, out=out, resume=resume, quiet=quiet) as device:
         for batch in device.batches():
-            device.step(loss(device.model(batch.x), batch.y))
+            outputs = device.model(batch.x)
+            device.step(loss(outputs, batch.y), outputs)
     if device.summary is None:
         raise RunError("the run ended without a summary")
     return device.summary
@@ -119,7 +120,7 @@ def join(
     try:
         run_dir = _run_folder(settings, out, fabric, resume=resume)
         torch.manual_seed(derive_seed(settings.seed, "torch", fabric.rank))
-        network = _whole(model or build.build_network(settings, dataset)).to(place)
+        network = _whole(build.build_network(settings, dataset, model)).to(place)
         store = CheckpointStore(run_dir, fabric.rank, settings.checkpoint.keep)
         checkpoint = _newest(store, fabric) if resume else None
         fabric.broadcast(list(network.state_dict().values()), "initial model")
@@ -220,7 +221,7 @@ def _tools(
         versions={"scadles": __version__, "torch": torch.__version__, "python": platform.python_version()},
     )
     return Tools(
-        Evaluator(dataset.prepare(x), y, loss, settings.evaluation.batch_size, fabric),
+        Evaluator(dataset.prepare(x), y, dataset.classes, loss, settings.evaluation.batch_size, fabric),
         store,
         EventLog(events_path(run_dir, fabric.rank), header, append=resume),
         Progress(

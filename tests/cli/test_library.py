@@ -114,6 +114,19 @@ def test_train_and_a_loop_of_ones_own_come_to_the_same(two_devices):
     assert whole["final_accuracy"] == own["final_accuracy"] > 0.8
 
 
+def test_accuracy_on_a_devices_own_stream_is_of_the_model_before_it_was_trained_on_that(two_devices):
+    folder, [(whole, own, _), _] = two_devices
+    for device, row in enumerate(whole["per_device"]):
+        steps = RunFolder(folder / "whole").steps(device)
+        right = [step.correct for step in steps]
+        assert row["online_accuracy"] == sum(right) / (16 * len(right))
+        assert sum(right[:3]) < sum(right[-3:])
+    assert 0.25 < whole["online_accuracy"] < whole["final_accuracy"]
+    # a loop of one's own that keeps the outputs to itself is not counted
+    assert own["online_accuracy"] is None
+    assert {step.correct for step in RunFolder(folder / "own").steps(0)} == {None}
+
+
 def test_a_gradient_that_is_not_finite_is_left_out(two_devices):
     folder, [(_, _, early), _] = two_devices
     run = RunFolder(folder / "early")
@@ -182,6 +195,16 @@ def test_a_loss_that_is_not_one_number(alone):
             device.step(cross_entropy(device.model(batch.x), batch.y, reduction="none"))
 
     with pytest.raises(RunError, match=r"mean over the batch, one number; it has shape \(8,\)"):
+        in_run(alone(), careless)
+
+
+def test_outputs_of_another_batch(alone):
+    def careless(device):
+        for batch in device.batches():
+            outputs = device.model(batch.x)
+            device.step(cross_entropy(outputs, batch.y), outputs[:5])
+
+    with pytest.raises(RunError, match=r"the outputs must be \[8, classes\], as the batch; their shape is \[5, 4\]"):
         in_run(alone(), careless)
 
 

@@ -66,6 +66,8 @@ class Step(Event):
         held: samples in the buffer after the batch was taken.
         lag: samples left at the source; None where the source cannot tell.
         dropped: samples dropped so far.
+        correct: right answers of the model before this step on the samples of this device's own stream that it was
+            then trained on; None where nobody counted, or there were none.
     """
 
     kind: ClassVar[str] = "step"
@@ -84,16 +86,22 @@ class Step(Event):
     held: int
     lag: int | None
     dropped: int
+    correct: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(Event):
-    """Accuracy of the common model on the test set, all devices together."""
+    """Accuracy of the common model on the test set, all devices together.
+
+    Attributes:
+        per_label: the same on each label's samples; None where there are none.
+    """
 
     kind: ClassVar[str] = "evaluation"
     accuracy: float
     loss: float
     samples_trained: int
+    per_label: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

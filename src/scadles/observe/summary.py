@@ -38,6 +38,8 @@ class DeviceSummary(_Frozen):
 
     Attributes:
         slowest_steps: steps in which everybody waited for this device.
+        online_accuracy: share of the samples of its own stream to which the model gave the right answer before it was
+            trained on them (test, then train); None where nobody counted.
     """
 
     device: int
@@ -48,6 +50,7 @@ class DeviceSummary(_Frozen):
     bytes_sent: int
     slowest_steps: int
     non_finite_steps: int
+    online_accuracy: float | None = None
 
 
 class Compressed(_Frozen):
@@ -100,6 +103,8 @@ class Summary(_Frozen):
         lr_scale_mean: mean factor that batch scaling applied to the learning rate.
         model_sha256: fingerprint of the model, equal on all devices.
         ended_by: ``target``, ``steps``, ``duration``, ``stopped``, or ``deserted`` when all devices are off for good.
+        per_label: accuracy on each label of the test set at the last test; None where there are no samples of it.
+        online_accuracy: the same as in ``per_device`` over the samples of all devices.
         per_device: of all devices, or of those that a large simulated cluster records.
         compressed: of a run with compression only.
         simulated: of a simulated run only.
@@ -131,6 +136,8 @@ class Summary(_Frozen):
     lr_scale_mean: float
     model_sha256: str
     ended_by: str
+    per_label: tuple[float | None, ...] = ()
+    online_accuracy: float | None = None
     per_device: tuple[DeviceSummary, ...]
     compressed: Compressed | None = None
     simulated: Simulated | None = None

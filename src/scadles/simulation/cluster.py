@@ -27,6 +27,7 @@ class StepDone:
         reports: of all devices.
         members: the devices that took part, ascending.
         present: which these are, bool ``[N]``.
+        correct: right answers of each on what it took, int64 ``[N]``.
         synced_s: when the mean gradient was there: now.
         duration_s: how long it took, in stream seconds.
         bytes_sent: what left all devices in its exchange.
@@ -36,6 +37,7 @@ class StepDone:
     reports: Reports
     members: Sequence[Device]
     present: np.ndarray
+    correct: np.ndarray
     synced_s: float
     duration_s: float
     bytes_sent: int
@@ -75,6 +77,7 @@ class Cluster:
         self._members: list[Device] = []
         self._was_on = np.ones(len(devices), dtype=bool)
         self._present = np.ones(len(devices), dtype=bool)
+        self._correct = np.zeros(len(devices), dtype=np.int64)
         self._awaited = 0
         self._step_began_s = 0.0
 
@@ -156,7 +159,9 @@ class Cluster:
         cost = self._charge.exchange(self._present, learner.step_number, now_s)
         ended_s = now_s + cost.seconds
         duration_s = ended_s - self._step_began_s
-        done = StepDone(outcome, reports, self._members, self._present, ended_s, duration_s, cost.bytes_sent)
+        done = StepDone(
+            outcome, reports, self._members, self._present, self._correct, ended_s, duration_s, cost.bytes_sent
+        )
         self._agenda.at(ended_s, self._end_step, done)
 
     def _reports(self) -> np.ndarray:
@@ -173,7 +178,9 @@ class Cluster:
             taken = [device.taken for device in able]
             columns["batch"][numbers] = [len(chunk) for chunk in taken]
             self._learner.model.train()
-            columns["weight"][numbers], columns["loss"][numbers] = self._gradients.add_up(numbers, taken)
+            shares = self._gradients.add_up(numbers, taken)
+            columns["weight"][numbers], columns["loss"][numbers] = shares.weights, shares.losses
+            self._correct[numbers] = shares.correct
         return reports
 
     def _let_others_miss(self) -> None:

@@ -22,6 +22,7 @@ from scadles.buffer import Chunk
 from scadles.data import Dataset, Partition
 from scadles.learner import Learner
 from scadles.records import Records
+from scadles.training.evaluation import right_answers
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -36,10 +37,12 @@ class Shares(NamedTuple):
     Attributes:
         weights: of their gradients, 0 where one was not finite, float64 ``[n]``.
         losses: mean over each one's batch, 0 where that is not finite, float64 ``[n]``.
+        correct: right answers on each one's batch before it was trained on, int64 ``[n]``.
     """
 
     weights: np.ndarray
     losses: np.ndarray
+    correct: np.ndarray
 
     @staticmethod
     def concatenate(parts: Sequence[Shares]) -> Shares:
@@ -111,7 +114,8 @@ class NoGradients(Gradients):
 
     def add_up(self, numbers: Sequence[int], taken: Sequence[Chunk]) -> Shares:
         losses = np.zeros(len(taken))
-        return Shares(self._learner.weights(np.array([len(chunk) for chunk in taken]), losses), losses)
+        weights = self._learner.weights(np.array([len(chunk) for chunk in taken]), losses)
+        return Shares(weights, losses, np.zeros(len(taken), dtype=np.int64))
 
 
 class FusedGradients(Gradients):
@@ -144,11 +148,13 @@ class FusedGradients(Gradients):
     def _add_chunk(self, numbers: Sequence[int], taken: Sequence[Chunk], counts: np.ndarray) -> Shares | None:
         """Add the gradients of some devices; return None where a loss is not finite."""
         x, y = self._lookup(numbers, taken)
-        losses = cross_entropy(self._learner.model(x), y, reduction="none")
-        sums = np.add.reduceat(losses.detach().cpu().double().numpy(), np.cumsum(counts) - counts)
+        outputs, begins = self._learner.model(x), np.cumsum(counts) - counts
+        losses = cross_entropy(outputs, y, reduction="none")
+        sums = np.add.reduceat(losses.detach().cpu().double().numpy(), begins)
         if not np.isfinite(sums).all():
             return None
-        shares = Shares(self._learner.weights(counts, sums), sums / counts)
+        correct = np.add.reduceat(right_answers(outputs, y).cpu().numpy(), begins, dtype=np.int64)
+        shares = Shares(self._learner.weights(counts, sums), sums / counts, correct)
         if self._learner.mean == "plain":
             losses = losses * torch.from_numpy(np.repeat(shares.weights / counts, counts)).to(losses)
         losses.sum().backward()  # type: ignore[no-untyped-call]

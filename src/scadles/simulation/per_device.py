@@ -17,6 +17,7 @@ from scadles.learner import Learner
 from scadles.reduction import FleetExchange
 from scadles.simulation.gradients import Gradients, Lookup, LossFunction, Shares
 from scadles.simulation.statistics import FleetStatistics
+from scadles.training.evaluation import right_answers
 
 # Larger networks keep a core busy by themselves: batching them saves little and takes memory for every device.
 _SMALL_NETWORK = 300_000
@@ -46,11 +47,12 @@ class LoopedGradients(Gradients):
         found = [self._add(number, chunk) for number, chunk in zip(numbers, taken, strict=True)]
         return Shares(*(np.array(column) for column in zip(*found, strict=True)))
 
-    def _add(self, number: int, taken: Chunk) -> tuple[float, float]:
-        """Add one device's gradient; return its weight and loss."""
+    def _add(self, number: int, taken: Chunk) -> tuple[float, float, int]:
+        """Add one device's gradient; return its weight, loss and right answers."""
         x, y = self._lookup([number], [taken])
         self._statistics.load(number)
-        loss = self._loss(self._learner.model(x), y)
+        outputs = self._learner.model(x)
+        loss = self._loss(outputs, y)
         value = float(loss.detach())
         weight = float(self._learner.weights(np.array(len(taken)), np.array(value)))
         parameters = self._learner.exchange.parameters
@@ -61,8 +63,8 @@ class LoopedGradients(Gradients):
                     if grad is not None and parameter.grad is not None:
                         parameter.grad.add_(grad)
                 self._statistics.keep(number, len(taken))
-                return weight, value
-        return 0.0, 0.0
+                return weight, value, int(right_answers(outputs, y).sum())
+        return 0.0, 0.0, 0
 
 
 class SeparateGradients(Gradients):
@@ -108,7 +110,7 @@ class BatchedGradients(Gradients):
         self._parameters = {name: p.detach() for name, p in self._trained.items()}
         size = sum(p.numel() for p in self._parameters.values())
         self._at_once = max(1, min(_MOST_AT_ONCE, _BATCHED_VALUES // size))
-        self._gradient = vmap(grad_and_value(self._loss), in_dims=(None, 0, 0, 0), randomness="different")
+        self._gradient = vmap(grad_and_value(self._loss, has_aux=True), in_dims=(None, 0, 0, 0), randomness="different")
 
     @staticmethod
     def suits(learner: Learner) -> bool:
@@ -120,22 +122,24 @@ class BatchedGradients(Gradients):
         return not convolves and sum(p.numel() for p in learner.exchange.parameters) <= _SMALL_NETWORK
 
     def add_up(self, numbers: Sequence[int], taken: Sequence[Chunk]) -> Shares:
-        shares = Shares(np.zeros(len(numbers)), np.zeros(len(numbers)))
+        shares = Shares(np.zeros(len(numbers)), np.zeros(len(numbers)), np.zeros(len(numbers), dtype=np.int64))
         order = sorted(range(len(taken)), key=lambda place: len(taken[place]))  # alike in size: little to fill up
         for start in range(0, len(order), self._at_once):
             places = order[start : start + self._at_once]
             found = self._add_together([numbers[i] for i in places], [taken[i] for i in places])
-            shares.weights[places], shares.losses[places] = found
+            for column, values in zip(shares, found, strict=True):
+                column[places] = values
         return shares
 
-    def _loss(self, parameters: Any, x: Tensor, y: Tensor, factors: Tensor) -> Tensor:
-        losses = cross_entropy(functional_call(self._learner.model, parameters, (x,)), y, reduction="none")
-        return (losses * factors).sum()
+    def _loss(self, parameters: Any, x: Tensor, y: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = functional_call(self._learner.model, parameters, (x,))
+        losses = cross_entropy(outputs, y, reduction="none")
+        return (losses * factors).sum(), (right_answers(outputs, y) & (factors > 0)).sum()
 
     def _add_together(self, numbers: Sequence[int], taken: Sequence[Chunk]) -> Shares:
         counts = np.array([len(chunk) for chunk in taken])
         x, y, factors = _filled_up(counts, *self._lookup(numbers, taken))
-        gradients, losses = self._gradient(self._parameters, x, y, factors)
+        gradients, (losses, correct) = self._gradient(self._parameters, x, y, factors)
         sums = sum(gradient.flatten(1).sum(dim=1) for gradient in gradients.values()) + losses
         if not bool(torch.isfinite(sums).all()):
             return self._one_by_one.add_up(numbers, taken)
@@ -146,7 +150,7 @@ class BatchedGradients(Gradients):
             total = self._trained[name].grad
             if total is not None:
                 total.view(-1).add_(scales @ gradient.flatten(1))
-        return Shares(weights, values)
+        return Shares(weights, values, correct.cpu().numpy())
 
 
 def _filled_up(counts: np.ndarray, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,6 +14,7 @@ from scadles._version import __version__
 from scadles.config import RunConfig
 from scadles.device import Device
 from scadles.learner import Learner
+from scadles.models import Nothing
 from scadles.observe import (
     DeviceSummary,
     Evaluation,
@@ -29,6 +30,7 @@ from scadles.observe import (
     events_path,
 )
 from scadles.simulation.cluster import StepDone
+from scadles.training.evaluation import Score
 
 
 class Record:
@@ -53,6 +55,8 @@ class Record:
         self._progress = progress
         self._seconds = np.zeros((3, len(devices)))
         self._slowest_steps = np.zeros(len(devices), dtype=np.int64)
+        self._judged, self._correct = np.zeros((2, len(devices)), dtype=np.int64)
+        self._learns = not isinstance(learner.model, Nothing)
         self._bytes_sent = 0
         shown = np.linspace(0, len(devices) - 1, min(config.simulation.recorded_devices, len(devices)))
         self.shown = tuple(shown.round().astype(int).tolist())
@@ -76,6 +80,10 @@ class Record:
         self._seconds[:, done.present] += waited_s, computed_s, done.duration_s - waited_s - computed_s
         self._slowest_steps[done.outcome.slowest] += 1
         self._bytes_sent += done.bytes_sent
+        if self._learns:
+            trained = done.reports.weight > 0
+            self._judged[trained] += done.reports.batch[trained].astype(np.int64)
+            self._correct[trained] += done.correct[trained]
         present = [number for number in self.shown if done.present[number]]
         for number in present:
             self._describe(done, self._devices[number], first=number == present[0])
@@ -91,6 +99,7 @@ class Record:
         each, rest = divmod(self._bytes_sent, len(self._devices))
         for device in self._devices:
             wait_s, compute_s, sync_s = self._seconds[:, device.number].tolist()
+            judged, correct = int(self._judged[device.number]), int(self._correct[device.number])
             yield DeviceSummary(
                 device=device.number,
                 rate_hz=device.intake.rate_hz,
@@ -100,6 +109,7 @@ class Record:
                 bytes_sent=each + (rest if device.number == 0 else 0),
                 slowest_steps=int(self._slowest_steps[device.number]),
                 non_finite_steps=device.non_finite_steps,
+                online_accuracy=correct / judged if judged else None,
             )
 
     def finished(self, reason: str, model_sha256: str, time_s: float) -> None:
@@ -110,14 +120,17 @@ class Record:
             time_s,
         )
 
-    def evaluated(self, accuracy: float, loss: float, time_s: float) -> None:
+    def evaluated(self, score: Score) -> None:
         """Write down a test of the common model."""
-        samples = self._learner.samples_seen
-        self.all(Evaluation, lambda _: {"accuracy": accuracy, "loss": loss, "samples_trained": samples}, time_s)
+        found = {"accuracy": score.accuracy, "loss": score.loss, "per_label": score.per_label}
+        found["samples_trained"] = self._learner.samples_seen
+        self.all(Evaluation, lambda _: found, score.latest_s)
 
     def _describe(self, done: StepDone, device: Device, *, first: bool) -> None:
         number = device.number
-        step = device.describe(done.outcome, done.synced_s, trained=bool(done.reports.weight[number]))
+        trained = bool(done.reports.weight[number])
+        correct = int(done.correct[number]) if self._learns else None
+        step = device.describe(done.outcome, done.synced_s, trained=trained, correct=correct)
         self._write(number, step, show=first)
         if device.non_finite_steps > self._non_finite[number]:
             self._non_finite[number] = device.non_finite_steps

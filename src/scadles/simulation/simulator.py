@@ -25,7 +25,7 @@ from scadles.simulation.costs import Costs
 from scadles.simulation.gradients import Lookup, LossFunction
 from scadles.simulation.record import Record
 from scadles.simulation.statistics import FleetStatistics
-from scadles.training.evaluation import Evaluator
+from scadles.training.evaluation import Evaluator, Score
 from scadles.training.fingerprint import fingerprint
 from scadles.training.outcome import Ending, compose
 from scadles.training.schedule import Schedule
@@ -111,20 +111,20 @@ class Simulator:
         self._evaluated_at = self._learner.step_number
         now_s = self._cluster.now_s
         self._share_statistics()
-        correct, count, loss = self._test().tolist()
-        self._tally.evaluated(correct / count, now_s, self._config.target_accuracy)
-        self._record.evaluated(correct / count, loss / count, now_s)
+        score = Score.of(self._test(), now_s)
+        self._tally.evaluated(score.accuracy, now_s, self._config.target_accuracy, score.per_label)
+        self._record.evaluated(score)
         self._schedule.evaluated(self._learner)
 
     def _test(self) -> Tensor:
-        """Return the sums of correct answers, samples and losses over the test set."""
+        """Return the sums over the test set that a score is made of."""
         if not (self._statistics and self._config.aggregation.batchnorm == "local"):
             return self._tests[0].count(self._learner.model)
-        sums = torch.zeros(3, dtype=torch.float64)
+        sums = []
         for device, test in enumerate(self._tests):  # each device tests the model that it would use
             self._statistics.load(device)
-            sums += test.count(self._learner.model)
-        return sums
+            sums.append(test.count(self._learner.model))
+        return torch.stack(sums).sum(dim=0)
 
     def _share_statistics(self) -> None:
         if self._config.aggregation.batchnorm == "aggregate":
@@ -169,8 +169,9 @@ def _tests(config: RunConfig, dataset: Dataset, loss: LossFunction) -> list[Eval
     x, y = dataset.test()
     x = dataset.prepare(x)
     parts = config.devices if config.aggregation.batchnorm == "local" else 1
+    alone = LocalFabric.create(1)[0]
     return [
-        Evaluator(x[part::parts], y[part::parts], loss, config.evaluation.batch_size, LocalFabric.create(1)[0])
+        Evaluator(x[part::parts], y[part::parts], dataset.classes, loss, config.evaluation.batch_size, alone)
         for part in range(parts)
     ]
 

@@ -13,17 +13,31 @@ from scadles.fabric import Fabric
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 
+def right_answers(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Return which of ``outputs`` ``[..., classes]`` are largest at their label, bool ``[...]``, without a graph."""
+    return outputs.detach().argmax(dim=-1) == labels
+
+
 @dataclass(frozen=True)
 class Score:
     """Outcome of one evaluation over the whole test set.
 
     Attributes:
+        per_label: accuracy on each label's samples, to four digits; None where there are none.
         latest_s: the latest stream time that a device had when it came to the test.
     """
 
     accuracy: float
     loss: float
+    per_label: tuple[float | None, ...]
     latest_s: float
+
+    @classmethod
+    def of(cls, sums: Tensor, latest_s: float) -> Score:
+        """Return the score that :meth:`Evaluator.count` came to, summed over everybody."""
+        right, counts = (half.tolist() for half in sums[1:].chunk(2))
+        per_label = tuple(round(r / n, 4) if n else None for r, n in zip(right, counts, strict=True))
+        return cls(sum(right) / sum(counts), float(sums[0]) / sum(counts), per_label, latest_s)
 
 
 class Evaluator:
@@ -31,14 +45,16 @@ class Evaluator:
 
     Args:
         x: all test samples, prepared, float ``[n, *shape]``; this device keeps every N-th.
-        y: their labels ``[n]``.
+        y: their labels ``[n]``, below ``classes``.
+        classes: how many labels there are.
         loss: mean loss of (outputs, labels).
         batch_size: samples per forward pass.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, loss: LossFunction, batch_size: int, fabric: Fabric) -> None:
+    def __init__(self, x: Tensor, y: Tensor, classes: int, loss: LossFunction, batch_size: int, fabric: Fabric) -> None:
         self._x = x[fabric.rank :: fabric.size]
         self._y = y[fabric.rank :: fabric.size]
+        self._classes = classes
         self._loss = loss
         self._batch_size = batch_size
         self._fabric = fabric
@@ -53,22 +69,24 @@ class Evaluator:
         """
         sums = self.count(model)
         everybody = self._fabric.gather(torch.cat([sums, sums.new_tensor([now_s])]), phase)
-        correct_sum, count, loss_sum = everybody[:, :3].sum(dim=0).tolist()
-        return Score(accuracy=correct_sum / count, loss=loss_sum / count, latest_s=float(everybody[:, 3].max()))
+        return Score.of(everybody[:, :-1].sum(dim=0), latest_s=float(everybody[:, -1].max()))
 
     def count(self, model: nn.Module) -> Tensor:
-        """Return this device's sums of correct answers, samples and losses, float64 ``[3]``; modes are kept."""
+        """Return this device's sum of losses, right answers of each label and samples of each; modes are kept.
+
+        The result is float64 ``[1 + 2 * classes]``.
+        """
         were_training = [(part, part.training) for part in model.modules()]
         model.eval()
-        sums = torch.zeros(3, dtype=torch.float64)
+        sums = torch.zeros(1 + 2 * self._classes, dtype=torch.float64)
         place = next(model.parameters()).device
         with torch.no_grad():
             for start in range(0, len(self._y), self._batch_size):
                 rows = slice(start, start + self._batch_size)
                 outputs, labels = model(self._x[rows].to(place)), self._y[rows].to(place)
-                correct = int((outputs.argmax(dim=1) == labels).sum())
-                loss = float(self._loss(outputs, labels))
-                sums += torch.tensor([correct, len(labels), loss * len(labels)], dtype=torch.float64)
+                right = labels[right_answers(outputs, labels)]
+                sums[0] += float(self._loss(outputs, labels)) * len(labels)
+                sums[1:] += torch.cat([torch.bincount(some.cpu(), minlength=self._classes) for some in (right, labels)])
         for part, was_training in were_training:
             part.training = was_training
         return sums

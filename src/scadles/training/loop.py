@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
 from scadles.clock import timestamp, wall_seconds
@@ -32,7 +33,7 @@ from scadles.observe import (
     plot_run,
 )
 from scadles.training.checkpoint import Checkpoint, CheckpointStore, kept_back, pack, unpack
-from scadles.training.evaluation import Evaluator
+from scadles.training.evaluation import Evaluator, right_answers
 from scadles.training.fingerprint import agree, fingerprint
 from scadles.training.outcome import summarise, write_outcome
 from scadles.training.schedule import Schedule
@@ -97,6 +98,7 @@ class LiveDevice:
         self._leaving = ExitStack()
         self._ended_by: str | None = None
         self._owes_step = False
+        self._labels = torch.empty(0, dtype=torch.int64)
         self._evaluated_at = -1
         self._schedule = Schedule(config)
         self._started_wall_s = wall_seconds()
@@ -145,12 +147,18 @@ class LiveDevice:
             batch = self._device.gather(lambda: self._stop.wanted, self._show_wait)
             if len(batch):
                 self._owes_step = True
+                self._labels = batch.y
                 yield batch
             else:
                 self._complete(None)
 
-    def step(self, loss: Tensor) -> Step:
+    def step(self, loss: Tensor, outputs: Tensor | None = None) -> Step:
         """Take part in one global step with the mean loss over the last batch.
+
+        Args:
+            loss: one number, with its graph.
+            outputs: what the model answered to the batch, ``[b, classes]``; from these comes the accuracy on this
+                device's own stream (test, then train), which is not known without.
 
         Raises:
             RunError: there is no batch that this loss could belong to.
@@ -159,7 +167,15 @@ class LiveDevice:
         if not self._owes_step:
             raise RunError("step() without a batch: call it once for each batch that batches() yields")
         self._owes_step = False
-        return self._complete(loss)
+        return self._complete(loss, None if outputs is None else self._count_right(outputs))
+
+    def _count_right(self, outputs: Tensor) -> int:
+        own, labels = len(self._device.taken), self._labels
+        if outputs.dim() != 2 or len(outputs) != len(labels):
+            raise RunError(
+                f"the outputs must be [{len(labels)}, classes], as the batch; their shape is {list(outputs.shape)}"
+            )
+        return int(right_answers(outputs[:own], labels[:own]).sum())
 
     def _start(self) -> None:
         if self._checkpoint_to_load is not None:
@@ -186,11 +202,11 @@ class LiveDevice:
         self._tools.checkpoints.discard_after(self._learner.step_number)
         self._ended_by = self._schedule.reason_to_end(self._learner, self.tally)
 
-    def _complete(self, loss: Tensor | None) -> Step:
+    def _complete(self, loss: Tensor | None, correct: int | None = None) -> Step:
         device = self._device
         self._tools.progress.waiting("exchanging gradients")
         bad_before, size = device.non_finite_steps, len(device.taken)
-        event, asked_to_stop = device.step(loss, stop=self._stop.wanted)
+        event, asked_to_stop = device.step(loss, stop=self._stop.wanted, correct=correct)
         self._record(event)
         self.tally.add(event, self.rank)
         if device.non_finite_steps > bad_before:
@@ -236,8 +252,14 @@ class LiveDevice:
         self._share_statistics()
         phase = f"test after step {self._learner.step_number}"
         score = self._tools.evaluator.score(self.model, phase, self.clock_now_s)
-        self.tally.evaluated(score.accuracy, self.clock_now_s, self.config.target_accuracy)
-        self._emit(Evaluation, accuracy=score.accuracy, loss=score.loss, samples_trained=self._learner.samples_seen)
+        self.tally.evaluated(score.accuracy, self.clock_now_s, self.config.target_accuracy, score.per_label)
+        self._emit(
+            Evaluation,
+            accuracy=score.accuracy,
+            loss=score.loss,
+            samples_trained=self._learner.samples_seen,
+            per_label=score.per_label,
+        )
         self._schedule.evaluated(self._learner)
         if stream_waits:
             device.clock.start(score.latest_s)  # who came to the test sooner stood still for longer

@@ -87,6 +87,7 @@ def compose(
     samples = dict.fromkeys(Samples.model_fields, 0)
     seconds = dict.fromkeys(Seconds.model_fields, 0.0)
     kept, devices, fullest, bytes_sent = [], 0, 0, 0
+    judged, correct = 0, 0.0
     for row in rows:
         devices += 1
         for name in samples:
@@ -95,6 +96,9 @@ def compose(
             seconds[name] += getattr(row.seconds, name)
         fullest = max(fullest, row.buffer_max_samples)
         bytes_sent += row.bytes_sent
+        if row.online_accuracy is not None:
+            judged += row.samples.trained
+            correct += row.samples.trained * row.online_accuracy
         if row.device in shown:
             kept.append(row)
     return Summary(
@@ -121,6 +125,8 @@ def compose(
         model_sha256=ending.model_sha256,
         ended_by=ending.reason,
         per_device=tuple(kept),
+        per_label=tuple(tally.per_label),
+        online_accuracy=correct / judged if judged else None,
         compressed=_compressed(config, learner),
         simulated=ending.simulated,
     )
@@ -169,6 +175,7 @@ def _gather(device: ConnectedDevice, tally: Tally) -> list[dict[str, float]]:
         "buffer_max_samples": max(tally.max_waiting, device.intake.max_waiting),
         "slowest_steps": tally.slowest_steps,
         "non_finite_steps": device.non_finite_steps,
+        "online_accuracy": tally.correct / tally.judged if tally.judged else math.nan,
         "bytes_sent": tally.bytes_sent + device.fabric.bytes_sent(),
         "time_s": device.clock.now(),
         "time_to_target_s": math.nan if tally.time_to_target_s is None else tally.time_to_target_s,
@@ -185,5 +192,6 @@ def _of_device(number: int, figures: dict[str, float]) -> DeviceSummary:
         rate_hz=figures["rate_hz"],
         samples=Samples(**counts),
         seconds=Seconds(**{name: figures[name] for name in Seconds.model_fields}),
+        online_accuracy=None if math.isnan(figures["online_accuracy"]) else figures["online_accuracy"],
         **{name: int(figures[name]) for name in rest},
     )

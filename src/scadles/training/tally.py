@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,7 +19,9 @@ class Tally:
         slowest_steps: steps in which everybody waited for this device.
         max_waiting: the most samples held or waiting at the source.
         bytes_sent, collectives: of earlier attempts; the fabric counts the present one.
-        best_accuracy, final_accuracy, time_to_target_s: from evaluations.
+        judged, correct: samples of the device's own stream on which an answer was asked before they were trained on,
+            and right answers among them.
+        best_accuracy, final_accuracy, time_to_target_s, per_label: from evaluations.
     """
 
     steps: int = 0
@@ -30,9 +33,12 @@ class Tally:
     max_waiting: int = 0
     bytes_sent: int = 0
     collectives: int = 0
+    judged: int = 0
+    correct: int = 0
     best_accuracy: float | None = None
     final_accuracy: float | None = None
     time_to_target_s: float | None = None
+    per_label: Sequence[float | None] = ()
 
     def add(self, step: Step, device: int) -> None:
         """Count one step of ``device``."""
@@ -42,10 +48,16 @@ class Tally:
         self.sync_s += step.sync_s
         self.lr_scale += step.lr_scale
         self.slowest_steps += step.slowest == device
+        if step.correct is not None:
+            self.judged += step.batch
+            self.correct += step.correct
 
-    def evaluated(self, accuracy: float, time_s: float, target: float | None) -> None:
+    def evaluated(
+        self, accuracy: float, time_s: float, target: float | None, per_label: Sequence[float | None] = ()
+    ) -> None:
         """Take note of an evaluation."""
         self.final_accuracy = accuracy
+        self.per_label = per_label
         self.best_accuracy = max(accuracy, self.best_accuracy or 0.0)
         if target is not None and accuracy >= target and self.time_to_target_s is None:
             self.time_to_target_s = time_s

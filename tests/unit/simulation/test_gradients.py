@@ -55,17 +55,19 @@ def summed(learner, gradients, taken, numbers=None):
 
 
 def reference(learner, lookup, taken, mean):
-    """Sum of weight times each device's gradient, by plain autograd; and each mean loss."""
-    total, losses = 0.0, []
+    """Sum of weight times each device's gradient, by plain autograd; each mean loss and each one's right answers."""
+    total, losses, correct = 0.0, [], []
     for number, chunk in enumerate(taken):
         model = copy.deepcopy(learner.model)
         x, y = lookup([number], [chunk])
-        loss = cross_entropy(model(x), y)
+        outputs = model(x)
+        loss = cross_entropy(outputs, y)
         loss.backward()
+        correct.append(int((outputs.argmax(dim=1) == y).sum()))
         weight = len(chunk) if mean == "weighted" else 1.0
         total = total + weight * torch.cat([p.grad.flatten() for p in model.parameters()])
         losses.append(loss.item())
-    return total, losses
+    return total, losses, correct
 
 
 @pytest.mark.parametrize("mean", ["weighted", "plain"])
@@ -77,9 +79,10 @@ def test_every_way_gives_the_sum_of_the_devices_gradients(learner_of, lookup_of,
     lookup, taken = lookup_of(learner, len(sizes)), take(sizes)
     gradients = make(kind, learner, lookup, len(sizes))
     found, shares = summed(learner, gradients, taken)
-    expected, losses = reference(learner, lookup, taken, mean)
+    expected, losses, correct = reference(learner, lookup, taken, mean)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(shares.losses, losses, rtol=1e-10)
+    assert shares.correct.tolist() == correct
     assert shares.weights.tolist() == (sizes if mean == "weighted" else [1.0] * len(sizes))
 
 

@@ -31,11 +31,16 @@ def test_all_devices_together_see_the_whole_test_set_once(in_threads, samples, d
         outputs = make_model().eval()(x)
 
     def work(fabric):
-        return Evaluator(x, y, cross_entropy, batch_size, fabric).score(make_model(), "test")
+        return Evaluator(x, y, 4, cross_entropy, batch_size, fabric).score(make_model(), "test")
 
     scores = in_threads(devices, work)
     assert len(set(scores)) == 1
     assert scores[0].accuracy == int((outputs.argmax(dim=1) == y).sum()) / samples
+    assert len(scores[0].per_label) == 4
+    for label, accuracy in enumerate(scores[0].per_label):
+        mine = y == label
+        right = (outputs.argmax(dim=1) == y)[mine].double()
+        assert accuracy == (round(float(right.mean()), 4) if mine.any() else None)
     assert scores[0].loss == pytest.approx(float(cross_entropy(outputs, y)), rel=1e-12)
 
 
@@ -44,7 +49,7 @@ def test_a_test_changes_nothing(training):
     x, y = make_test_set(20)
     model = make_model().train(training)
     before = {name: t.clone() for name, t in model.state_dict().items()}
-    Evaluator(x, y, cross_entropy, 7, LocalFabric.create(1)[0]).score(model, "test")
+    Evaluator(x, y, 4, cross_entropy, 7, LocalFabric.create(1)[0]).score(model, "test")
     assert all(torch.equal(model.state_dict()[name], before[name]) for name in before)
     assert model.training is training
     assert all(p.grad is None for p in model.parameters())
@@ -54,5 +59,5 @@ def test_parts_that_are_frozen_stay_frozen():
     x, y = make_test_set(20)
     model = make_model().train()
     model[1].eval()
-    Evaluator(x, y, cross_entropy, 7, LocalFabric.create(1)[0]).score(model, "test")
+    Evaluator(x, y, 4, cross_entropy, 7, LocalFabric.create(1)[0]).score(model, "test")
     assert [part.training for part in model] == [True, False, True, True]

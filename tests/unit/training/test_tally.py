@@ -2,7 +2,7 @@ from scadles.observe.events import Step
 from scadles.training.tally import Tally
 
 
-def make_step(number, slowest):
+def make_step(number, slowest, correct=None):
     return Step(
         step=number,
         time_s=float(number),
@@ -21,6 +21,7 @@ def make_step(number, slowest):
         held=0,
         lag=0,
         dropped=0,
+        correct=correct,
     )
 
 
@@ -30,6 +31,13 @@ def test_steps_add_up():
         tally.add(make_step(number, slowest), device=1)
     assert (tally.steps, tally.wait_s, tally.compute_s, tally.sync_s) == (4, 2.0, 1.0, 0.5)
     assert (tally.lr_scale, tally.slowest_steps) == (3.0, 3)
+
+
+def test_right_answers_count_where_somebody_counted():
+    tally = Tally()
+    for number, correct in enumerate([5, None, 0, 7]):
+        tally.add(make_step(number, slowest=0, correct=correct), device=0)
+    assert (tally.correct, tally.judged) == (12, 24)
 
 
 def test_the_first_time_above_the_target_counts():
@@ -49,5 +57,5 @@ def test_without_a_target_none_is_reached():
 def test_a_tally_survives_as_a_dict():
     tally = Tally(max_waiting=9, bytes_sent=100, collectives=3)
     tally.add(make_step(1, 0), device=0)
-    tally.evaluated(0.5, 1.0, 0.4)
+    tally.evaluated(0.5, 1.0, 0.4, [0.25, None, 0.75])
     assert Tally(**tally.as_dict()) == tally
