@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from scadles.fabric import Fabric, LocalFabric
     from scadles.hooks import HookState, ddp_hook
+    from scadles.models import convert_batchnorm
     from scadles.observe import Summary
     from scadles.run import join, train
     from scadles.simulation import simulate
@@ -58,6 +59,7 @@ _HOMES = {
     "Summary": "scadles.observe",
     "VirtualClock": "scadles.clock",
     "WallClock": "scadles.clock",
+    "convert_batchnorm": "scadles.models",
     "ddp_hook": "scadles.hooks",
     "join": "scadles.run",
     "load_config": "scadles.config",
@@ -91,6 +93,7 @@ __all__ = [
     "VirtualClock",
     "WallClock",
     "__version__",
+    "convert_batchnorm",
     "ddp_hook",
     "join",
     "load_config",

@@ -23,7 +23,7 @@ from scadles.errors import ConfigError
 from scadles.fabric import Fabric, LocalFabric, TorchFabric
 from scadles.intake import Intake
 from scadles.learner import Learner
-from scadles.models import build_model
+from scadles.models import build_model, convert_batchnorm
 from scadles.records import Records
 from scadles.streams import Inspector, RateMeter, Samples, Source, draw_rates, open_source_url
 
@@ -109,9 +109,10 @@ def build_learner(
     return Learner(model, optimizer, rate, exchange, dataset.prepare, mean=config.aggregation.mean)
 
 
-def build_network(config: RunConfig, dataset: Dataset) -> nn.Module:
-    """Return the network that ``model`` names, with its initial weights."""
-    return build_model(config.model, dataset.shape, dataset.classes, config.seed)
+def build_network(config: RunConfig, dataset: Dataset, model: nn.Module | None = None) -> nn.Module:
+    """Return ``model``, or where that is None the network that the settings name, normalised as they say."""
+    network = build_model(config.model, dataset.shape, dataset.classes, config.seed) if model is None else model
+    return convert_batchnorm(network) if config.normalization == "group" else network
 
 
 def build_fabric(config: RunConfig, place: torch.device) -> Fabric:

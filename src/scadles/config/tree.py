@@ -222,7 +222,13 @@ class RunConfig(Section):
     method: Literal["scadles", "ddl"] = Field(default="scadles", description="fills in what is left open below")
     devices: int = Field(default=1, ge=1, description="how many take part; torchrun and --local set it")
     seed: int = Field(default=0, ge=0, description="of every random draw")
-    model: str = Field(default="mlp", description="mlp | cnn | none (simulate only: learns nothing) | MODULE:CALLABLE")
+    model: str = Field(
+        default="mlp",
+        description="mlp | cnn | resnet8 | torchvision:NAME | none (simulate only: learns nothing) | MODULE:CALLABLE",
+    )
+    normalization: Literal["batch", "group"] = Field(
+        default="batch", description="batch: as the model has it; group: GroupNorm in place of BatchNorm"
+    )
     target_accuracy: float | None = Field(default=None, gt=0, le=1, description="share of the test set to get right")
     stop_at_target: bool = Field(default=True, description="end when the target is reached")
     steps: int | None = Field(default=None, ge=1, description="stop after so many steps")

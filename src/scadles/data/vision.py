@@ -1,18 +1,16 @@
-"""torchvision's data sets. torchvision is imported here and nowhere else."""
+"""torchvision's data sets."""
 
 from __future__ import annotations
 
-import importlib
 from http.client import HTTPException
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
-import torch
 
 from scadles.data.dataset import ArrayDataset
-from scadles.errors import ConfigError, DataError, MissingExtraError
+from scadles.errors import ConfigError, DataError
+from scadles.vision import import_torchvision
 
 NAMES = ("CIFAR10", "CIFAR100", "FashionMNIST", "KMNIST", "MNIST", "SVHN")
 _UNREADABLE = (AssertionError, EOFError, HTTPException, KeyError, OSError, RuntimeError, TypeError, ValueError)
@@ -30,34 +28,10 @@ def load_torchvision(name: str, root: Path) -> ArrayDataset:
     """
     if name not in NAMES:
         raise ConfigError(f"data.dataset = 'torchvision:{name}': unknown data set; there are {', '.join(NAMES)}")
-    kind = getattr(_datasets(name), name)
+    kind = getattr(import_torchvision("datasets", f"the data set torchvision:{name}"), name)
     train, test = _part(name, kind, root, train=True), _part(name, kind, root, train=False)
     classes = int(max(train[1].max(), test[1].max())) + 1
     return ArrayDataset(f"torchvision:{name}", train, test, classes)
-
-
-def _datasets(name: str) -> ModuleType:
-    try:
-        return importlib.import_module("torchvision.datasets")
-    except ImportError:
-        raise MissingExtraError(f"the data set torchvision:{name}", "vision") from None
-    except RuntimeError as error:
-        if "torchvision::" not in str(error):
-            raise ConfigError(f"torchvision cannot be imported: {error}; install the build that fits torch") from None
-    _define_missing_operators()
-    return importlib.import_module("torchvision.datasets")
-
-
-def _define_missing_operators() -> None:
-    """Declare two operators of which torchvision's import describes the shapes, whether or not it could load them.
-
-    Some wheels cannot load their compiled operators beside a torch built otherwise. Data sets do not need them.
-    """
-    for operator in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, operator):
-            torch.library.define(
-                f"torchvision::{operator}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-            )
 
 
 def _part(name: str, kind: Any, root: Path, *, train: bool) -> tuple[np.ndarray, np.ndarray]:

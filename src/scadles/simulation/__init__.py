@@ -58,7 +58,7 @@ def simulate(
     if problem := occupied(run_dir, 0, resumable=False):
         raise ConfigError(problem)
     dataset = build.build_dataset(settings)
-    network = model if model is not None else build.build_network(settings, dataset)
+    network = build.build_network(settings, dataset, model)
     fresh = copy.deepcopy(network) if limit else network
     progress = Progress(
         f"{settings.method} on {settings.data.dataset}, simulated",

@@ -109,17 +109,9 @@ def test_a_broken_installation(monkeypatch, tmp_path):
     def fail(name):
         raise RuntimeError("wrong torch")
 
-    monkeypatch.setattr(vision.importlib, "import_module", fail)
+    monkeypatch.setattr("scadles.vision.importlib.import_module", fail)
     with pytest.raises(ConfigError, match="wrong torch"):
         vision.load_torchvision("MNIST", tmp_path)
-
-
-def test_missing_operators_are_defined_once(monkeypatch):
-    defined = []
-    monkeypatch.setattr(torch.library, "define", lambda name, schema: defined.append(name))
-    monkeypatch.setattr(torch.ops, "torchvision", types.SimpleNamespace(nms=1))
-    vision._define_missing_operators()
-    assert defined == ["torchvision::qnms"]
 
 
 def test_importing_the_package_imports_no_torchvision_and_no_scikit_learn():

@@ -1,4 +1,4 @@
-"""The built-in networks, small enough for a CPU, and the user's own by ``MODULE:CALLABLE``."""
+"""Which network ``model`` names."""
 
 from __future__ import annotations
 
@@ -6,66 +6,39 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Collection
-from itertools import pairwise
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from scadles.errors import ConfigError
+from scadles.errors import ConfigError, did_you_mean
+from scadles.models.built_in import Nothing, cnn, mlp, resnet8
+from scadles.models.from_torchvision import torchvision_network
 from scadles.seeding import derive_seed
 
-
-def mlp(shape: tuple[int, ...], classes: int) -> nn.Module:
-    """One hidden layer of 64."""
-    inputs = int(torch.Size(shape).numel())
-    return nn.Sequential(nn.Flatten(), nn.Linear(inputs, 64), nn.ReLU(), nn.Linear(64, classes))
-
-
-def cnn(shape: tuple[int, ...], classes: int) -> nn.Module:
-    """Three convolutions with BatchNorm, for images of at least 8 x 8."""
-    channels = [shape[0], 16, 32, 64]
-    layers: list[nn.Module] = []
-    for i, (inputs, outputs) in enumerate(pairwise(channels)):
-        layers += [
-            nn.Conv2d(inputs, outputs, 3, stride=1 if i == 0 else 2, padding=1, bias=False),
-            nn.BatchNorm2d(outputs),
-            nn.ReLU(),
-        ]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * channels[-1], classes))
-
-
-class Nothing(nn.Module):
-    """A network for a simulated cluster that learns nothing: one parameter and no outputs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.unused = nn.Parameter(torch.zeros(1))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        raise ConfigError("model = none learns nothing: it is for scadles simulate; choose mlp or cnn")
-
-
-BUILT_IN: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "cnn": cnn}
+BUILT_IN: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "cnn": cnn, "resnet8": resnet8}
 NO_MODEL = "none"
+_TORCHVISION = "torchvision"
 
 
 def build_model(spec: str, shape: tuple[int, ...], classes: int, seed: int) -> nn.Module:
     """Return a network with initial weights that depend on ``seed`` alone.
 
     Args:
-        spec: a built-in name, ``none`` (:class:`Nothing`), or ``MODULE:CALLABLE``; the callable is given ``shape`` and
-            ``classes`` where it has parameters of these names.
+        spec: a built-in name, ``none`` (:class:`Nothing`), ``torchvision:NAME``, or ``MODULE:CALLABLE``; the callable
+            is given ``shape`` and ``classes`` where it has parameters of these names.
         shape: of one sample, without the batch dimension.
         classes: outputs.
 
     Raises:
         ConfigError: an unknown name, a module that cannot be imported, or something that makes no network.
+        MissingExtraError: torchvision is not installed.
     """
     if spec == NO_MODEL:
         return Nothing()
-    make = BUILT_IN.get(spec) or _import(spec)
+    make = BUILT_IN.get(spec) or _find(spec)
     offered = {"shape": shape, "classes": classes}
     wanted = _parameters(spec, make, offered)
     with torch.random.fork_rng(devices=[]):
@@ -93,10 +66,15 @@ def _parameters(spec: str, make: Callable[..., Any], offered: Collection[str]) -
     return parameters
 
 
-def _import(spec: str) -> Callable[..., Any]:
+def _find(spec: str) -> Callable[..., Any]:
     module_name, colon, name = spec.partition(":")
     if not colon or not module_name or not name:
-        raise ConfigError(f"model {spec!r}: there are {', '.join(BUILT_IN)}, or write your own as MODULE:CALLABLE")
+        known = [*BUILT_IN, NO_MODEL, f"{_TORCHVISION}:NAME"]
+        raise ConfigError(f"model {spec!r}{did_you_mean(spec, known)}, or write your own as MODULE:CALLABLE")
+    return partial(torchvision_network, name) if module_name == _TORCHVISION else _import(spec, module_name, name)
+
+
+def _import(spec: str, module_name: str, name: str) -> Callable[..., Any]:
     here = str(Path.cwd())
     if here not in sys.path:  # a console script does not look into the current folder by itself
         sys.path.insert(0, here)
