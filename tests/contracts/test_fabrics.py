@@ -119,6 +119,30 @@ class Overwriting(Broken):
         return parcels.copy_(super().swap(parcels, phase))
 
 
+class Cut(Broken):
+    def share(self, message, senders, most, phase):
+        return {sender: theirs[:6] for sender, theirs in super().share(message, senders, most, phase).items()}
+
+
+class Echoing(Broken):
+    def share(self, message, senders, most, phase):
+        received = super().share(message, senders, most, phase)
+        return received if message is None else {self.rank: message.clone()} | received
+
+
+class OneMemory(Broken):
+    together: dict = {}  # noqa: RUF012 - sharing is the point
+
+    def share(self, message, senders, most, phase):
+        received = super().share(message, senders, most, phase)
+        return {sender: self.together.setdefault((phase, sender), theirs) for sender, theirs in received.items()}
+
+
+class Unlimited(Broken):
+    def share(self, message, senders, most, phase):
+        return super().share(message, senders, 10**9, phase)
+
+
 class FloatsOnly(Broken):
     def broadcast(self, tensors, phase):
         super().broadcast([tensor for tensor in tensors if tensor.is_floating_point()], phase)
@@ -153,6 +177,10 @@ class Lingering(Broken):
         (Unmoved, "swap_brings_each_row_to_its_device"),
         (Backwards, "swap_brings_each_row_to_its_device"),
         (Overwriting, "swap_brings_each_row_to_its_device"),
+        (Cut, "share_brings_messages_of_any_length"),
+        (Echoing, "share_brings_messages_of_any_length"),
+        (OneMemory, "share_brings_messages_of_any_length"),
+        (Unlimited, "share_refuses_what_is_too_long"),
         (FloatsOnly, "broadcast_copies_from_device_0"),
         (Shrinking, "bytes_sent_never_falls"),
         (OneForEachTensor, "each_call_is_one_collective"),
@@ -162,6 +190,7 @@ class Lingering(Broken):
 def test_a_broken_fabric_is_caught(broken, caught_by):
     check = FABRIC_CHECKS[NAMES.index(caught_by)]
     Shared.together.clear()
+    OneMemory.together.clear()
     failed = []
 
     def guarded(fabric):
@@ -191,9 +220,10 @@ class TestLostInThreads:
             lambda fabric: fabric.reduce(torch.zeros(3), "gradients of step 12").wait(),
             lambda fabric: fabric.gather(torch.zeros(3), "gradients of step 12"),
             lambda fabric: fabric.swap(torch.zeros(3, 5, dtype=torch.uint8), "gradients of step 12"),
+            lambda fabric: fabric.share(None, (1,), 9, "gradients of step 12"),
             lambda fabric: fabric.broadcast([torch.zeros(3)], "gradients of step 12"),
         ],
-        ids=["reduce", "gather", "swap", "broadcast"],
+        ids=["reduce", "gather", "swap", "share", "broadcast"],
     )
     def test_a_device_that_never_comes_is_named(self, exchange):
         first, _, third = LocalFabric.create(3, deadline_s=0.2)
@@ -230,6 +260,26 @@ class TestLostInThreads:
         pending.wait()
         assert bucket.item() == 3.0
 
+    def test_only_who_sends_is_waited_for(self):
+        first, second, _ = LocalFabric.create(3, deadline_s=60.0)
+        message = torch.tensor([1, 2], dtype=torch.uint8)
+        assert first.share(message, (0,), 2, "samples") == {}
+        assert second.share(None, (0,), 2, "samples")[0].tolist() == [1, 2]
+
+    def test_who_leaves_without_being_a_sender_is_not_missed(self):
+        first, second, third = LocalFabric.create(3, deadline_s=60.0)
+        third.close()
+        first.share(torch.ones(1, dtype=torch.uint8), (0,), 1, "samples")
+        assert list(second.share(None, (0,), 1, "samples")) == [0]
+
+    def test_a_longer_message_than_agreed_is_refused_by_who_receives_it(self):
+        first, second = LocalFabric.create(2, deadline_s=60.0)
+        first.share(torch.zeros(10, dtype=torch.uint8), (0,), 10, "samples of step 1")
+        with pytest.raises(
+            FabricError, match="device 0 announces a message of 10 bytes in samples of step 1, at most 9"
+        ):
+            second.share(None, (0,), 9, "samples of step 1")
+
     def test_two_that_never_come_are_both_named(self):
         fabric = LocalFabric.create(4, deadline_s=0.1)[2]
         with pytest.raises(PeerLostError) as caught:
@@ -237,7 +287,7 @@ class TestLostInThreads:
         assert caught.value.devices == (0, 1, 3)
 
 
-@pytest.mark.parametrize(("exchange", "killed"), [("reduce", 1), ("swap", 2)])
+@pytest.mark.parametrize(("exchange", "killed"), [("reduce", 1), ("swap", 2), ("share", 1)])
 def test_gloo_names_a_killed_device(in_processes, exchange, killed):
     outcomes = in_processes(__file__, 3, "die", killed, exchange)
     assert outcomes[killed][0] == -signal.SIGKILL
@@ -246,7 +296,9 @@ def test_gloo_names_a_killed_device(in_processes, exchange, killed):
             assert code == 0
             lost = json.loads(said)
             assert lost["devices"] == [killed]
-            assert lost["phase"] == f"gradients of step {STEPS_TO_LIVE}"
+            # what a device has shared may still be on its way when it dies in the next step
+            steps = (STEPS_TO_LIVE - 1, STEPS_TO_LIVE) if exchange == "share" else (STEPS_TO_LIVE,)
+            assert lost["phase"] in [f"gradients of step {step}" for step in steps]
             assert f"device {killed}" in lost["message"]
             assert lost["took_s"] < 15.0
             assert lost["again"] == "FabricError"
@@ -261,6 +313,25 @@ def test_gloo_names_a_device_that_hangs_in_a_swap(in_processes):
         assert lost["devices"] == [1]
         assert lost["phase"] == "parcels of step 1"
         assert lost["took_s"] < 15.0
+
+
+def test_gloo_waits_for_senders_only(in_processes):
+    outcomes = in_processes(__file__, 3, "share")
+    for rank in (0, 1):
+        code, said = outcomes[rank]
+        assert code == 0
+        told = json.loads(said)
+        assert told["received"] == [[0, 100_000]] * rank
+        assert told["took_s"] < 5.0, "it waited for a device that sends nothing and comes 6 s later"
+        # now that device is to send, and hangs
+        assert told["lost"] == [2]
+        assert told["phase"] == "samples of step 2"
+
+
+def test_gloo_makes_no_room_for_a_message_longer_than_agreed(in_processes):
+    outcomes = in_processes(__file__, 2, "long")
+    assert outcomes[1][0] == 0
+    assert "device 0 announces a message of 1000 bytes in samples of step 1, at most 999" in outcomes[1][1]
 
 
 def test_gloo_names_a_device_that_never_joins(in_processes):
@@ -303,6 +374,8 @@ def die_on_gloo(killed, exchange):
             started = time.monotonic()
             if exchange == "swap":
                 fabric.swap(parcels, f"gradients of step {step}")
+            elif exchange == "share":
+                fabric.share(parcels[0] if fabric.rank else None, (1, 2), 1000, f"gradients of step {step}")
             else:
                 fabric.reduce(bucket, f"gradients of step {step}").wait()
     except PeerLostError as error:
@@ -327,6 +400,33 @@ def hang_on_gloo(hanging):
         return {"devices": error.devices, "phase": error.phase, "took_s": time.monotonic() - started}
 
 
+def share_on_gloo():
+    fabric = join_gloo(2.0)
+    if fabric.rank == 2:
+        time.sleep(9.0)
+        return None
+    started = time.monotonic()
+    message = torch.zeros(100_000, dtype=torch.uint8) if fabric.rank == 0 else None
+    received = fabric.share(message, (0,), 100_000, "samples of step 1")
+    told = {"received": [[s, len(m)] for s, m in received.items()], "took_s": time.monotonic() - started}
+    try:
+        fabric.share(None, (2,), 100_000, "samples of step 2")
+    except PeerLostError as error:
+        return told | {"lost": error.devices, "phase": error.phase}
+
+
+def share_too_much_on_gloo():
+    fabric = join_gloo(5.0)
+    try:
+        if fabric.rank == 0:
+            fabric.share(torch.zeros(1000, dtype=torch.uint8), (0,), 1000, "samples of step 1")
+            time.sleep(3.0)
+        else:
+            fabric.share(None, (0,), 999, "samples of step 1")
+    except FabricError as error:
+        return str(error)
+
+
 def join_alone_on_gloo():
     started = time.monotonic()
     try:
@@ -340,6 +440,8 @@ if __name__ == "__main__":
         "check": check_on_gloo,
         "die": lambda: die_on_gloo(int(sys.argv[2]), sys.argv[3]),
         "hang": lambda: hang_on_gloo(int(sys.argv[2])),
+        "share": share_on_gloo,
+        "long": share_too_much_on_gloo,
         "join": join_alone_on_gloo,
     }
     print(json.dumps(work[sys.argv[1]]()), flush=True)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from scadles.errors import FabricError
+
 
 class Pending(ABC):
     """A reduction on its way."""
@@ -52,6 +54,29 @@ class Fabric(ABC):
         """
 
     @abstractmethod
+    def share(self, message: Tensor | None, senders: Sequence[int], most: int, phase: str) -> dict[int, Tensor]:
+        """Send one message to all other devices, where this one is a sender, and return what the other senders sent.
+
+        Messages differ in length from sender to sender and from call to call, and only their senders know how long they
+        are. So a length goes ahead of each, straight from its sender: receivers wait for the senders alone, not for
+        each other, where a gathering of all lengths would make everybody wait for the last of all. A sender does not
+        wait for its receivers; its message is on its way when this returns.
+
+        Args:
+            message: bytes, uint8 ``[m]``, ``m`` from 0 on; None on a device that is no sender. It must stay as it is
+                until the next call.
+            senders: who sends, ascending and the same everywhere; nobody at all is fine.
+            most: no message is longer. A longer one is refused before memory is taken for it.
+
+        Returns:
+            By sender, in ascending order, without one's own.
+
+        Raises:
+            FabricError: a message is too long.
+            PeerLostError: a sender did not answer within the deadline.
+        """
+
+    @abstractmethod
     def broadcast(self, tensors: Sequence[Tensor], phase: str) -> None:
         """Overwrite ``tensors`` with those of device 0."""
 
@@ -67,3 +92,9 @@ class Fabric(ABC):
     @abstractmethod
     def close(self) -> None:
         """Leave the fabric. Closing twice is no error."""
+
+
+def check_length(device: int, length: int, most: int, phase: str) -> None:
+    """Refuse a message that is longer than what was agreed, or of no length at all."""
+    if not 0 <= length <= most:
+        raise FabricError(f"device {device} announces {length} bytes in {phase}, at most {most} are agreed")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from scadles.errors import FabricError, PeerLostError
-from scadles.fabric.contract import Fabric, Pending
+from scadles.fabric.contract import Fabric, Pending, check_length
 
 
 @dataclass
@@ -41,6 +41,26 @@ class _Hub:
                 meeting.result = combine([meeting.brought[r] for r in range(self.size)])
                 self._changed.notify_all()
 
+    def give(self, number: int, rank: int, gift: Any) -> None:
+        """Bring something to a meeting that may go without some."""
+        with self._changed:
+            self._meetings.setdefault(number, _Meeting()).brought[rank] = gift
+            self._changed.notify_all()
+
+    def receive(self, number: int, senders: Sequence[int], phase: str) -> dict[int, Any]:
+        """Return what these have given; nobody waits for anybody else."""
+        awaited = set(senders)
+        with self._changed:
+            meeting = self._meetings.setdefault(number, _Meeting())
+            self._changed.wait_for(
+                lambda: awaited <= meeting.brought.keys() or awaited & self._left - meeting.brought.keys(),
+                self.deadline_s,
+            )
+            if missing := awaited - meeting.brought.keys():
+                raise self._lost(missing, phase)
+            self._fetched(number)
+            return {sender: meeting.brought[sender] for sender in senders}
+
     def fetch(self, number: int, phase: str) -> Any:
         with self._changed:
             meeting = self._meetings[number]
@@ -48,14 +68,20 @@ class _Hub:
                 lambda: meeting.result is not None or self._left - meeting.brought.keys(), self.deadline_s
             )
             if meeting.result is None:
-                missing = sorted(set(range(self.size)) - meeting.brought.keys())
-                gone = sorted(set(missing) & self._left)
-                detail = "it has left" if gone else f"no answer within {self.deadline_s:g} s"
-                raise PeerLostError(gone or missing, phase, detail)
-            meeting.fetched += 1
-            if meeting.fetched == self.size:
-                del self._meetings[number]
+                raise self._lost(set(range(self.size)) - meeting.brought.keys(), phase)
+            self._fetched(number)
             return meeting.result
+
+    def _lost(self, missing: set[int], phase: str) -> PeerLostError:
+        gone = sorted(missing & self._left)
+        detail = "it has left" if gone else f"no answer within {self.deadline_s:g} s"
+        return PeerLostError(gone or sorted(missing), phase, detail)
+
+    def _fetched(self, number: int) -> None:
+        """Forget a meeting once everybody has what came of it."""
+        self._meetings[number].fetched += 1
+        if self._meetings[number].fetched == self.size:
+            del self._meetings[number]
 
     def leave(self, rank: int) -> None:
         with self._changed:
@@ -110,6 +136,16 @@ class LocalFabric(Fabric):
         swapped: Tensor = self._hub.fetch(self._bring(parcels.clone(), torch.stack), phase)
         return swapped[:, self.rank].clone()  # [from, to, m]
 
+    def share(self, message: Tensor | None, senders: Sequence[int], most: int, phase: str) -> dict[int, Tensor]:
+        number = self._next_operation()
+        if message is not None:
+            check_length(self.rank, len(message), most, phase)
+            self._hub.give(number, self.rank, message.clone())
+        received = self._hub.receive(number, [sender for sender in senders if sender != self.rank], phase)
+        for sender, theirs in received.items():
+            check_length(sender, len(theirs), most, phase)
+        return {sender: theirs.clone() for sender, theirs in received.items()}
+
     def broadcast(self, tensors: Sequence[Tensor], phase: str) -> None:
         if not tensors:
             return
@@ -130,10 +166,14 @@ class LocalFabric(Fabric):
         self._hub.leave(self.rank)
 
     def _bring(self, gift: Any, combine: Callable[[list[Any]], Any]) -> int:
+        number = self._next_operation()
+        self._hub.bring(number, self.rank, gift, combine)
+        return number
+
+    def _next_operation(self) -> int:
         if self._closed:
             raise FabricError(f"device {self.rank} has left the fabric")
         self._operations += 1
-        self._hub.bring(self._operations, self.rank, gift, combine)
         return self._operations
 
 

@@ -26,10 +26,11 @@ from torch.distributed.rendezvous import rendezvous
 from scadles.clock import wall_seconds
 from scadles.errors import ConfigError, FabricError, PeerLostError
 from scadles.fabric.byte_counters import SocketCounter
-from scadles.fabric.contract import Fabric, Pending
+from scadles.fabric.contract import Fabric, Pending, check_length
 
 _ROLL_CALL_S = 3.0
 _POLL_S = 0.05
+_LENGTH_BYTES = 8
 _groups = count()
 _stores: dict[str, Any] = {}
 
@@ -57,10 +58,10 @@ class TorchFabric(Fabric):
         self._collectives = 0
         self._closed = False
         self._under_way: dict[int, Any] = {}
+        self._sending: list[Any] = []
         self._payload_bytes = 0.0
         self._sent_at_close = 0
-        # gloo's own all-gather goes around a ring: as many bytes, but a latency for each device, and wake-ups
-        self._gathers_directly = backend == "gloo"
+        self._is_gloo = backend == "gloo"
         self._counter = SocketCounter() if backend == "gloo" and SocketCounter.available() else None
         self.bytes_counted_by = "kernel (TCP_INFO)" if self._counter else "message sizes"
         # groups made one after the other by the same processes share a store and must not read each other's entries
@@ -78,7 +79,8 @@ class TorchFabric(Fabric):
 
     def gather(self, values: Tensor, phase: str) -> Tensor:
         self._count(values.nbytes, self.size - 1)
-        if self._gathers_directly:
+        # gloo's own all-gather goes around a ring: as many bytes, but a latency for each device, and wake-ups
+        if self._is_gloo:
             mine = values.cpu().contiguous().view(torch.uint8)
             arrived = torch.empty(self.size, mine.numel(), dtype=torch.uint8)
             rows = mine.expand(self.size, -1).contiguous()
@@ -94,6 +96,46 @@ class TorchFabric(Fabric):
         arrived = torch.empty_like(mine)
         self._guarded(phase, lambda: dist.all_to_all_single(arrived, mine))
         return arrived.cpu()
+
+    def share(self, message: Tensor | None, senders: Sequence[int], most: int, phase: str) -> dict[int, Tensor]:
+        self._count(0 if message is None else message.nbytes + _LENGTH_BYTES, self.size - 1)
+        if message is not None:
+            check_length(self.rank, len(message), most, phase)
+        sources = [sender for sender in senders if sender != self.rank]
+        return self._guarded(phase, lambda: self._share(message, sources, most, phase))
+
+    def _share(self, message: Tensor | None, sources: Sequence[int], most: int, phase: str) -> dict[int, Tensor]:
+        _wait_for(self._sending)
+        self._sending = []
+        lengths, messages = self._departures(message)
+        announced = [torch.zeros(1, dtype=torch.int64, device=self.device) for _ in sources]
+        # gloo lets a message wait for its receiver; nccl wants both ends of a round to be there
+        early, late = ([*lengths, *messages], []) if self._is_gloo else (lengths, messages)
+        self._post(early, [dist.P2POp(dist.irecv, one, source) for one, source in zip(announced, sources, strict=True)])
+        received = {}
+        for source, length in zip(sources, announced, strict=True):
+            check_length(source, int(length), most, phase)
+            received[source] = torch.empty(int(length), dtype=torch.uint8, device=self.device)
+        self._post(late, [dist.P2POp(dist.irecv, room, source) for source, room in received.items() if len(room)])
+        return {source: room.cpu() for source, room in received.items()}
+
+    def _departures(self, message: Tensor | None) -> tuple[list[Any], list[Any]]:
+        """Return what this device sends to each of the others: a length, and that many bytes."""
+        if message is None:
+            return [], []
+        receivers = [rank for rank in range(self.size) if rank != self.rank]
+        mine, length = message.to(self.device), torch.tensor([len(message)], device=self.device)
+        lengths = [dist.P2POp(dist.isend, length, rank) for rank in receivers]
+        return lengths, [dist.P2POp(dist.isend, mine, rank) for rank in receivers if len(mine)]
+
+    def _post(self, sends: Sequence[Any], receptions: Sequence[Any]) -> None:
+        """Start all of these and wait for what is received."""
+        posted = [*sends, *receptions]
+        works = dist.batch_isend_irecv(posted) if posted else []
+        if self._is_gloo:
+            self._sending += works[: len(sends)]
+            works = works[len(sends) :]
+        _wait_for(works)
 
     def broadcast(self, tensors: Sequence[Tensor], phase: str) -> None:
         if not tensors:
@@ -119,6 +161,7 @@ class TorchFabric(Fabric):
             return
         self._sent_at_close = self.bytes_sent()
         self._closed = True
+        self._sending.clear()
         self._under_way.clear()  # work that anybody holds on to keeps its connections open
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -179,6 +222,11 @@ class TorchFabric(Fabric):
                 self._sleep(_POLL_S)
         except RuntimeError:  # the store went away with the device that kept it: what was known till then counts
             return missing
+
+
+def _wait_for(works: Sequence[Any]) -> None:
+    for work in works:
+        work.wait()
 
 
 class _TorchPending(Pending):

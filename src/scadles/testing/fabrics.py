@@ -107,6 +107,44 @@ def swap_brings_each_row_to_its_device(fabric: Fabric) -> None:
         _require(bool((arrived == 255).all()), "another device wrote into what was swapped")
 
 
+def share_brings_messages_of_any_length(fabric: Fabric) -> None:
+    """Whoever sends, and however much, everybody else gets it by sender; one's own message does not come back."""
+    plans: tuple[dict[int, int], ...] = (
+        {},
+        {fabric.size - 1: 7},
+        {rank: 100_000 * rank + 1 for rank in range(fabric.size)},
+        dict.fromkeys(range(0, fabric.size, 2), 0),
+        {rank: 3 + rank for rank in range(fabric.size)},
+    )
+    for number, plan in enumerate(plans):
+        phase = f"checking share {number}"
+        contents = {rank: (torch.arange(length) * 7 + rank).to(torch.uint8) for rank, length in plan.items()}
+        mine = contents.get(fabric.rank)
+        before = None if mine is None else mine.clone()
+        received = fabric.share(mine, tuple(plan), max(plan.values(), default=0), phase)
+        expected = [rank for rank in plan if rank != fabric.rank]
+        _require(list(received) == expected, f"messages came from {list(received)}, not {expected}")
+        for sender in expected:
+            same = received[sender].dtype == torch.uint8 and torch.equal(received[sender], contents[sender])
+            _require(same, f"{phase}: what device {sender} sent arrived as {received[sender][:8]} ...")
+            received[sender].fill_(255)
+        fabric.gather(torch.zeros(1), "waiting for all to have written")
+        kept = mine is None or before is None or torch.equal(mine, before)
+        _require(kept, "share changed what it was given, or shares its memory")
+        all_mine = all(bool((theirs == 255).all()) for theirs in received.values())
+        _require(all_mine, "another device wrote into what was shared")
+
+
+def share_refuses_what_is_too_long(fabric: Fabric) -> None:
+    """A message longer than agreed is refused before it leaves."""
+    try:
+        fabric.share(torch.zeros(6, dtype=torch.uint8), tuple(range(fabric.size)), 5, "checking a long message")
+    except FabricError:
+        fabric.gather(torch.zeros(1), "going on after a refusal")
+        return
+    raise AssertionError("a message of 6 bytes was sent where 5 are agreed")
+
+
 def broadcast_copies_from_device_0(fabric: Fabric) -> None:
     """Tensors of any kind, shape and layout become those of device 0, in place; none at all is fine."""
     fabric.broadcast([], "checking a broadcast of nothing")
@@ -136,9 +174,12 @@ def each_call_is_one_collective(fabric: Fabric) -> None:
     fabric.gather(torch.ones(3), "checking the count")
     fabric.swap(torch.ones(fabric.size, 3, dtype=torch.uint8), "checking the count")
     fabric.broadcast([torch.ones(3), torch.ones(()), torch.ones(2, 2)], "checking the count")
+    fabric.share(torch.ones(4, dtype=torch.uint8), tuple(range(fabric.size)), 4, "checking the count")
     fabric.bytes_sent()
     counted = fabric.collectives - before
-    _require(counted == 4, f"a reduction, a gathering, a swap and one broadcast of three tensors: counted {counted}")
+    _require(
+        counted == 5, f"a reduction, a gathering, a swap, a broadcast of three tensors, a share: {counted} counted"
+    )
 
 
 def a_closed_fabric_refuses(fabric: Fabric) -> None:
@@ -154,6 +195,7 @@ def a_closed_fabric_refuses(fabric: Fabric) -> None:
         lambda: fabric.gather(torch.zeros(1), "using a closed fabric"),
         lambda: fabric.swap(torch.zeros(fabric.size, 1, dtype=torch.uint8), "using a closed fabric"),
         lambda: fabric.broadcast([torch.zeros(1)], "using a closed fabric"),
+        lambda: fabric.share(None, (), 0, "using a closed fabric"),
     )
     for call in calls:
         try:
@@ -171,6 +213,8 @@ FABRIC_CHECKS: tuple[FabricCheck, ...] = (
     gather_keeps_order_shape_and_dtype,
     what_was_gathered_is_ones_own,
     swap_brings_each_row_to_its_device,
+    share_brings_messages_of_any_length,
+    share_refuses_what_is_too_long,
     broadcast_copies_from_device_0,
     bytes_sent_never_falls,
     each_call_is_one_collective,

@@ -1,0 +1,10 @@
+"""Data injection: who shares which samples with everybody, how they travel, and what that costs in privacy."""
+
+from scadles.injection.account import Given
+from scadles.injection.consent import Consent
+from scadles.injection.history import History, Numbered, Passing
+from scadles.injection.message import SampleFormat, Samples
+from scadles.injection.rule import Injection
+from scadles.injection.sharer import Sharer
+
+__all__ = ["Consent", "Given", "History", "Injection", "Numbered", "Passing", "SampleFormat", "Samples", "Sharer"]

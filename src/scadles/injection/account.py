@@ -1,0 +1,26 @@
+"""What a device has given away."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(slots=True)
+class Given:
+    """Running counts of what one device has shared.
+
+    Attributes:
+        samples: sent, each counted once however many devices received it.
+        withheld: drawn to be sent, and not sent because the device or the label refuses it.
+        payload_bytes: of its messages, each counted once.
+        sent_bytes: of its messages to all receivers.
+    """
+
+    samples: int = 0
+    withheld: int = 0
+    payload_bytes: int = 0
+    sent_bytes: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
