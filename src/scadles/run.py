@@ -209,6 +209,7 @@ def _tools(
 ) -> Tools:
     x, y = dataset.test()
     fabric = device.fabric
+    has_own_model = bool(device.batchnorm) and settings.aggregation.batchnorm == "local"
     header = Header(
         step=0,
         time_s=0.0,
@@ -221,7 +222,9 @@ def _tools(
         versions={"scadles": __version__, "torch": torch.__version__, "python": platform.python_version()},
     )
     return Tools(
-        Evaluator(dataset.prepare(x), y, dataset.classes, loss, settings.evaluation.batch_size, fabric),
+        Evaluator(
+            dataset.prepare(x), y, dataset.classes, loss, settings.evaluation.batch_size, fabric, own=has_own_model
+        ),
         store,
         EventLog(events_path(run_dir, fabric.rank), header, append=resume),
         Progress(

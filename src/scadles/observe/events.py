@@ -91,10 +91,12 @@ class Step(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(Event):
-    """Accuracy of the common model on the test set, all devices together.
+    """Accuracy of the common model on the test set, all devices together; the mean where each has a model of its own.
 
     Attributes:
         per_label: the same on each label's samples; None where there are none.
+        own_accuracy: of this device's own model, where BatchNorm's running statistics are local; None otherwise, and
+            where a large simulated cluster did not test it.
     """
 
     kind: ClassVar[str] = "evaluation"
@@ -102,6 +104,7 @@ class Evaluation(Event):
     loss: float
     samples_trained: int
     per_label: tuple[float | None, ...] = ()
+    own_accuracy: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

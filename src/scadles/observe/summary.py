@@ -105,6 +105,8 @@ class Summary(_Frozen):
         ended_by: ``target``, ``steps``, ``duration``, ``stopped``, or ``deserted`` when all devices are off for good.
         per_label: accuracy on each label of the test set at the last test; None where there are no samples of it.
         online_accuracy: the same as in ``per_device`` over the samples of all devices.
+        own_accuracy_range: of a run with ``aggregation.batchnorm: local``, in which each device has a model of its own
+            and accuracy is the mean: the lowest and the highest at the last test.
         per_device: of all devices, or of those that a large simulated cluster records.
         compressed: of a run with compression only.
         simulated: of a simulated run only.
@@ -138,6 +140,7 @@ class Summary(_Frozen):
     ended_by: str
     per_label: tuple[float | None, ...] = ()
     online_accuracy: float | None = None
+    own_accuracy_range: tuple[float, float] | None = None
     per_device: tuple[DeviceSummary, ...]
     compressed: Compressed | None = None
     simulated: Simulated | None = None

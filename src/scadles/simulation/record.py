@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -58,8 +58,7 @@ class Record:
         self._judged, self._correct = np.zeros((2, len(devices)), dtype=np.int64)
         self._learns = not isinstance(learner.model, Nothing)
         self._bytes_sent = 0
-        shown = np.linspace(0, len(devices) - 1, min(config.simulation.recorded_devices, len(devices)))
-        self.shown = tuple(shown.round().astype(int).tolist())
+        self.shown = evenly_chosen(config.simulation.recorded_devices, len(devices))
         self._logs: dict[int, EventLog] = {}
         self._leaving = ExitStack()
         self._leaving.enter_context(progress)
@@ -120,11 +119,11 @@ class Record:
             time_s,
         )
 
-    def evaluated(self, score: Score) -> None:
-        """Write down a test of the common model."""
+    def evaluated(self, score: Score, own: Mapping[int, float]) -> None:
+        """Write down a test of the common model, or of the ``own`` models of these devices."""
         found = {"accuracy": score.accuracy, "loss": score.loss, "per_label": score.per_label}
         found["samples_trained"] = self._learner.samples_seen
-        self.all(Evaluation, lambda _: found, score.latest_s)
+        self.all(Evaluation, lambda device: {**found, "own_accuracy": own.get(device.number)}, score.latest_s)
 
     def _describe(self, done: StepDone, device: Device, *, first: bool) -> None:
         number = device.number
@@ -144,6 +143,15 @@ class Record:
             self._logs[number].write(event)
         if show:
             self._progress.update(event)
+
+
+def evenly_chosen(most: int, devices: int) -> tuple[int, ...]:
+    """Return the numbers of at most so many devices, ascending, with the same distance between them.
+
+    >>> evenly_chosen(3, 9), evenly_chosen(3, 2)
+    ((0, 4, 8), (0, 1))
+    """
+    return tuple(np.linspace(0, devices - 1, min(most, devices)).round().astype(int).tolist())
 
 
 def _header(config: RunConfig, device: int) -> Header:

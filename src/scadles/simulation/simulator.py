@@ -23,7 +23,7 @@ from scadles.simulation.choice import choose_gradients
 from scadles.simulation.cluster import Cluster, StepDone
 from scadles.simulation.costs import Costs
 from scadles.simulation.gradients import Lookup, LossFunction
-from scadles.simulation.record import Record
+from scadles.simulation.record import Record, evenly_chosen
 from scadles.simulation.statistics import FleetStatistics
 from scadles.training.evaluation import Evaluator, Score
 from scadles.training.fingerprint import fingerprint
@@ -31,6 +31,9 @@ from scadles.training.outcome import Ending, compose
 from scadles.training.schedule import Schedule
 from scadles.training.signals import StopRequest
 from scadles.training.tally import Tally
+
+# Of more devices with a model of their own, so many are tested, evenly chosen: a test of each costs a whole test set.
+_MOST_TESTED = 64
 
 
 class Simulator:
@@ -74,7 +77,9 @@ class Simulator:
         if run_dir is not None:  # not sooner: what cannot work leaves no folder behind
             write_config(run_dir, config.to_yaml())
         self._record = Record(config, self._devices, self._learner, run_dir, progress or _silent(config))
-        self._tests = _tests(config, dataset, loss) if self._learns else []
+        self._test = _test(config, dataset, loss) if self._learns else None
+        local = bool(self._statistics) and config.aggregation.batchnorm == "local"
+        self._tested = evenly_chosen(_MOST_TESTED, config.devices) if local else ()
         self._schedule = Schedule(config)
         self._tally = Tally()
         self._stop = StopRequest()
@@ -98,7 +103,7 @@ class Simulator:
         self._record.step(done)
         self._tally.steps += 1
         self._tally.lr_scale += done.outcome.lr_scale
-        if self._learns and self._schedule.evaluation_due(self._learner):
+        if self._schedule.evaluation_due(self._learner):
             self._evaluate()
         self._reason = self._schedule.reason_to_end(self._learner, self._tally)
         if self._stop.wanted:
@@ -108,33 +113,36 @@ class Simulator:
         return self._reason is None
 
     def _evaluate(self) -> None:
+        if self._test is None:
+            return
         self._evaluated_at = self._learner.step_number
         now_s = self._cluster.now_s
         self._share_statistics()
-        score = Score.of(self._test(), now_s)
-        self._tally.evaluated(score.accuracy, now_s, self._config.target_accuracy, score.per_label)
-        self._record.evaluated(score)
+        score = Score.of(self._count(self._test), now_s, own=bool(self._tested))
+        target = self._config.target_accuracy
+        self._tally.evaluated(score.accuracy, now_s, target, score.per_label, score.spread)
+        self._record.evaluated(score, dict(zip(self._tested, score.own, strict=True)))
         self._schedule.evaluated(self._learner)
 
-    def _test(self) -> Tensor:
-        """Return the sums over the test set that a score is made of."""
-        if not (self._statistics and self._config.aggregation.batchnorm == "local"):
-            return self._tests[0].count(self._learner.model)
-        sums = []
-        for device, test in enumerate(self._tests):  # each device tests the model that it would use
+    def _count(self, test: Evaluator) -> Tensor:
+        """Return the sums that a score is made of: a row for each model that is tested."""
+        if not self._tested:
+            return test.count(self._learner.model)[None]
+        rows = []
+        for device in self._tested:  # each device tests the model that it would use
             self._statistics.load(device)
-            sums.append(test.count(self._learner.model))
-        return torch.stack(sums).sum(dim=0)
+            rows.append(test.count(self._learner.model))
+        return torch.stack(rows)
 
     def _share_statistics(self) -> None:
         if self._config.aggregation.batchnorm == "aggregate":
             self._statistics.average()
 
     def _finish(self, reason: str) -> Summary:
-        if self._learns and self._evaluated_at != self._learner.step_number:
+        if self._evaluated_at != self._learner.step_number:
             self._evaluate()
         self._share_statistics()
-        if self._config.aggregation.batchnorm == "local" and self._statistics:
+        if self._tested:
             self._statistics.load(0)
         model_sha256 = fingerprint(self._learner.model, buffers=self._config.aggregation.batchnorm == "aggregate")
         now_s = self._cluster.now_s
@@ -164,16 +172,11 @@ class Simulator:
         )
 
 
-def _tests(config: RunConfig, dataset: Dataset, loss: LossFunction) -> list[Evaluator]:
-    """Return one test over the whole test set, or each device's part of it where models differ."""
+def _test(config: RunConfig, dataset: Dataset, loss: LossFunction) -> Evaluator:
+    """Return a test over the whole test set."""
     x, y = dataset.test()
-    x = dataset.prepare(x)
-    parts = config.devices if config.aggregation.batchnorm == "local" else 1
     alone = LocalFabric.create(1)[0]
-    return [
-        Evaluator(x[part::parts], y[part::parts], dataset.classes, loss, config.evaluation.batch_size, alone)
-        for part in range(parts)
-    ]
+    return Evaluator(dataset.prepare(x), y, dataset.classes, loss, config.evaluation.batch_size, alone)
 
 
 def _silent(config: RunConfig) -> Progress:

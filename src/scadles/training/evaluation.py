@@ -1,4 +1,4 @@
-"""The common model, tested by all devices together: each takes its part of the test set."""
+"""The common model, tested by all devices together, or each device's own where BatchNorm's statistics stay local."""
 
 from __future__ import annotations
 
@@ -20,40 +20,72 @@ def right_answers(outputs: Tensor, labels: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Score:
-    """Outcome of one evaluation over the whole test set.
+    """Outcome of one evaluation over the whole test set; of several models, their mean.
 
     Attributes:
         per_label: accuracy on each label's samples, to four digits; None where there are none.
         latest_s: the latest stream time that a device had when it came to the test.
+        own: accuracy of each device's own model, where it has one.
     """
 
     accuracy: float
     loss: float
     per_label: tuple[float | None, ...]
     latest_s: float
+    own: tuple[float, ...] = ()
+
+    @property
+    def spread(self) -> tuple[float, ...]:
+        """The lowest and the highest of ``own``."""
+        return (min(self.own), max(self.own)) if self.own else ()
 
     @classmethod
-    def of(cls, sums: Tensor, latest_s: float) -> Score:
-        """Return the score that :meth:`Evaluator.count` came to, summed over everybody."""
+    def of(cls, rows: Tensor, latest_s: float, *, own: bool = False) -> Score:
+        """Return the score that :meth:`Evaluator.count` came to on each device.
+
+        Args:
+            rows: what it returned, float64 ``[devices, 1 + 2 * classes]``.
+            latest_s: the latest stream time of a device.
+            own: whether each device tested a model of its own.
+        """
+        sums = rows.sum(dim=0)
         right, counts = (half.tolist() for half in sums[1:].chunk(2))
         per_label = tuple(round(r / n, 4) if n else None for r, n in zip(right, counts, strict=True))
-        return cls(sum(right) / sum(counts), float(sums[0]) / sum(counts), per_label, latest_s)
+        each_right, each_counts = (half.sum(dim=1) for half in rows[:, 1:].chunk(2, dim=1))
+        each = tuple((each_right / each_counts).tolist()) if own else ()
+        return cls(sum(right) / sum(counts), float(sums[0]) / sum(counts), per_label, latest_s, each)
 
 
 class Evaluator:
     """Measures top-1 accuracy and mean loss.
 
+    A common model is tested once: each of N devices takes every N-th sample. Where each has a model of its own, each
+    tests it on all samples.
+
     Args:
-        x: all test samples, prepared, float ``[n, *shape]``; this device keeps every N-th.
+        x: all test samples, prepared, float ``[n, *shape]``.
         y: their labels ``[n]``, below ``classes``.
         classes: how many labels there are.
         loss: mean loss of (outputs, labels).
         batch_size: samples per forward pass.
+        fabric: the way to the other devices.
+        own: whether each device has a model of its own.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, classes: int, loss: LossFunction, batch_size: int, fabric: Fabric) -> None:
-        self._x = x[fabric.rank :: fabric.size]
-        self._y = y[fabric.rank :: fabric.size]
+    def __init__(
+        self,
+        x: Tensor,
+        y: Tensor,
+        classes: int,
+        loss: LossFunction,
+        batch_size: int,
+        fabric: Fabric,
+        *,
+        own: bool = False,
+    ) -> None:
+        mine = slice(None) if own else slice(fabric.rank, None, fabric.size)
+        self._x, self._y = x[mine], y[mine]
+        self._own = own
         self._classes = classes
         self._loss = loss
         self._batch_size = batch_size
@@ -69,7 +101,7 @@ class Evaluator:
         """
         sums = self.count(model)
         everybody = self._fabric.gather(torch.cat([sums, sums.new_tensor([now_s])]), phase)
-        return Score.of(everybody[:, :-1].sum(dim=0), latest_s=float(everybody[:, -1].max()))
+        return Score.of(everybody[:, :-1], latest_s=float(everybody[:, -1].max()), own=self._own)
 
     def count(self, model: nn.Module) -> Tensor:
         """Return this device's sum of losses, right answers of each label and samples of each; modes are kept.

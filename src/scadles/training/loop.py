@@ -252,13 +252,15 @@ class LiveDevice:
         self._share_statistics()
         phase = f"test after step {self._learner.step_number}"
         score = self._tools.evaluator.score(self.model, phase, self.clock_now_s)
-        self.tally.evaluated(score.accuracy, self.clock_now_s, self.config.target_accuracy, score.per_label)
+        target = self.config.target_accuracy
+        self.tally.evaluated(score.accuracy, self.clock_now_s, target, score.per_label, score.spread)
         self._emit(
             Evaluation,
             accuracy=score.accuracy,
             loss=score.loss,
             samples_trained=self._learner.samples_seen,
             per_label=score.per_label,
+            own_accuracy=score.own[self.rank] if score.own else None,
         )
         self._schedule.evaluated(self._learner)
         if stream_waits:

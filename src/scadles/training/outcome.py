@@ -126,6 +126,7 @@ def compose(
         ended_by=ending.reason,
         per_device=tuple(kept),
         per_label=tuple(tally.per_label),
+        own_accuracy_range=(tally.spread[0], tally.spread[1]) if tally.spread else None,
         online_accuracy=correct / judged if judged else None,
         compressed=_compressed(config, learner),
         simulated=ending.simulated,

@@ -22,6 +22,7 @@ class Tally:
         judged, correct: samples of the device's own stream on which an answer was asked before they were trained on,
             and right answers among them.
         best_accuracy, final_accuracy, time_to_target_s, per_label: from evaluations.
+        spread: lowest and highest accuracy of a device's own model at the last one; empty where the model is common.
     """
 
     steps: int = 0
@@ -39,6 +40,7 @@ class Tally:
     final_accuracy: float | None = None
     time_to_target_s: float | None = None
     per_label: Sequence[float | None] = ()
+    spread: Sequence[float] = ()
 
     def add(self, step: Step, device: int) -> None:
         """Count one step of ``device``."""
@@ -53,11 +55,17 @@ class Tally:
             self.correct += step.correct
 
     def evaluated(
-        self, accuracy: float, time_s: float, target: float | None, per_label: Sequence[float | None] = ()
+        self,
+        accuracy: float,
+        time_s: float,
+        target: float | None,
+        per_label: Sequence[float | None] = (),
+        spread: Sequence[float] = (),
     ) -> None:
         """Take note of an evaluation."""
         self.final_accuracy = accuracy
         self.per_label = per_label
+        self.spread = spread
         self.best_accuracy = max(accuracy, self.best_accuracy or 0.0)
         if target is not None and accuracy >= target and self.time_to_target_s is None:
             self.time_to_target_s = time_s

@@ -10,7 +10,7 @@ from torch import nn
 import scadles
 from scadles.config import load_config
 from scadles.errors import ConfigError
-from scadles.observe import Finished, NonFinite, Rejection, RunFolder, Step
+from scadles.observe import Evaluation, Finished, NonFinite, Rejection, RunFolder, Step
 from scadles.simulation import simulate
 
 BASE = {"devices": 3, "steps": 8, "stream": {"rates": [40, 12, 8]}, "model": "none", "picture": False}
@@ -34,6 +34,10 @@ def run(tmp_path):
 
 def balanced(samples):
     return samples.received == samples.trained + samples.dropped + samples.held + samples.rejected
+
+
+def evaluations(folder, device):
+    return [event for event in folder.events(device) if isinstance(event, Evaluation)]
 
 
 class TestTime:
@@ -194,10 +198,25 @@ class TestOutcome:
 
     def test_local_batchnorm_tests_each_device_with_its_own(self, run):
         changes = {"model": "cnn", "steps": 6, "batch": {"min": 4}, "evaluation": {"every_s": 2}}
-        own, common = (run({**changes, "aggregation": {"batchnorm": kind}}).summary for kind in ("local", "aggregate"))
-        assert own.samples == common.samples
-        assert own.final_accuracy is not None
-        assert own.final_accuracy != common.final_accuracy
+        own, common = (run({**changes, "aggregation": {"batchnorm": kind}}) for kind in ("local", "aggregate"))
+        assert own.summary.samples == common.summary.samples
+        assert common.summary.own_accuracy_range is None
+        assert [e.own_accuracy for e in evaluations(common, 0)] == [None] * len(evaluations(common, 0))
+        last = [evaluations(own, device)[-1] for device in range(3)]
+        assert len({event.own_accuracy for event in last}) > 1, "devices differ"
+        mean = np.mean([event.own_accuracy for event in last])
+        assert [event.accuracy for event in last] == pytest.approx([mean] * 3)
+        assert own.summary.final_accuracy == pytest.approx(mean)
+        low, high = own.summary.own_accuracy_range
+        assert (low, high) == (min(e.own_accuracy for e in last), max(e.own_accuracy for e in last))
+
+    def test_of_many_devices_with_local_batchnorm_64_are_tested(self, run):
+        changes = {"model": "cnn", "devices": 70, "steps": 2, "batch": {"min": 2}, "stream": {"rates": 4}}
+        changes |= {"aggregation": {"batchnorm": "local"}, "simulation": {"recorded_devices": 70}}
+        folder = run(changes)
+        tested = [device for device in range(70) if evaluations(folder, device)[-1].own_accuracy is not None]
+        assert len(tested) == 64
+        assert (tested[0], tested[-1]) == (0, 69)
 
     def test_a_model_and_loss_of_ones_own(self, run):
         model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))

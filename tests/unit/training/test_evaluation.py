@@ -42,6 +42,33 @@ def test_all_devices_together_see_the_whole_test_set_once(in_threads, samples, d
         right = (outputs.argmax(dim=1) == y)[mine].double()
         assert accuracy == (round(float(right.mean()), 4) if mine.any() else None)
     assert scores[0].loss == pytest.approx(float(cross_entropy(outputs, y)), rel=1e-12)
+    assert (scores[0].own, scores[0].spread) == ((), ())
+
+
+@given(st.integers(1, 40), st.integers(1, 4))
+def test_models_of_their_own_are_each_tested_on_everything(in_threads, samples, devices):
+    x, y = make_test_set(samples)
+
+    def own_model(rank):
+        model = make_model()
+        model[1].running_mean += rank  # as after training on other samples
+        return model.eval()
+
+    def work(fabric):
+        return Evaluator(x, y, 4, cross_entropy, 16, fabric, own=True).score(own_model(fabric.rank), "test")
+
+    scores = in_threads(devices, work)
+    assert len(set(scores)) == 1
+    with torch.no_grad():
+        outputs = [own_model(rank)(x) for rank in range(devices)]
+    right = torch.stack([(each.argmax(dim=1) == y).double() for each in outputs])
+    assert scores[0].own == pytest.approx(right.mean(dim=1).tolist(), rel=1e-12)
+    assert scores[0].accuracy == pytest.approx(float(right.mean()), rel=1e-12)
+    assert scores[0].loss == pytest.approx(sum(float(cross_entropy(each, y)) for each in outputs) / devices, rel=1e-12)
+    assert scores[0].spread == (min(scores[0].own), max(scores[0].own))
+    for label, accuracy in enumerate(scores[0].per_label):
+        mine = right[:, y == label]
+        assert accuracy == (round(float(mine.mean()), 4) if mine.numel() else None)
 
 
 @pytest.mark.parametrize("training", [True, False])
