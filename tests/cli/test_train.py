@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from scadles.config import load_config
 from scadles.data import DealtPartition
+from scadles.data.partition.deals import deal_evenly
 from scadles.observe import Evaluation, Finished, Header, NonFinite, Rejection, RunFolder, Step, Summary
 from scadles.observe.events import CheckpointWritten
 from scadles.training.fingerprint import fingerprint
@@ -232,7 +233,7 @@ def test_running_statistics_are_equal_on_all_devices(cnn_with_nan):
 
 def test_nan_samples_are_rejected_and_counted_exactly(cnn_with_nan):
     folder = cnn_with_nan[1]
-    dealt = DealtPartition(300, 2, seed=0)
+    dealt = DealtPartition(deal_evenly(300, 2, seed=0), seed=0)
     for device in range(2):
         ledger = of_kind(folder, device, Finished)[-1].ledger
         numbers = dealt.indices(np.array([device]), np.arange(ledger["received"]))

@@ -179,8 +179,8 @@ class TestRefusals:
             ({"clock": {"xyz": 3}}, "clock.xyz: unknown setting; there are speed"),
             ({"batch": {"lr": 3}}, "batch.lr: unknown setting; there are rule, size, window_s, min, max, max_wait_s"),
             (
-                {"data": {"min": 3}},
-                "data.min: unknown setting; there are dataset, partition, root, classes, shape, test_samples",
+                {"checkpoint": {"min": 3}},
+                "checkpoint.min: unknown setting; there are every_steps, keep",
             ),
         ],
     )

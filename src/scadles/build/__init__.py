@@ -198,7 +198,7 @@ def open_source(url: str, *, dataset: str = "digits", clock: Clock | None = None
 
 def build_partition(config: RunConfig, dataset: Dataset) -> Partition:
     """Return who gets which samples."""
-    return make_partition(config.data.partition, dataset.train_size, config.devices, config.seed)
+    return make_partition(config.data, dataset, config.devices, config.seed)
 
 
 def _samples(dataset: Dataset, partition: Partition, device: int) -> Samples:

@@ -9,6 +9,8 @@ from scadles.config.cost import (
     QuantityConfig,
     cost_profiles,
 )
+from scadles.config.data import DataConfig
+from scadles.config.injection import InjectionConfig
 from scadles.config.load import load_config
 from scadles.config.tree import (
     METHODS,
@@ -17,7 +19,6 @@ from scadles.config.tree import (
     BufferConfig,
     CheckpointConfig,
     ClockConfig,
-    DataConfig,
     EvaluationConfig,
     FabricConfig,
     LearningRateConfig,
@@ -42,6 +43,7 @@ __all__ = [
     "DataConfig",
     "EvaluationConfig",
     "FabricConfig",
+    "InjectionConfig",
     "LearningRateConfig",
     "LinkConfig",
     "OptimizerConfig",

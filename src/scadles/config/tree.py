@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
@@ -15,6 +14,8 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from scadles.config.compression import CompressionConfig
 from scadles.config.cost import CostConfig
+from scadles.config.injection import InjectionConfig
+from scadles.config.data import DataConfig
 from scadles.config.section import Section, what_is_said
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -31,28 +32,6 @@ METHODS: dict[str, dict[str, Any]] = {
         "lr": {"scaling": "auto"},
     },
 }
-
-
-class DataConfig(Section):
-    """Which samples the streams are made of, and what the model is tested on."""
-
-    dataset: str = Field(
-        default="digits",
-        description="digits | synthetic-images | npz:PATH | torchvision:NAME",
-    )
-    partition: Literal["iid", "shared"] = Field(
-        default="iid", description="deal the samples to devices at random, or let every device draw from all of them"
-    )
-    root: Path = Field(default=Path("data"), description="folder of torchvision's data sets")
-    classes: int = Field(default=10, ge=2, description="classes of synthetic-images")
-    shape: tuple[int, int, int] = Field(default=(3, 32, 32), description="sample shape of synthetic-images")
-    test_samples: int = Field(default=1000, ge=1, description="test samples of synthetic-images")
-
-    @model_validator(mode="after")
-    def _positive_shape(self) -> Self:
-        if min(self.shape) < 1:
-            raise ValueError(f"shape {self.shape} must be three sizes of at least 1 (channels, height, width)")
-        return self
 
 
 class ProfileConfig(Section):
@@ -133,7 +112,8 @@ class AggregationConfig(Section):
         default="weighted", description="weighted by batch size, or every device alike"
     )
     batchnorm: Literal["aggregate", "local"] = Field(
-        default="aggregate", description="running statistics: average them over devices, or leave them"
+        default="aggregate",
+        description="running statistics: average them over devices, or let each device keep and be tested with its own",
     )
 
 
@@ -246,6 +226,7 @@ class RunConfig(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     simulation: SimulationConfig = SimulationConfig()
+    injection: InjectionConfig = InjectionConfig()
     compression: CompressionConfig = CompressionConfig()
     cost: CostConfig = CostConfig()
 
@@ -266,6 +247,9 @@ class RunConfig(Section):
                 raise ValueError(
                     f"{name} has {len(each)} entries and devices is {self.devices}: give one for each device"
                 )
+        for name, numbers in self.injection.named_devices().items():
+            if numbers and max(numbers) >= self.devices:
+                raise ValueError(f"{name} names device {max(numbers)}: devices are numbered 0 to {self.devices - 1}")
         if self.steps is None and self.duration_s is None and not (self.target_accuracy and self.stop_at_target):
             raise ValueError("the run would never end: set steps, duration_s or target_accuracy")
         if self.clock.speed != 1.0 and not self.stream.url.startswith("replay:"):

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scadles.data.dataset import ArrayDataset, Dataset
+from scadles.data.dataset import ArrayDataset, Dataset, EndlessDataset
 from scadles.data.digits import load_digits
 from scadles.data.npz import load_npz
-from scadles.data.partition import DealtPartition, EndlessPartition, Partition, SharedPartition, make_partition
+from scadles.data.partition import (
+    DealtPartition,
+    DriftingPartition,
+    EndlessMixtures,
+    EndlessPartition,
+    Partition,
+    SharedPartition,
+    make_partition,
+)
 from scadles.data.synthetic import SyntheticImages
 from scadles.data.vision import load_torchvision
 from scadles.errors import ConfigError, did_you_mean
@@ -16,6 +24,9 @@ __all__ = [
     "ArrayDataset",
     "Dataset",
     "DealtPartition",
+    "DriftingPartition",
+    "EndlessDataset",
+    "EndlessMixtures",
     "EndlessPartition",
     "Partition",
     "SharedPartition",

@@ -40,12 +40,29 @@ class Dataset(ABC):
         """
 
     @abstractmethod
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        """Return the labels of training samples alone, int64 ``[n]``."""
+
+    @abstractmethod
     def test(self) -> tuple[Tensor, Tensor]:
         """Return the whole test part: raw samples ``[n, *shape]`` and labels, int64 ``[n]``."""
 
     @abstractmethod
     def prepare(self, x: Tensor) -> Tensor:
         """Return raw samples ``[n, *shape]`` as a model's input: float32, normalised, on the same torch device."""
+
+
+class EndlessDataset(Dataset):
+    """A data set whose training samples never end."""
+
+    train_size = None
+
+    @abstractmethod
+    def numbered(self, labels: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        """Return where the samples of given labels are, int64 ``[n]``: the ``numbers``-th of each, for ever new ones.
+
+        They are other samples than those with the indices 0, 1, 2, ...
+        """
 
 
 class ArrayDataset(Dataset):
@@ -83,6 +100,9 @@ class ArrayDataset(Dataset):
 
     def samples(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         return torch.from_numpy(self._train_x[indices]), torch.from_numpy(self._train_y[indices])
+
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        return np.asarray(self._train_y[indices])
 
     def test(self) -> tuple[Tensor, Tensor]:
         return torch.from_numpy(self._test_x.copy()), torch.from_numpy(self._test_y.copy())

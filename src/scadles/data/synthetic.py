@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scadles.data.dataset import Dataset
+from scadles.data.dataset import EndlessDataset
 from scadles.errors import ConfigError
 from scadles.seeding import numpy_generator
 
@@ -18,12 +18,13 @@ CHUNK = 256
 ORIENTATIONS_PER_BAND = 5
 
 
-class SyntheticImages(Dataset):
+class SyntheticImages(EndlessDataset):
     """Pictures whose class is the orientation and frequency of a patch of stripes.
 
     Phase, place, size, contrast and colour of the patch are random, and a bright or dark blob and noise lie over it.
     So the mean picture of every class is the same grey: a linear model finds nothing, a small convolutional network
-    does. Sample i is a function of (seed, i) alone; the test part has numbers of its own.
+    does. Sample i is a function of (seed, i) alone; the test part has numbers of its own. From 0 on, labels are drawn;
+    those of the samples -1, -2, ... go through all classes in turn, so that one of a given label is found at once.
 
     Args:
         classes: at least 2. Many classes have orientations close together: 10 classes lie 36 degrees apart in two
@@ -41,7 +42,6 @@ class SyntheticImages(Dataset):
     (torch.Size([2, 3, 32, 32]), torch.uint8, True)
     """
 
-    train_size = None
     dtype = torch.uint8
 
     def __init__(self, classes: int, shape: tuple[int, int, int], test_samples: int, seed: int) -> None:
@@ -59,6 +59,15 @@ class SyntheticImages(Dataset):
 
     def samples(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         return self._make("train", indices)
+
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        uniform = np.zeros(len(indices))
+        for row in np.flatnonzero(indices >= 0).tolist():
+            uniform[row] = self._generator("train", int(indices[row])).random()
+        return self._labels(indices, uniform)
+
+    def numbered(self, labels: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        return np.asarray(-1 - (numbers * self.classes + labels))
 
     def test(self) -> tuple[Tensor, Tensor]:
         return self._make("test", np.arange(self._test_samples))
@@ -80,15 +89,22 @@ class SyntheticImages(Dataset):
         uniform = np.empty((len(indices), 10 + 2 * channels))
         pictures = np.empty((len(indices), *self.shape), dtype=np.float32)
         for row, index in enumerate(indices.tolist()):
-            generator = numpy_generator(self._seed, "synthetic-images", part, index)
+            generator = self._generator(part, index)
             generator.random(out=uniform[row])
             generator.standard_normal(out=pictures[row], dtype=np.float32)
-        labels = np.minimum((uniform[:, 0] * self.classes).astype(np.int64), self.classes - 1)
+        labels = self._labels(indices, uniform[:, 0])
         # Stripes on more pixels show through more noise: this keeps all sizes about equally hard.
         pictures *= min(MAX_NOISE, NOISE_PER_SIDE * min(self.shape[1:]))
         pictures += self._drawing(labels, uniform[:, 1:10], uniform[:, 10:])
         np.clip(pictures * 127.0 + 128.5, 0.0, 255.0, out=pictures)
         return pictures.astype(np.uint8), labels
+
+    def _generator(self, part: str, index: int) -> np.random.Generator:
+        return numpy_generator(self._seed, "synthetic-images", part, index)
+
+    def _labels(self, indices: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+        drawn = np.minimum((uniform * self.classes).astype(np.int64), self.classes - 1)
+        return np.where(indices >= 0, drawn, (-1 - indices) % self.classes)
 
     def _drawing(self, labels: np.ndarray, u: np.ndarray, colours: np.ndarray) -> np.ndarray:
         """Return stripes and blob without noise, float32 ``[n, C, H, W]``, about -1 to 1.

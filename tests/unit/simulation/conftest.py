@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from scadles.aggregation import GradientExchange, LearningRate
+from scadles.config import DataConfig
 from scadles.data import ArrayDataset, make_partition
 from scadles.fabric import LocalFabric
 from scadles.learner import Learner
@@ -41,7 +42,7 @@ def learner_of(pictures):
 
 @pytest.fixture(scope="session")
 def lookup_of(pictures):
-    return lambda learner, devices: Lookup(pictures, make_partition("iid", pictures.train_size, devices, 0), learner)
+    return lambda learner, devices: Lookup(pictures, make_partition(DataConfig(), pictures, devices, 0), learner)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,67 @@
+"""Which samples there are, and which device gets which."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from scadles.config.section import Section
+
+
+class DataConfig(Section):
+    """Which samples the streams are made of, and what the model is tested on."""
+
+    dataset: str = Field(
+        default="digits",
+        description="digits | synthetic-images | npz:PATH | torchvision:NAME",
+    )
+    partition: Literal["iid", "shared", "labels", "dirichlet"] = Field(
+        default="iid",
+        description="deal samples to devices at random, let every device draw from all of them, or skew who has which "
+        "labels: some for each device, or shares drawn from a Dirichlet distribution",
+    )
+    labels_per_device: int = Field(default=1, ge=1, description="labels: how many each device has")
+    alpha: float = Field(
+        default=0.5, gt=0, description="dirichlet: concentration; large is alike, small is one device for each label"
+    )
+    size_spread: float = Field(
+        default=0.0,
+        ge=0,
+        description="sizes of the parts that are dealt are log-normal with this deviation of the logarithm; 0 is equal",
+    )
+    drift_samples: int | None = Field(
+        default=None,
+        ge=1,
+        description="labels, dirichlet: samples of its stream after which a device goes on with the next device's part",
+    )
+    root: Path = Field(default=Path("data"), description="folder of torchvision's data sets")
+    classes: int = Field(default=10, ge=2, description="classes of synthetic-images")
+    shape: tuple[int, int, int] = Field(default=(3, 32, 32), description="sample shape of synthetic-images")
+    test_samples: int = Field(default=1000, ge=1, description="test samples of synthetic-images")
+
+    @property
+    def skewed(self) -> bool:
+        """Whether devices differ in what they have, beyond chance."""
+        return self.partition in ("labels", "dirichlet") or self.size_spread > 0
+
+    @model_validator(mode="after")
+    def _positive_shape(self) -> Self:
+        if min(self.shape) < 1:
+            raise ValueError(f"shape {self.shape} must be three sizes of at least 1 (channels, height, width)")
+        return self
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.drift_samples is not None and self.partition in ("iid", "shared"):
+            raise ValueError(
+                f"drift_samples = {self.drift_samples}: with partition {self.partition} every device has all labels, "
+                "so none can drift; use labels or dirichlet"
+            )
+        if self.size_spread and self.partition == "shared":
+            raise ValueError(
+                f"size_spread = {self.size_spread:g}: with partition shared every device draws from all samples and "
+                "has no part of a size; use iid, labels or dirichlet"
+            )
+        return self
