@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.optim import Optimizer
 
 from scadles import build
 from scadles._version import __version__
+from scadles.build.holdings import draw_holdings
 from scadles.clock import Clock, WallClock, timestamp, timestamp_number
 from scadles.config import RunConfig, load_config
 from scadles.connected import ConnectedDevice
@@ -27,16 +29,20 @@ from scadles.observe import (
     EventLog,
     Header,
     Progress,
+    RunFolder,
     Summary,
     events_path,
     new_run_folder,
     occupied,
+    plot_run,
     write_config,
 )
 from scadles.seeding import derive_seed
 from scadles.training.checkpoint import Checkpoint, CheckpointStore
 from scadles.training.evaluation import Evaluator, LossFunction
 from scadles.training.loop import LiveDevice, Tools
+
+PICTURE_FILE = "progress.png"
 
 ConfigLike = RunConfig | Mapping[str, Any] | Path | str
 
@@ -236,4 +242,10 @@ def _tools(
             settings.clock.speed,
             quiet=quiet or fabric.rank != 0,
         ),
+        partial(_draw, settings, dataset) if settings.picture else None,
     )
+
+
+def _draw(settings: RunConfig, dataset: Dataset, folder: RunFolder) -> None:
+    plot_run(folder, folder.path / PICTURE_FILE)
+    draw_holdings(settings, dataset, folder.path)

@@ -9,6 +9,7 @@ import sys
 import typer
 
 from scadles.cli.compare import compare
+from scadles.cli.data import data
 from scadles.cli.doctor import doctor
 from scadles.cli.paper import paper
 from scadles.cli.settings import settings
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.command()(train)
 app.command()(simulate)
 app.command()(compare)
+app.command()(data)
 app.command()(doctor)
 app.command()(settings)
 app.command()(paper)

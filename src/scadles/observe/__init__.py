@@ -1,6 +1,7 @@
 """What a run did: typed events, progress on the terminal, and tables and plots from run folders."""
 
 from scadles.observe.compare import Comparison, compare
+from scadles.observe.drawing import evenly
 from scadles.observe.events import (
     EVENTS,
     CheckpointWritten,
@@ -13,6 +14,7 @@ from scadles.observe.events import (
     Resumed,
     Step,
 )
+from scadles.observe.holdings import MOST_DEVICES, Holdings
 from scadles.observe.log import EventLog
 from scadles.observe.plots import plot_comparison, plot_run
 from scadles.observe.progress import Progress
@@ -26,7 +28,16 @@ from scadles.observe.rundir import (
     read_events,
     write_config,
 )
-from scadles.observe.summary import SUMMARY_FILE, Compressed, DeviceSummary, Samples, Seconds, Simulated, Summary
+from scadles.observe.summary import (
+    SUMMARY_FILE,
+    Compressed,
+    DeviceSummary,
+    Samples,
+    Seconds,
+    Shared,
+    Simulated,
+    Summary,
+)
 from scadles.observe.sweep_picture import plot_sweep
 from scadles.observe.sweep_progress import SweepProgress
 from scadles.observe.sweep_table import SweepResult, SweepRow, SweepRun
@@ -35,6 +46,7 @@ from scadles.observe.timeline import plot_timeline
 __all__ = [
     "CONFIG_FILE",
     "EVENTS",
+    "MOST_DEVICES",
     "SUMMARY_FILE",
     "CheckpointWritten",
     "Comparison",
@@ -45,6 +57,7 @@ __all__ = [
     "EventLog",
     "Finished",
     "Header",
+    "Holdings",
     "NonFinite",
     "Progress",
     "Rejection",
@@ -52,6 +65,7 @@ __all__ = [
     "RunFolder",
     "Samples",
     "Seconds",
+    "Shared",
     "Simulated",
     "Step",
     "Summary",
@@ -61,6 +75,7 @@ __all__ = [
     "SweepRun",
     "compare",
     "default_folder",
+    "evenly",
     "events_path",
     "new_run_folder",
     "occupied",

@@ -57,11 +57,63 @@ def compare(folders: Iterable[RunFolder | Path | str]) -> Comparison:
         raise ConfigError("there is nothing to compare: name one or more run folders")
     names = _names(runs)
     rows: list[tuple[str, ...]] = [(title, *(value(run.summary) for run in runs)) for title, value in _QUANTITIES]
-    rows += [row for row in _special_rows(runs) if any(cell != _NOTHING for cell in row[1:])]
+    _insert_after("best accuracy", rows, _said(_closer_rows(runs)))
+    rows += _said([*_shared_rows(runs), *_special_rows(runs)])
     if len(runs) > 1:
         speed_up = (f"speed-up against {names[0]}", *(_speed_up(runs[0].summary, run.summary) for run in runs))
-        rows.insert([row[0] for row in rows].index(_TIME_TO_TARGET) + 1, speed_up)
+        _insert_after(_TIME_TO_TARGET, rows, [speed_up])
     return Comparison(names, tuple(rows), _warnings(runs, names))
+
+
+def _insert_after(title: str, rows: list[tuple[str, ...]], more: Sequence[tuple[str, ...]]) -> None:
+    place = [row[0] for row in rows].index(title) + 1
+    rows[place:place] = more
+
+
+def _said(rows: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Leave out rows in which no run says anything."""
+    return [row for row in rows if any(cell != _NOTHING for cell in row[1:])]
+
+
+def _closer_rows(runs: Sequence[RunFolder]) -> list[tuple[str, ...]]:
+    """Return what accuracy looks like from closer: label by label, and on the devices' own streams."""
+    summaries = [run.summary for run in runs]
+    return [
+        ("worst label", *(_label(s, min) for s in summaries)),
+        ("best label", *(_label(s, max) for s in summaries)),
+        ("accuracy on own streams", *(_online(s) for s in summaries)),
+    ]
+
+
+def _label(run: Summary, choose: Callable[[Iterable[float]], float]) -> str:
+    """Return the worst or best label and the accuracy on it at the last test."""
+    tested = [accuracy for accuracy in run.per_label if accuracy is not None]
+    if not tested:
+        return _NOTHING
+    chosen = choose(tested)
+    others = tested.count(chosen) - 1
+    return f"{run.per_label.index(chosen)}: {_accuracy(chosen)}" + (f" (and {others} more)" if others else "")
+
+
+def _online(run: Summary) -> str:
+    """Return the accuracy on samples before they were trained on, and the range over devices."""
+    if run.online_accuracy is None:
+        return _NOTHING
+    known = [row.online_accuracy for row in run.per_device if row.online_accuracy is not None]
+    span = f" ({min(known):.2f} to {max(known):.2f})" if len(known) > 1 else ""
+    return _accuracy(run.online_accuracy) + span
+
+
+def _shared_rows(runs: Sequence[RunFolder]) -> list[tuple[str, ...]]:
+    """Return what data injection took from devices."""
+    shared = [run.summary.shared for run in runs]
+    return [
+        ("samples shared", *(_NOTHING if s is None else human_count(s.samples) for s in shared)),
+        ("distinct records that left", *(_NOTHING if s is None else human_count(s.distinct_records) for s in shared)),
+        ("samples withheld", *(_NOTHING if s is None else human_count(s.withheld) for s in shared)),
+        ("shared, counted once", *(_NOTHING if s is None else human_bytes(s.payload_bytes) for s in shared)),
+        ("shared, as sent", *(_NOTHING if s is None else human_bytes(s.sent_bytes) for s in shared)),
+    ]
 
 
 def _special_rows(runs: Sequence[RunFolder]) -> list[tuple[str, ...]]:

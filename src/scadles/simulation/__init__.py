@@ -14,7 +14,9 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from scadles import build
+from scadles.build.holdings import draw_holdings
 from scadles.config import RunConfig, load_config
+from scadles.data import Dataset
 from scadles.errors import ConfigError
 from scadles.observe import Progress, RunFolder, Summary, default_folder, occupied, plot_timeline
 from scadles.simulation.gradients import LossFunction
@@ -73,9 +75,10 @@ def simulate(
     if limit:
         tell = partial(print, file=sys.stderr) if not quiet else lambda _: None
         summary = with_stream_limit(summary, settings, dataset, lambda: copy.deepcopy(fresh), loss, tell)
-    write_outcome(summary, network, run_dir, _draw if settings.picture else None)
+    write_outcome(summary, network, run_dir, partial(_draw, settings, dataset) if settings.picture else None)
     return summary
 
 
-def _draw(folder: RunFolder) -> None:
+def _draw(settings: RunConfig, dataset: Dataset, folder: RunFolder) -> None:
     plot_timeline(folder, folder.path / PICTURE_FILE)
+    draw_holdings(settings, dataset, folder.path)

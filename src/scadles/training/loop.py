@@ -30,7 +30,6 @@ from scadles.observe import (
     RunFolder,
     Step,
     Summary,
-    plot_run,
 )
 from scadles.training.checkpoint import Checkpoint, CheckpointStore, kept_back, pack, unpack
 from scadles.training.evaluation import Evaluator, right_answers
@@ -39,8 +38,6 @@ from scadles.training.outcome import summarise, write_outcome
 from scadles.training.schedule import Schedule
 from scadles.training.signals import StopRequest
 from scadles.training.tally import Tally
-
-PICTURE_FILE = "progress.png"
 
 
 @dataclass(frozen=True)
@@ -52,12 +49,14 @@ class Tools:
         checkpoints: where this device's state is kept.
         log: where this device's events go.
         progress: what the terminal shows.
+        draw: draws the run once it is over; None draws nothing.
     """
 
     evaluator: Evaluator
     checkpoints: CheckpointStore
     log: EventLog
     progress: Progress
+    draw: Callable[[RunFolder], None] | None
 
 
 class LiveDevice:
@@ -137,7 +136,7 @@ class LiveDevice:
                 self._end_early()
                 self._finish()
         if self.summary is not None and self.rank == 0:
-            write_outcome(self.summary, self.model, self.run_dir, _draw if self.config.picture else None)
+            write_outcome(self.summary, self.model, self.run_dir, self._tools.draw)
 
     def batches(self) -> Iterator[Batch]:
         """Yield batches until the run ends; a step in which this device has nothing happens by itself."""
@@ -205,7 +204,7 @@ class LiveDevice:
     def _complete(self, loss: Tensor | None, correct: int | None = None) -> Step:
         device = self._device
         self._tools.progress.waiting("exchanging gradients")
-        bad_before, size = device.non_finite_steps, len(device.taken)
+        bad_before, size = device.non_finite_steps, device.batch_size
         event, asked_to_stop = device.step(loss, stop=self._stop.wanted, correct=correct)
         self._record(event)
         self.tally.add(event, self.rank)
@@ -314,7 +313,3 @@ class LiveDevice:
 
     def _show_wait(self, held: int, target: int) -> None:
         self._tools.progress.waiting(f"gathering {held}/{target} samples")
-
-
-def _draw(folder: RunFolder) -> None:
-    plot_run(folder, folder.path / PICTURE_FILE)

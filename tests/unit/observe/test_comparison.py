@@ -63,6 +63,20 @@ def test_a_ledger_that_does_not_balance_is_shown(new_run):
     assert cells(compare([new_run(samples=wrong)]))["ledger balanced"] == ("NO",)
 
 
+def test_accuracy_is_looked_at_from_closer(new_run):
+    rows = RunFolder(new_run("plain")).summary.per_device
+    seen = tuple(row.model_copy(update={"online_accuracy": 0.5 + 0.25 * row.device}) for row in rows)
+    run = new_run("skewed", per_label=(0.5, None, 0.125, 0.875, 0.875), online_accuracy=0.6, per_device=seen)
+    comparison = compare([new_run("other"), run])
+    titles = [row[0] for row in comparison.rows]
+    assert titles[titles.index("best accuracy") + 1 :][:3] == ["worst label", "best label", "accuracy on own streams"]
+    table = cells(comparison)
+    assert table["worst label"] == ("–", "2: 0.1250")
+    assert table["best label"] == ("–", "3: 0.8750 (and 1 more)")
+    assert table["accuracy on own streams"] == ("–", "0.6000 (0.50 to 0.75)")
+    assert "worst label" not in cells(compare([new_run("without")]))
+
+
 def test_runs_of_one_name_are_told_apart_by_their_paths(new_run, tmp_path):
     (tmp_path / "x").mkdir()
     first, second = new_run("run"), new_run("x/run")

@@ -19,6 +19,9 @@ class DriftingPartition(Partition):
         devices: how many there are.
         every: samples, at least 1.
 
+    Attributes:
+        parts: as given.
+
     >>> from scadles.data.partition.drawn import EndlessPartition
     >>> drifting = DriftingPartition(EndlessPartition(devices=10), devices=10, every=3)
     >>> drifting.indices(np.array([9]), np.arange(6)).tolist()
@@ -26,12 +29,16 @@ class DriftingPartition(Partition):
     """
 
     def __init__(self, parts: Partition, devices: int, every: int) -> None:
-        self._parts = parts
+        self.parts = parts
         self._devices = devices
         self._every = every
 
     def indices(self, devices: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-        return self._parts.indices((devices + offsets // self._every) % self._devices, offsets)
+        return self.parts.indices((devices + offsets // self._every) % self._devices, offsets)
+
+    def part_of(self, device: int, drifts: int) -> int:
+        """Return whose part a device has after it has gone on with another one so many times."""
+        return (device + drifts) % self._devices
 
     def pass_size(self, device: int) -> None:
         return None

@@ -1,0 +1,33 @@
+import numpy as np
+import pytest
+
+from scadles.config import DataConfig
+from scadles.data import SyntheticImages, count_labels, load_digits, make_partition
+from scadles.data.holdings import LOOKED_AT
+
+DIGITS = load_digits()
+PICTURES = SyntheticImages(10, (1, 8, 8), 1, seed=0)
+
+
+def counted(config, data, drifts=0):
+    return count_labels(data, make_partition(config, data, 10, seed=0), range(10), drifts)
+
+
+@pytest.mark.parametrize("kind", ["iid", "labels", "dirichlet"])
+def test_all_parts_together_are_the_training_set(kind):
+    counts = counted(DataConfig(partition=kind), DIGITS)
+    everything = np.bincount(DIGITS.labels(np.arange(DIGITS.train_size)), minlength=10)
+    np.testing.assert_array_equal(counts.sum(axis=0), everything)
+
+
+@pytest.mark.parametrize(("data", "config"), [(PICTURES, {"partition": "labels"}), (DIGITS, {"partition": "shared"})])
+def test_of_a_stream_without_an_end_the_beginning_is_counted(data, config):
+    assert (counted(DataConfig(**config), data).sum(axis=1) == LOOKED_AT).all()
+
+
+@pytest.mark.parametrize("data", [DIGITS, PICTURES])
+def test_drift_hands_the_counts_on(data):
+    config = DataConfig(partition="dirichlet", drift_samples=50)
+    before, after = counted(config, data), counted(config, data, drifts=1)
+    np.testing.assert_array_equal(after, np.roll(before, -1, axis=0))
+    np.testing.assert_array_equal(before, counted(DataConfig(partition="dirichlet"), data))
