@@ -58,3 +58,25 @@ class RateBatch(BatchRule):
 
     def deadline_s(self, last_take_s: float) -> float:
         return last_take_s + self.window_s
+
+
+class ShrunkBatch(BatchRule):
+    """A part of what another rule aims at, for devices that train on others' samples as well.
+
+    Args:
+        rule: the other one; its deadline holds.
+        factor: how many times smaller the batch is, at least 1.
+
+    >>> ShrunkBatch(FixedBatch(64, max_wait_s=60.0), factor=3.5).target(rate_hz=50.0)
+    18
+    """
+
+    def __init__(self, rule: BatchRule, factor: float) -> None:
+        self._rule = rule
+        self._factor = factor
+
+    def target(self, rate_hz: float) -> int:
+        return max(1, round(self._rule.target(rate_hz) / self._factor))
+
+    def deadline_s(self, last_take_s: float) -> float:
+        return self._rule.deadline_s(last_take_s)

@@ -16,6 +16,7 @@ from scadles.clock import Clock
 from scadles.device import Device, never
 from scadles.errors import RunError
 from scadles.fabric import Fabric
+from scadles.injection import SampleExchange, Samples
 from scadles.intake import Intake
 from scadles.learner import Learner
 from scadles.observe.events import Step
@@ -27,9 +28,9 @@ class Batch:
     """What a device trains on in one step.
 
     Attributes:
-        x: prepared samples, float ``[b, *shape]``, on the model's device.
+        x: prepared samples, float ``[b, *shape]``, on the model's device: own ones first, then those of others.
         y: labels, int64 ``[b]``.
-        offsets: where in the stream they came from, int64 ``[b]``.
+        offsets: where in the stream the own ones came from, int64, fewer than ``b`` where others have shared.
     """
 
     x: Tensor
@@ -37,7 +38,7 @@ class Batch:
     offsets: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.offsets)
+        return len(self.y)
 
 
 class ConnectedDevice(Device):
@@ -49,13 +50,24 @@ class ConnectedDevice(Device):
         learner: model and optimizer, the same as on all other devices.
         fabric: the way to them.
         clock: stream time.
+        samples: shares samples with the others; None where none are shared.
     """
 
-    __slots__ = ("batchnorm", "fabric")
+    __slots__ = ("_has_shared", "_samples", "batchnorm", "fabric")
 
-    def __init__(self, intake: Intake, rule: BatchRule, learner: Learner, fabric: Fabric, clock: Clock) -> None:
-        super().__init__(fabric.rank, intake, rule, learner, clock)
+    def __init__(
+        self,
+        intake: Intake,
+        rule: BatchRule,
+        learner: Learner,
+        fabric: Fabric,
+        clock: Clock,
+        samples: SampleExchange | None = None,
+    ) -> None:
+        super().__init__(fabric.rank, intake, rule, learner, clock, samples.sharer if samples else None)
         self.fabric = fabric
+        self._samples = samples
+        self._has_shared = False
         self.batchnorm = BatchNormStatistics(learner.model)
 
     def start(self) -> None:
@@ -68,20 +80,39 @@ class ConnectedDevice(Device):
     def gather(
         self, should_stop: Callable[[], bool] = never, on_wait: Callable[[int, int], None] | None = None
     ) -> Batch:
-        """Wait for a batch as :meth:`collect` does, and return it ready for the model."""
+        """Wait for a batch as :meth:`collect` does, share with the others, and return it ready for the model."""
         records = self.collect(should_stop, on_wait)
         if not isinstance(records, Records):
             raise RunError("this stream brings records without samples: it is for simulated devices")
-        x = torch.as_tensor(records.x)
-        x = self.learner.prepare(x) if len(records) else x
         self.batchnorm.remember()
+        theirs = self._share(records)
+        if not self.batch_size:  # nothing came, or the one sample was given back
+            return Batch(torch.empty(0), torch.empty(0, dtype=torch.int64), np.empty(0, dtype=np.int64))
+        own = [torch.as_tensor(records.x)] if len(records) else []
+        x = self.learner.prepare(torch.cat([*own, *(samples.x for samples in theirs)]))
+        y = torch.cat([records.y, *(samples.y for samples in theirs)])
         place = self.learner.place
-        return Batch(x.to(place), records.y.to(place), records.offsets)
+        return Batch(x.to(place), y.to(place), records.offsets)
+
+    def _share(self, records: Records) -> list[Samples]:
+        """Take part in this step's sharing; return what others share, and let computing begin when it is here."""
+        if self._samples is None:
+            return []
+        theirs = self._samples.take_part(self.learner.step_number + 1, records, self.clock.now())
+        self._has_shared = True
+        # a virtual clock waits for the last sharer here; a wall clock has done so by itself
+        self.clock.meet(max([self.clock.now(), *(samples.sent_at_s for samples in theirs)]))
+        self.receive(sum(len(samples.y) for samples in theirs), self.clock.now())
+        return [samples for samples in theirs if len(samples.y)]
 
     def give_back(self) -> None:
-        if self._taken is not None and len(self._taken):
+        if self._taken is not None and self.batch_size:
             self.batchnorm.restore()
         super().give_back()
+
+    def end_step(self) -> None:
+        super().end_step()
+        self._has_shared = False
 
     def step(self, loss: Tensor | None, *, stop: bool = False, correct: int | None = None) -> tuple[Step, bool]:
         """Exchange gradients and update the model, whatever this device has to bring.
@@ -97,7 +128,9 @@ class ConnectedDevice(Device):
         Raises:
             PeerLostError: a device did not answer; model and optimizer are as they were.
         """
-        size = len(self.taken)
+        if not self._has_shared and not len(self.taken):
+            self._share_nothing()
+        size = self.batch_size
         if loss is not None and loss.dim() != 0:
             raise RunError(f"the loss must be the mean over the batch, one number; it has shape {tuple(loss.shape)}")
         reports = self._exchange_gradients(size, loss, stop=stop)
@@ -115,6 +148,11 @@ class ConnectedDevice(Device):
         self.end_step()
         return event, outcome.stop
 
+    def _share_nothing(self) -> None:
+        """Take part in a sharing that this device has not come to: the others wait for it where it is a sharer."""
+        self._share(Records.concatenate([]))
+        self.injected = 0
+
     def state(self) -> dict[str, Any]:
         """Return the counters that a checkpoint needs beside model, optimizer and intake."""
         return {
@@ -122,6 +160,7 @@ class ConnectedDevice(Device):
             "non_finite_steps": self.non_finite_steps,
             "last_take_s": self._last_take_s,
             "last_message_s": self._last_message_s,
+            "shared": self.sharer.state() if self.sharer is not None else None,
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -130,6 +169,8 @@ class ConnectedDevice(Device):
         self.non_finite_steps = state["non_finite_steps"]
         self._last_take_s = state["last_take_s"]
         self._last_message_s = state["last_message_s"]
+        if self.sharer is not None:
+            self.sharer.load(state["shared"])
 
     def average_batchnorm(self) -> None:
         """Give all devices the weighted mean of their BatchNorm running statistics."""

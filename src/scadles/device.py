@@ -13,11 +13,13 @@ from scadles.batching import BatchRule
 from scadles.buffer import NOTHING, Chunk
 from scadles.clock import Clock
 from scadles.errors import RunError
+from scadles.injection import Given, Sharer
 from scadles.intake import Intake
 from scadles.learner import Learner, Outcome
 from scadles.observe.events import Step
 
 _WAIT_SLICE_S = 1.0
+_NOTHING_GIVEN = Given()
 
 
 def never() -> bool:
@@ -44,34 +46,51 @@ class Device:
         rule: how much to train on.
         learner: model and optimizer.
         clock: stream time.
+        sharer: what it gives to others, who give to it as well; None where no samples are shared.
 
     Attributes:
         non_finite_steps: steps from which its gradient was left out, because it was not finite.
+        injected: samples of others in the present step's batch.
     """
 
     __slots__ = (
-        *("_elapsed_s", "_gather_started_s", "_gathered_s", "_last_end_s", "_last_message_s", "_last_take_s"),
-        *("_ready_s", "_rule", "_taken"),
-        *("clock", "intake", "learner", "non_finite_steps", "number"),
+        *("_computes_from_s", "_elapsed_s", "_gather_started_s", "_gathered_s", "_last_end_s", "_last_message_s"),
+        *("_last_take_s", "_ready_s", "_rule", "_taken"),
+        *("clock", "injected", "intake", "learner", "non_finite_steps", "number", "sharer"),
     )
 
-    def __init__(self, number: int, intake: Intake, rule: BatchRule, learner: Learner, clock: Clock) -> None:
+    def __init__(
+        self,
+        number: int,
+        intake: Intake,
+        rule: BatchRule,
+        learner: Learner,
+        clock: Clock,
+        sharer: Sharer | None = None,
+    ) -> None:
         self.number = number
+        self.sharer = sharer
+        self.injected = 0
         self.intake = intake
         self.learner = learner
         self.clock = clock
         self.non_finite_steps = 0
         self._rule = rule
         self._last_take_s = self._last_message_s = self._last_end_s = 0.0
-        self._gather_started_s = self._gathered_s = self._ready_s = self._elapsed_s = 0.0
+        self._gather_started_s = self._gathered_s = self._computes_from_s = self._ready_s = self._elapsed_s = 0.0
         self._taken: Chunk | None = None
 
     @property
     def taken(self) -> Chunk:
-        """The records of the present step."""
+        """The records of this device's own stream in the present step."""
         if self._taken is None:
             raise RunError("step() needs a batch: gather one first")
         return self._taken
+
+    @property
+    def batch_size(self) -> int:
+        """Samples that the present step is on, own ones and those of others."""
+        return len(self.taken) + self.injected
 
     @property
     def elapsed_s(self) -> float:
@@ -86,7 +105,7 @@ class Device:
     @property
     def compute_s(self) -> float:
         """How long it computed from then until it was ready, in stream seconds."""
-        return self._last_message_s - self._gathered_s
+        return self._last_message_s - self._computes_from_s
 
     @property
     def wait_s(self) -> float:
@@ -122,17 +141,28 @@ class Device:
                 on_wait(held, target)
             intake.pull(min(left_s, _WAIT_SLICE_S), want=target - held)
         count = min(target, held)
-        if count == 1 and self.learner.needs_two:
+        if count == 1 and self.learner.needs_two and self.sharer is None:
             count = 0  # the sample waits for the next one
         self._taken = intake.take(count)
-        self._last_take_s = self._gathered_s = clock.now()
+        self._last_take_s = self._gathered_s = self._computes_from_s = clock.now()
         return self._taken
+
+    def receive(self, samples: int, at_s: float) -> None:
+        """Take note that others share so many samples, which are all here at a stream time: computing begins then.
+
+        Where BatchNorm needs two samples and there is one, an own one goes back, and another's is not trained on.
+        """
+        self.injected = samples
+        self._computes_from_s = at_s
+        if self.batch_size == 1 and self.learner.needs_two:
+            self.give_back()
 
     def give_back(self) -> None:
         """Undo the last :meth:`collect`: its samples wait in the buffer again, and the batch is empty."""
         if self._taken is not None and len(self._taken):
             self.intake.undo_take()
         self._taken = NOTHING
+        self.injected = 0
 
     def ready(self) -> None:
         """Take note that this device's part of the gradient is ready at this moment."""
@@ -156,7 +186,9 @@ class Device:
 
     def settle(self, *, trained: bool) -> None:
         """Account for what was taken: it was trained on, or is rejected where its gradient was left out."""
-        if not trained and len(self.taken):
+        if trained:
+            self.intake.ledger.injected += self.injected
+        elif self.batch_size:
             self.non_finite_steps += 1
         self.intake.settle(trained=trained)
         self.intake.truncate()
@@ -165,6 +197,9 @@ class Device:
         """Take note that a step has ended at this moment."""
         self._last_end_s = self.clock.now()
         self._taken = None
+        self.injected = 0
+        if self.sharer is not None:
+            self.sharer.end_step()
 
     def describe(self, outcome: Outcome, synced_s: float, *, trained: bool, correct: int | None = None) -> Step:
         """Return the step as an event; to be called before :meth:`end_step`.
@@ -176,17 +211,17 @@ class Device:
             correct: right answers on what was taken, if they were counted.
         """
         now_s, taken, intake = self.clock.now(), self.taken, self.intake
-        batch = len(taken) if trained else 0
+        given = self.sharer.latest if self.sharer is not None else _NOTHING_GIVEN
         return Step(
             step=self.learner.step_number,
             time_s=now_s,
-            batch=batch,
+            batch=self.batch_size if trained else 0,
             total_batch=outcome.total_batch,
-            offsets=(taken.first_offset, taken[-1:].first_offset) if batch else None,
+            offsets=(taken.first_offset, taken[-1:].first_offset) if trained and len(taken) else None,
             rate_hz=intake.rate_hz,
             wait_s=self.wait_s,
             compute_s=self.compute_s + (now_s - synced_s),
-            sync_s=synced_s - self._last_message_s,
+            sync_s=synced_s - self._last_message_s + (self._computes_from_s - self._gathered_s),
             slowest=outcome.slowest,
             slowest_s=outcome.slowest_s,
             loss=outcome.loss,
@@ -195,5 +230,9 @@ class Device:
             held=intake.held,
             lag=intake.lag,
             dropped=intake.ledger.dropped,
+            injected=self.injected if trained else 0,
+            shared=given.samples,
+            shared_bytes=given.payload_bytes,
+            withheld=given.withheld,
             correct=correct if trained and len(taken) else None,
         )

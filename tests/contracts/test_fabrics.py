@@ -276,7 +276,7 @@ class TestLostInThreads:
         first, second = LocalFabric.create(2, deadline_s=60.0)
         first.share(torch.zeros(10, dtype=torch.uint8), (0,), 10, "samples of step 1")
         with pytest.raises(
-            FabricError, match="device 0 announces a message of 10 bytes in samples of step 1, at most 9"
+            FabricError, match="device 0 announces 10 bytes in samples of step 1, at most 9"
         ):
             second.share(None, (0,), 9, "samples of step 1")
 
@@ -331,7 +331,7 @@ def test_gloo_waits_for_senders_only(in_processes):
 def test_gloo_makes_no_room_for_a_message_longer_than_agreed(in_processes):
     outcomes = in_processes(__file__, 2, "long")
     assert outcomes[1][0] == 0
-    assert "device 0 announces a message of 1000 bytes in samples of step 1, at most 999" in outcomes[1][1]
+    assert "device 0 announces 1000 bytes in samples of step 1, at most 999" in outcomes[1][1]
 
 
 def test_gloo_names_a_device_that_never_joins(in_processes):

@@ -68,6 +68,17 @@ CONFIGS = {
         "model": "mlp",
         "compression": {"ratio": 1, "method": "whole", "gate": "always"},
     },
+    "injection": {
+        "method": "scadles",
+        "model": "mlp",
+        "injection": {"alpha": 0.5, "beta": 0.25, "refuse_devices": [2], "refuse_labels": {0: [3, 4]}},
+    },
+    "injection, batchnorm, constant": {
+        "method": "ddl",
+        "model": "cnn",
+        "batch": {"size": 16, "max_wait_s": 2},
+        "injection": {"alpha": 0.75, "beta": 0.5, "batch": "constant"},
+    },
     "persistence, poisson, adam": {
         "method": "scadles",
         "model": "mlp",

@@ -11,9 +11,10 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from scadles.aggregation import GradientExchange, LearningRate, scaling_for
-from scadles.batching import BatchRule, FixedBatch, RateBatch
+from scadles.batching import BatchRule, FixedBatch, RateBatch, ShrunkBatch
 from scadles.buffer import Buffer, BufferPolicy, Persistence, Truncation
 from scadles.build.exchange import build_exchange
+from scadles.build.injection import build_injection, build_sample_exchange, build_sharers, injects
 from scadles.clock import Clock, VirtualClock, WallClock
 from scadles.config import OptimizerConfig, ProfileConfig, RunConfig, load_config
 from scadles.connected import ConnectedDevice
@@ -64,11 +65,14 @@ def build_source(config: RunConfig, device: int, rate_hz: float, samples: Sample
 
 
 def build_rule(config: RunConfig) -> BatchRule:
-    """Return the batch rule."""
+    """Return the batch rule, for fewer own samples where those of others are to take their place."""
     batch = config.batch
+    rule: BatchRule = RateBatch(batch.window_s, batch.min, batch.max)
     if batch.rule == "fixed":
-        return FixedBatch(batch.size, batch.max_wait_s)
-    return RateBatch(batch.window_s, batch.min, batch.max)
+        rule = FixedBatch(batch.size, batch.max_wait_s)
+    if config.injection.batch == "constant" and injects(config):
+        rule = ShrunkBatch(rule, build_injection(config).growth)
+    return rule
 
 
 def build_policy(config: RunConfig) -> BufferPolicy:
@@ -134,7 +138,8 @@ def build_device(
     clock: Clock,
 ) -> ConnectedDevice:
     """Return one device, ready to start."""
-    samples = _samples(dataset, build_partition(config, dataset), fabric.rank)
+    partition = build_partition(config, dataset)
+    samples = _samples(dataset, partition, fabric.rank)
     rate_hz = draw_rates(config.stream.rates, config.devices, config.seed)[fabric.rank]
     source = build_source(config, fabric.rank, rate_hz, samples, clock)
     inspector = Inspector(dataset.shape, dataset.dtype, dataset.classes)
@@ -144,6 +149,7 @@ def build_device(
         build_learner(config, dataset, model, optimizer, build_exchange(config, model, fabric)),
         fabric,
         clock,
+        build_sample_exchange(config, dataset, partition, fabric),
     )
 
 
@@ -159,16 +165,17 @@ def build_fleet(config: RunConfig, dataset: Dataset, learner: Learner) -> list[D
         )
     rates = draw_rates(config.stream.rates, config.devices, config.seed)
     inspector = Inspector(dataset.shape, dataset.dtype, dataset.classes)
-    partition = None if _all_good(dataset, inspector) else build_partition(config, dataset)
+    partition, looked_at = build_partition(config, dataset), not _all_good(dataset, inspector)
+    sharer = build_sharers(config, dataset, partition) if injects(config) else None
     rule, policy = build_rule(config), build_policy(config)
     fleet = []
     for number, rate_hz in enumerate(rates):
         clock = VirtualClock()
-        samples = _samples(dataset, partition, number) if partition else None
+        samples = _samples(dataset, partition, number) if looked_at else None
         source = build_source(config, number, rate_hz, samples, clock)
         intake = Intake(source, inspector, Buffer(config.buffer.capacity), policy, RateMeter(), clock)
         intake.open()
-        fleet.append(Device(number, intake, rule, learner, clock))
+        fleet.append(Device(number, intake, rule, learner, clock, sharer(number) if sharer else None))
     return fleet
 
 

@@ -118,6 +118,9 @@ def _type_name(annotation: Any) -> str:
     if origin is tuple:
         names = [_type_name(argument) for argument in arguments if argument is not Ellipsis]
         return f"list of {names[0]}" if arguments[-1] is Ellipsis else f"[{', '.join(names)}]"
+    if origin is dict:
+        key, value = (_type_name(argument) for argument in arguments)
+        return f"mapping of {key} to {value}"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "section"
     return {"str": "text", "int": "integer", "float": "number", "bool": "true or false", "Path": "path"}[

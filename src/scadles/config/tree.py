@@ -14,8 +14,8 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from scadles.config.compression import CompressionConfig
 from scadles.config.cost import CostConfig
-from scadles.config.injection import InjectionConfig
 from scadles.config.data import DataConfig
+from scadles.config.injection import InjectionConfig
 from scadles.config.section import Section, what_is_said
 
 METHODS: dict[str, dict[str, Any]] = {

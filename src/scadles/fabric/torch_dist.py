@@ -102,7 +102,8 @@ class TorchFabric(Fabric):
         if message is not None:
             check_length(self.rank, len(message), most, phase)
         sources = [sender for sender in senders if sender != self.rank]
-        return self._guarded(phase, lambda: self._share(message, sources, most, phase))
+        received: dict[int, Tensor] = self._guarded(phase, lambda: self._share(message, sources, most, phase))
+        return received
 
     def _share(self, message: Tensor | None, sources: Sequence[int], most: int, phase: str) -> dict[int, Tensor]:
         _wait_for(self._sending)

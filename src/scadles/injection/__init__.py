@@ -2,9 +2,21 @@
 
 from scadles.injection.account import Given
 from scadles.injection.consent import Consent
+from scadles.injection.exchange import SampleExchange
 from scadles.injection.history import History, Numbered, Passing
 from scadles.injection.message import SampleFormat, Samples
 from scadles.injection.rule import Injection
 from scadles.injection.sharer import Sharer
 
-__all__ = ["Consent", "Given", "History", "Injection", "Numbered", "Passing", "SampleFormat", "Samples", "Sharer"]
+__all__ = [
+    "Consent",
+    "Given",
+    "History",
+    "Injection",
+    "Numbered",
+    "Passing",
+    "SampleExchange",
+    "SampleFormat",
+    "Samples",
+    "Sharer",
+]

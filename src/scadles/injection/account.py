@@ -22,5 +22,12 @@ class Given:
     payload_bytes: int = 0
     sent_bytes: int = 0
 
+    def add(self, other: Given) -> None:
+        """Count what was given in a step."""
+        self.samples += other.samples
+        self.withheld += other.withheld
+        self.payload_bytes += other.payload_bytes
+        self.sent_bytes += other.sent_bytes
+
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

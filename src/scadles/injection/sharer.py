@@ -36,9 +36,10 @@ class Sharer:
 
     Attributes:
         given: what it has shared so far.
+        latest: what of that in the present step.
     """
 
-    __slots__ = ("consent", "device", "given", "history", "injection")
+    __slots__ = ("consent", "device", "given", "history", "injection", "latest")
 
     def __init__(self, device: int, injection: Injection, consent: Consent, history: History) -> None:
         self.device = device
@@ -46,6 +47,7 @@ class Sharer:
         self.consent = consent
         self.history = history
         self.given = Given()
+        self.latest = Given()
 
     def choose(self, step: int, size: int, labels_at: Callable[[np.ndarray], np.ndarray]) -> Choice:
         """Draw what to share of a batch of ``size`` samples, and leave out what must not leave.
@@ -64,12 +66,17 @@ class Sharer:
 
     def book(self, offsets: np.ndarray, withheld: int, payload_bytes: int, receivers: int) -> None:
         """Take note that the records at these offsets leave in one message to so many receivers."""
-        self.given.withheld += withheld
-        if receivers:
-            self.history.add(offsets)
-            self.given.samples += len(offsets)
-            self.given.payload_bytes += payload_bytes
-            self.given.sent_bytes += payload_bytes * receivers
+        self.latest = Given(len(offsets), withheld, payload_bytes, payload_bytes * receivers)
+        self.given.add(self.latest)
+        self.history.add(offsets)
+
+    def describe(self) -> dict[str, int]:
+        """Return what has been shared so far, for a summary."""
+        return {**self.given.as_dict(), "distinct_records": self.history.distinct}
+
+    def end_step(self) -> None:
+        """Take note that a step has ended."""
+        self.latest = Given()
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint needs, as JSON can hold it."""

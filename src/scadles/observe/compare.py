@@ -107,7 +107,9 @@ def _online(run: Summary) -> str:
 def _shared_rows(runs: Sequence[RunFolder]) -> list[tuple[str, ...]]:
     """Return what data injection took from devices."""
     shared = [run.summary.shared for run in runs]
+    injected = [_NOTHING if run.summary.shared is None else human_count(run.summary.samples.injected) for run in runs]
     return [
+        ("samples of others trained", *injected),
         ("samples shared", *(_NOTHING if s is None else human_count(s.samples) for s in shared)),
         ("distinct records that left", *(_NOTHING if s is None else human_count(s.distinct_records) for s in shared)),
         ("samples withheld", *(_NOTHING if s is None else human_count(s.withheld) for s in shared)),

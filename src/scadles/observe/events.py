@@ -52,12 +52,12 @@ class Step(Event):
     """One step of one device.
 
     Attributes:
-        batch: samples this device trained on; 0 where it had nothing.
-        total_batch: samples all devices trained on.
-        offsets: stream offsets of the first and last trained sample; None for an empty batch.
+        batch: samples this device trained on, those of others included; 0 where it had nothing.
+        total_batch: the sum over all devices.
+        offsets: stream offsets of the first and last trained sample of its own; None where there was none.
         rate_hz: the measured rate of this device's stream.
         wait_s, compute_s, sync_s: stream seconds spent on gathering the batch, on the gradient and the update, and on
-            the exchange (waiting for others included).
+            the exchanges (waiting for others included).
         slowest: the device that everybody waited for.
         slowest_s: how much later than the first device it was ready.
         loss: mean loss over all devices' samples; None when nobody had any.
@@ -68,6 +68,10 @@ class Step(Event):
         dropped: samples dropped so far.
         correct: right answers of the model before this step on the samples of this device's own stream that it was
             then trained on; None where nobody counted, or there were none.
+        injected: samples of others among those trained on.
+        shared: samples of its own that it sent to all others.
+        shared_bytes: the message that held them, counted once.
+        withheld: samples that were drawn to be shared and were not, because the device or their label refuses it.
     """
 
     kind: ClassVar[str] = "step"
@@ -87,6 +91,10 @@ class Step(Event):
     lag: int | None
     dropped: int
     correct: int | None = None
+    injected: int = 0
+    shared: int = 0
+    shared_bytes: int = 0
+    withheld: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

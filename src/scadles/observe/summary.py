@@ -33,10 +33,29 @@ class Seconds(_Frozen):
     sync: float
 
 
+class Shared(_Frozen):
+    """What data injection took from devices.
+
+    Attributes:
+        samples: sent to all others, each counted once however many receive it.
+        withheld: drawn to be sent, and not sent because device or label refuses it.
+        distinct_records: how many different records have ever left their device: the privacy it cost.
+        payload_bytes: of the messages that held them, counted at the sender once.
+        sent_bytes: of these messages as they really left, one for each receiver; part of ``bytes_sent``.
+    """
+
+    samples: int
+    withheld: int
+    distinct_records: int
+    payload_bytes: int
+    sent_bytes: int
+
+
 class DeviceSummary(_Frozen):
     """One device's part.
 
     Attributes:
+        shared: with data injection only.
         slowest_steps: steps in which everybody waited for this device.
         online_accuracy: share of the samples of its own stream to which the model gave the right answer before it was
             trained on them (test, then train); None where nobody counted.
@@ -51,6 +70,7 @@ class DeviceSummary(_Frozen):
     slowest_steps: int
     non_finite_steps: int
     online_accuracy: float | None = None
+    shared: Shared | None = None
 
 
 class Compressed(_Frozen):
@@ -108,6 +128,7 @@ class Summary(_Frozen):
         own_accuracy_range: of a run with ``aggregation.batchnorm: local``, in which each device has a model of its own
             and accuracy is the mean: the lowest and the highest at the last test.
         per_device: of all devices, or of those that a large simulated cluster records.
+        shared: of a run with data injection only, the sum over all devices.
         compressed: of a run with compression only.
         simulated: of a simulated run only.
         stream_limit_s: the earliest stream time at which anybody could have reached the target from the samples that
@@ -142,6 +163,7 @@ class Summary(_Frozen):
     online_accuracy: float | None = None
     own_accuracy_range: tuple[float, float] | None = None
     per_device: tuple[DeviceSummary, ...]
+    shared: Shared | None = None
     compressed: Compressed | None = None
     simulated: Simulated | None = None
     stream_limit_s: float | None = None

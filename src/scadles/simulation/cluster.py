@@ -13,7 +13,9 @@ from scadles.device import Device
 from scadles.learner import Learner, Outcome
 from scadles.simulation.agenda import Agenda
 from scadles.simulation.charge import Charge
+from scadles.simulation.gifts import NO_GIFTS
 from scadles.simulation.gradients import Gradients
+from scadles.simulation.sharing import Sharing
 
 _LEAVE_FIRST = -1
 
@@ -27,10 +29,10 @@ class StepDone:
         reports: of all devices.
         members: the devices that took part, ascending.
         present: which these are, bool ``[N]``.
-        correct: right answers of each on what it took, int64 ``[N]``.
+        correct: right answers of each on what it took itself, int64 ``[N]``.
         synced_s: when the mean gradient was there: now.
         duration_s: how long it took, in stream seconds.
-        bytes_sent: what left all devices in its exchange.
+        bytes_sent: what left all devices in its exchanges.
     """
 
     outcome: Outcome
@@ -57,6 +59,7 @@ class Cluster:
         gradients: makes the sum of their gradients.
         charge: what each step takes.
         on_step: told of every step; returns whether to go on.
+        sharing: lets devices share samples; None where none are shared.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class Cluster:
         gradients: Gradients,
         charge: Charge,
         on_step: Callable[[StepDone], bool],
+        sharing: Sharing | None = None,
     ) -> None:
         self._devices = devices
         self._learner = learner
@@ -73,6 +77,9 @@ class Cluster:
         self._charge = charge
         self._availability = charge.costs.availability
         self._on_step = on_step
+        self._sharing = sharing
+        self._gifts = NO_GIFTS
+        self._shared_bytes = 0
         self._agenda = Agenda()
         self._members: list[Device] = []
         self._was_on = np.ones(len(devices), dtype=bool)
@@ -106,6 +113,8 @@ class Cluster:
         for device in self._members:
             batches[device.number] = len(device.collect())
             starts_s[device.number] = device.clock.now()
+        if self._sharing is not None:
+            batches, starts_s = self._share(self._sharing, batches, starts_s)
         starts_s = np.maximum(starts_s, loaded_s)
         ready_s = starts_s + self._charge.costs.compute_s(batches, self._learner.step_number + 1, starts_s)
         self._present, self._awaited = on.copy(), len(numbers)
@@ -129,6 +138,17 @@ class Cluster:
             until_s[number] += self._charge.fetch_s(number, self._learner.step_number + 1, now_s)
         self._was_on = on
         return until_s
+
+    def _share(self, sharing: Sharing, batches: np.ndarray, gathered_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Let samples be shared; return each device's batch and when it can begin to compute, ``[N]`` both."""
+        shared = sharing.share(self._members, gathered_s, self._step_began_s, self._learner.step_number + 1)
+        self._gifts, self._shared_bytes = shared.gifts, shared.bytes_sent
+        starts_s = np.maximum(gathered_s, shared.arrived_s)
+        received = self._gifts.received(np.arange(len(batches)))
+        for device in self._members:
+            device.receive(int(received[device.number]), float(starts_s[device.number]))
+            batches[device.number] = device.batch_size
+        return batches, starts_s
 
     def _plan(self, device: Device, now_s: float, ready_s: float, on_ready: Callable[[], None]) -> None:
         off_s = self._availability.next_change(device.number, now_s)
@@ -159,9 +179,8 @@ class Cluster:
         cost = self._charge.exchange(self._present, learner.step_number, now_s)
         ended_s = now_s + cost.seconds
         duration_s = ended_s - self._step_began_s
-        done = StepDone(
-            outcome, reports, self._members, self._present, self._correct, ended_s, duration_s, cost.bytes_sent
-        )
+        bytes_sent = cost.bytes_sent + self._shared_bytes
+        done = StepDone(outcome, reports, self._members, self._present, self._correct, ended_s, duration_s, bytes_sent)
         self._agenda.at(ended_s, self._end_step, done)
 
     def _reports(self) -> np.ndarray:
@@ -171,14 +190,14 @@ class Cluster:
         columns = dict(zip(Report._fields, reports.T, strict=True))
         columns["ready_s"][:] = [device.ready_s for device in self._devices]
         columns["elapsed_s"][:] = [device.elapsed_s for device in self._devices]
-        able = [device for device in self._members if len(device.taken)]
+        able = [device for device in self._members if device.batch_size]
         self._learner.exchange.begin(1.0 if able else 0.0, f"gradients of step {self._learner.step_number + 1}")
         if able:
             numbers = [device.number for device in able]
             taken = [device.taken for device in able]
-            columns["batch"][numbers] = [len(chunk) for chunk in taken]
+            columns["batch"][numbers] = [device.batch_size for device in able]
             self._learner.model.train()
-            shares = self._gradients.add_up(numbers, taken)
+            shares = self._gradients.add_up(numbers, taken, self._gifts)
             columns["weight"][numbers], columns["loss"][numbers] = shares.weights, shares.losses
             self._correct[numbers] = shares.correct
         return reports

@@ -84,6 +84,79 @@ def star(message_bytes: int, up_bps: np.ndarray, down_bps: np.ndarray, latency_s
     return Exchange(up_s + down_s, 2 * len(up_bps) * message_bytes)
 
 
+class Arrivals(NamedTuple):
+    """What it costs to bring the messages of some devices to all others.
+
+    Attributes:
+        at_s: the stream time at which a device has all of them, -inf where it gets none, float64 ``[n]``.
+        bytes_sent: by all devices together, and by the hub of a star.
+    """
+
+    at_s: np.ndarray
+    bytes_sent: int
+
+
+def share_directly(
+    sizes: np.ndarray,
+    sent_s: np.ndarray,
+    senders: np.ndarray,
+    up_bps: np.ndarray,
+    down_bps: np.ndarray,
+    latency_s: np.ndarray,
+) -> Arrivals:
+    """Return when messages are there that their senders send to each of the others themselves.
+
+    Message i is at device j after ``latency + 8 max((n - 1) M_i / up_i, sum of what j gets / down_j)``: copies share
+    the sender's link, and messages the receiver's.
+
+    Args:
+        sizes: of the messages, in bytes, ``[k]``.
+        sent_s: stream time at which each leaves, float64 ``[k]``.
+        senders: their places among the n devices, integer ``[k]``.
+
+    >>> slow = np.full(3, 8e3)
+    >>> share_directly(np.array([1000]), np.array([2.0]), np.array([1]), slow, slow, np.zeros(3))
+    Arrivals(at_s=array([  4., -inf,   4.]), bytes_sent=2000)
+    """
+    n = len(up_bps)
+    receiving_s = 8 * _incoming(sizes, senders, n) / down_bps
+    at_s = np.full(n, -np.inf)
+    for size, began_s, sender in zip(sizes.tolist(), sent_s.tolist(), senders.tolist(), strict=True):
+        sending_s = 8 * (n - 1) * size / up_bps[sender]
+        there_s = began_s + np.maximum(latency_s, latency_s[sender]) + np.maximum(receiving_s, sending_s)
+        there_s[sender] = -np.inf
+        np.maximum(at_s, there_s, out=at_s)
+    return Arrivals(at_s, (n - 1) * int(sizes.sum()))
+
+
+def share_by_hub(
+    sizes: np.ndarray,
+    sent_s: np.ndarray,
+    senders: np.ndarray,
+    up_bps: np.ndarray,
+    down_bps: np.ndarray,
+    latency_s: np.ndarray,
+) -> Arrivals:
+    """Return when messages are there that a server outside the devices passes on: up once, down to all others.
+
+    Everything that device j gets leaves the hub when the last of it is there. Arguments are those of
+    :func:`share_directly`.
+    """
+    n = len(up_bps)
+    at_hub_s = sent_s + latency_s[senders] + 8 * sizes / up_bps[senders]
+    last_s = np.full(n, at_hub_s.max())
+    for sender in senders.tolist():
+        last_s[sender] = at_hub_s[senders != sender].max(initial=-np.inf)
+    return Arrivals(last_s + latency_s + 8 * _incoming(sizes, senders, n) / down_bps, n * int(sizes.sum()))
+
+
+def _incoming(sizes: np.ndarray, senders: np.ndarray, n: int) -> np.ndarray:
+    """Return the bytes that each of n devices gets."""
+    incoming = np.full(n, float(sizes.sum()))
+    incoming[senders] -= sizes
+    return incoming
+
+
 Collective = Callable[[int, np.ndarray, np.ndarray, np.ndarray], Exchange]
 COLLECTIVES: dict[str, Collective] = {"ring": ring, "tree": tree, "all-gather": all_gather, "star": star}
 

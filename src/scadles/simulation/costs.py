@@ -9,10 +9,10 @@ import numpy as np
 from scadles.config import CostConfig
 from scadles.reduction import Volume
 from scadles.simulation.availability import Availability
-from scadles.simulation.collectives import COLLECTIVES, Exchange
+from scadles.simulation.collectives import COLLECTIVES, Arrivals, Exchange, share_by_hub, share_directly
 from scadles.simulation.quantities import Quantity
 
-__all__ = ["Availability", "Costs", "Exchange"]
+__all__ = ["Arrivals", "Availability", "Costs", "Exchange"]
 
 
 class Costs:
@@ -91,6 +91,30 @@ class Costs:
         up, down, latency_s = self._links(members, step, now_s)
         seconds = volume.seconds(float(np.minimum(up, down).min()), float(latency_s.max()))
         return Exchange(seconds, volume.bytes_sent * len(members))
+
+    def copies(self, members: int) -> int:
+        """Return how often a device sends the samples that it shares: to each of the others, or to a star's hub."""
+        return min(members - 1, 1) if self.collective == "star" else members - 1
+
+    def share(
+        self,
+        members: np.ndarray,
+        senders: np.ndarray,
+        sizes: np.ndarray,
+        sent_s: np.ndarray,
+        step: int,
+        now_s: float,
+    ) -> Arrivals:
+        """Return what it takes until all of these devices have what some of them share.
+
+        Args:
+            members, step, now_s: as for :meth:`exchange`.
+            senders: which of them share, sorted, integer ``[k]``.
+            sizes: bytes of their messages, ``[k]``.
+            sent_s: stream time at which each is sent, float64 ``[k]``.
+        """
+        way = share_by_hub if self.collective == "star" else share_directly
+        return way(sizes, sent_s, np.searchsorted(members, senders), *self._links(members, step, now_s))
 
     def coding_s(self, members: np.ndarray, step: int, now_s: float) -> float:
         """Return how long the slowest of these devices selects and codes what it sends of its gradient."""

@@ -22,6 +22,7 @@ from scadles.buffer import Chunk
 from scadles.data import Dataset, Partition
 from scadles.learner import Learner
 from scadles.records import Records
+from scadles.simulation.gifts import NO_GIFTS, Gift, Gifts, picked
 from scadles.training.evaluation import right_answers
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -37,7 +38,7 @@ class Shares(NamedTuple):
     Attributes:
         weights: of their gradients, 0 where one was not finite, float64 ``[n]``.
         losses: mean over each one's batch, 0 where that is not finite, float64 ``[n]``.
-        correct: right answers on each one's batch before it was trained on, int64 ``[n]``.
+        correct: right answers on each one's own samples before they were trained on, int64 ``[n]``.
     """
 
     weights: np.ndarray
@@ -76,6 +77,22 @@ class Lookup:
             begins = np.cumsum(counts) - counts
             offsets = np.repeat(firsts - begins, counts) + np.arange(counts.sum())
             x, y = self._dataset.samples(self._partition.indices(np.repeat(numbers, counts), offsets))
+        return self._prepared(x, y)
+
+    def gifts(self, gifts: Sequence[Gift]) -> tuple[Tensor, Tensor]:
+        """Return prepared samples and labels of what devices share, one gift after the other."""
+        if all(isinstance(gift.taken, Records) for gift in gifts):
+            records = Records.concatenate([picked(gift) for gift in gifts])
+            return self._prepared(torch.as_tensor(records.x), records.y)
+        numbers = np.repeat([gift.number for gift in gifts], [len(gift.places) for gift in gifts])
+        offsets = np.concatenate([gift.offsets for gift in gifts])
+        return self._prepared(*self._dataset.samples(self._partition.indices(numbers, offsets)))
+
+    def labels(self, number: int, offsets: np.ndarray) -> np.ndarray:
+        """Return the labels of a device's samples at these offsets of its stream, int64 ``[n]``."""
+        return self._dataset.labels(self._partition.indices(np.array([number]), offsets))
+
+    def _prepared(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         place = self._learner.place
         return self._learner.prepare(x).to(place), y.to(place)
 
@@ -95,12 +112,13 @@ class Gradients(ABC):
     description: str
 
     @abstractmethod
-    def add_up(self, numbers: Sequence[int], taken: Sequence[Chunk]) -> Shares:
+    def add_up(self, numbers: Sequence[int], taken: Sequence[Chunk], gifts: Gifts = NO_GIFTS) -> Shares:
         """Add each device's gradient, times its weight, to those that the parameters hold.
 
         Args:
             numbers: the devices, ascending.
-            taken: what each has taken, at least one sample.
+            taken: what each has taken; with what the others share there is at least one sample.
+            gifts: what is shared; each device trains on that of all others as well.
         """
 
 
@@ -112,14 +130,18 @@ class NoGradients(Gradients):
     def __init__(self, learner: Learner) -> None:
         self._learner = learner
 
-    def add_up(self, numbers: Sequence[int], taken: Sequence[Chunk]) -> Shares:
+    def add_up(self, numbers: Sequence[int], taken: Sequence[Chunk], gifts: Gifts = NO_GIFTS) -> Shares:
         losses = np.zeros(len(taken))
-        weights = self._learner.weights(np.array([len(chunk) for chunk in taken]), losses)
+        sizes = np.array([len(chunk) for chunk in taken]) + gifts.received(np.asarray(numbers))
+        weights = self._learner.weights(sizes, losses)
         return Shares(weights, losses, np.zeros(len(taken), dtype=np.int64))
 
 
 class FusedGradients(Gradients):
     """One backward pass over the samples of many devices, in chunks of at most 2,048 samples.
+
+    What devices share passes through the model once more, and not once for each device that trains on it: its
+    gradient counts as often as it is trained on.
 
     Args:
         learner: whose loss is cross-entropy.
@@ -135,30 +157,48 @@ class FusedGradients(Gradients):
         self._one_by_one = one_by_one
         self._chunk = max(256, min(_CHUNK_SAMPLES, _CHUNK_VALUES // lookup.sample_values))
 
-    def add_up(self, numbers: Sequence[int], taken: Sequence[Chunk]) -> Shares:
-        counts = np.array([len(chunk) for chunk in taken])
-        parts = [self._add_chunk(numbers[part], taken[part], counts[part]) for part in chunks(counts, self._chunk)]
+    def add_up(self, numbers: Sequence[int], taken: Sequence[Chunk], gifts: Gifts = NO_GIFTS) -> Shares:
+        everybody, counts = np.asarray(numbers), np.array([len(chunk) for chunk in taken])
+        sizes = counts + gifts.received(everybody)
+        weights = self._learner.weights(sizes, np.zeros(len(sizes)))
+        parts = weights / sizes  # of each sample's gradient in its device's
+        sums, correct = np.zeros(len(sizes)), np.zeros(len(sizes), dtype=np.int64)
+        own = np.flatnonzero(counts)
+        for chunk in chunks(counts[own], self._chunk) if len(own) else ():
+            places = own[chunk]
+            x, y = self._lookup(everybody[places].tolist(), [taken[place] for place in places.tolist()])
+            sums[places], correct[places] = self._add(x, y, counts[places], parts[places])
+        if gifts:
+            trained_by_others = parts.sum() - gifts.of_all(everybody, parts)
+            given = self._add_gifts(gifts, trained_by_others)
+            sums += given.sum() - gifts.of(everybody, given)
         gradients = [p.grad for p in self._learner.exchange.parameters if p.grad is not None]
-        if None not in parts and all(bool(torch.isfinite(gradient.sum())) for gradient in gradients):
-            return Shares.concatenate([part for part in parts if part is not None])
+        if np.isfinite(sums).all() and all(bool(torch.isfinite(gradient.sum())) for gradient in gradients):
+            return Shares(weights, sums / sizes, correct)
         for gradient in gradients:
             gradient.zero_()
-        return self._one_by_one.add_up(numbers, taken)
+        return self._one_by_one.add_up(numbers, taken, gifts)
 
-    def _add_chunk(self, numbers: Sequence[int], taken: Sequence[Chunk], counts: np.ndarray) -> Shares | None:
-        """Add the gradients of some devices; return None where a loss is not finite."""
-        x, y = self._lookup(numbers, taken)
+    def _add(self, x: Tensor, y: Tensor, counts: np.ndarray, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Add gradients of samples, so many with each part; return sums of losses and of right answers."""
         outputs, begins = self._learner.model(x), np.cumsum(counts) - counts
         losses = cross_entropy(outputs, y, reduction="none")
-        sums = np.add.reduceat(losses.detach().cpu().double().numpy(), begins)
-        if not np.isfinite(sums).all():
-            return None
         correct = np.add.reduceat(right_answers(outputs, y).cpu().numpy(), begins, dtype=np.int64)
-        shares = Shares(self._learner.weights(counts, sums), sums / counts, correct)
-        if self._learner.mean == "plain":
-            losses = losses * torch.from_numpy(np.repeat(shares.weights / counts, counts)).to(losses)
-        losses.sum().backward()  # type: ignore[no-untyped-call]
-        return shares
+        sums = np.add.reduceat(losses.detach().cpu().double().numpy(), begins)
+        if np.isfinite(sums).all():
+            if (parts != 1).any():
+                losses = losses * torch.from_numpy(np.repeat(parts, counts)).to(losses)
+            losses.sum().backward()  # type: ignore[no-untyped-call]
+        return sums, correct
+
+    def _add_gifts(self, gifts: Gifts, parts: np.ndarray) -> np.ndarray:
+        """Add the gradients of what is shared, each gift with its part; return its sum of losses, float64 ``[k]``."""
+        x, y = gifts.all(self._lookup.gifts)
+        sums, ends = np.zeros(len(gifts.counts)), np.cumsum(gifts.counts)
+        for chunk in chunks(gifts.counts, self._chunk):
+            samples = slice(int(ends[chunk][0] - gifts.counts[chunk][0]), int(ends[chunk][-1]))
+            sums[chunk], _ = self._add(x[samples], y[samples], gifts.counts[chunk], parts[chunk])
+        return sums
 
 
 def chunks(sizes: Sequence[int] | np.ndarray, limit: int) -> list[slice]:

@@ -64,6 +64,7 @@ def _free(config: RunConfig, window_s: float, until_s: float) -> RunConfig:
         "method": "scadles",
         "cost": {},
         "compression": {},
+        "injection": {},
         "duration_s": until_s,
         "stop_at_target": True,
         "steps": None,

@@ -15,6 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 from scadles.buffer import Chunk
 from scadles.learner import Learner
 from scadles.reduction import FleetExchange
+from scadles.simulation.gifts import NO_GIFTS, Gifts
 from scadles.simulation.gradients import Gradients, Lookup, LossFunction, Shares
 from scadles.simulation.statistics import FleetStatistics
 from scadles.training.evaluation import right_answers
@@ -43,18 +44,18 @@ class LoopedGradients(Gradients):
         self._loss = loss
         self._statistics = statistics
 
-    def add_up(self, numbers: Sequence[int], taken: Sequence[Chunk]) -> Shares:
-        found = [self._add(number, chunk) for number, chunk in zip(numbers, taken, strict=True)]
+    def add_up(self, numbers: Sequence[int], taken: Sequence[Chunk], gifts: Gifts = NO_GIFTS) -> Shares:
+        found = [self._add(number, chunk, gifts) for number, chunk in zip(numbers, taken, strict=True)]
         return Shares(*(np.array(column) for column in zip(*found, strict=True)))
 
-    def _add(self, number: int, taken: Chunk) -> tuple[float, float, int]:
-        """Add one device's gradient; return its weight, loss and right answers."""
-        x, y = self._lookup([number], [taken])
+    def _add(self, number: int, taken: Chunk, gifts: Gifts) -> tuple[float, float, int]:
+        """Add one device's gradient; return its weight, loss and right answers on its own samples."""
+        x, y = self._batch(number, taken, gifts)
         self._statistics.load(number)
         outputs = self._learner.model(x)
         loss = self._loss(outputs, y)
         value = float(loss.detach())
-        weight = float(self._learner.weights(np.array(len(taken)), np.array(value)))
+        weight = float(self._learner.weights(np.array(len(y)), np.array(value)))
         parameters = self._learner.exchange.parameters
         if weight:
             found = torch.autograd.grad(loss * weight, parameters, allow_unused=True)
@@ -62,9 +63,20 @@ class LoopedGradients(Gradients):
                 for parameter, grad in zip(parameters, found, strict=True):
                     if grad is not None and parameter.grad is not None:
                         parameter.grad.add_(grad)
-                self._statistics.keep(number, len(taken))
-                return weight, value, int(right_answers(outputs, y).sum())
+                self._statistics.keep(number, len(y))
+                own = len(taken)
+                return weight, value, int(right_answers(outputs[:own], y[:own]).sum())
         return 0.0, 0.0, 0
+
+    def _batch(self, number: int, taken: Chunk, gifts: Gifts) -> tuple[Tensor, Tensor]:
+        """Return a device's own samples, then what the others share."""
+        parts = [self._lookup([number], [taken])] if len(taken) else []
+        if gifts.received(np.array([number]))[0]:
+            parts.append(gifts.of_others(number, self._lookup.gifts))
+        if len(parts) == 1:
+            return parts[0]
+        x, y = zip(*parts, strict=True)
+        return torch.cat(x), torch.cat(y)
 
 
 class SeparateGradients(Gradients):
@@ -81,10 +93,10 @@ class SeparateGradients(Gradients):
         self._exchange = exchange
         self._one_by_one = one_by_one
 
-    def add_up(self, numbers: Sequence[int], taken: Sequence[Chunk]) -> Shares:
+    def add_up(self, numbers: Sequence[int], taken: Sequence[Chunk], gifts: Gifts = NO_GIFTS) -> Shares:
         shares = []
         for number, chunk in zip(numbers, taken, strict=True):
-            shares.append(self._one_by_one.add_up([number], [chunk]))
+            shares.append(self._one_by_one.add_up([number], [chunk], gifts))
             self._exchange.take_update(number)
         return Shares.concatenate(shares)
 
@@ -92,7 +104,8 @@ class SeparateGradients(Gradients):
 class BatchedGradients(Gradients):
     """Up to 256 devices at once, each with its own gradient: ``torch.func.vmap`` over ``grad``.
 
-    Batches of different size are filled up with samples of weight 0.
+    Batches of different size are filled up with samples of weight 0. Where samples are shared, batches are so large
+    that one device after the other is as fast and takes less memory.
 
     Args:
         learner: a model in which no sample depends on others, and whose loss is cross-entropy.
@@ -121,7 +134,9 @@ class BatchedGradients(Gradients):
         convolves = any(isinstance(part, _ConvNd) for part in learner.model.modules())
         return not convolves and sum(p.numel() for p in learner.exchange.parameters) <= _SMALL_NETWORK
 
-    def add_up(self, numbers: Sequence[int], taken: Sequence[Chunk]) -> Shares:
+    def add_up(self, numbers: Sequence[int], taken: Sequence[Chunk], gifts: Gifts = NO_GIFTS) -> Shares:
+        if gifts:
+            return self._one_by_one.add_up(numbers, taken, gifts)
         shares = Shares(np.zeros(len(numbers)), np.zeros(len(numbers)), np.zeros(len(numbers), dtype=np.int64))
         order = sorted(range(len(taken)), key=lambda place: len(taken[place]))  # alike in size: little to fill up
         for start in range(0, len(order), self._at_once):

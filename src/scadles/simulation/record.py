@@ -27,6 +27,7 @@ from scadles.observe import (
     Rejection,
     Samples,
     Seconds,
+    Shared,
     events_path,
 )
 from scadles.simulation.cluster import StepDone
@@ -81,7 +82,9 @@ class Record:
         self._bytes_sent += done.bytes_sent
         if self._learns:
             trained = done.reports.weight > 0
-            self._judged[trained] += done.reports.batch[trained].astype(np.int64)
+            own = np.zeros(len(trained), dtype=np.int64)
+            own[done.present] = [len(device.taken) for device in done.members]
+            self._judged[trained] += own[trained]
             self._correct[trained] += done.correct[trained]
         present = [number for number in self.shown if done.present[number]]
         for number in present:
@@ -109,6 +112,7 @@ class Record:
                 slowest_steps=int(self._slowest_steps[device.number]),
                 non_finite_steps=device.non_finite_steps,
                 online_accuracy=correct / judged if judged else None,
+                shared=Shared(**device.sharer.describe()) if device.sharer is not None else None,
             )
 
     def finished(self, reason: str, model_sha256: str, time_s: float) -> None:
@@ -133,7 +137,7 @@ class Record:
         self._write(number, step, show=first)
         if device.non_finite_steps > self._non_finite[number]:
             self._non_finite[number] = device.non_finite_steps
-            self._write(number, NonFinite(step=step.step, time_s=step.time_s, batch=len(device.taken)), show=True)
+            self._write(number, NonFinite(step=step.step, time_s=step.time_s, batch=device.batch_size), show=True)
         for reason, count, first_offset in device.intake.rejected_since_last_time():
             told = Rejection(step=step.step, time_s=step.time_s, count=count, reason=reason, first_offset=first_offset)
             self._write(number, told, show=True)

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from scadles import build
 from scadles.build.exchange import build_fleet_exchange
+from scadles.build.injection import build_injection, build_sample_format, injects
 from scadles.clock import wall_seconds
 from scadles.config import RunConfig
 from scadles.data import Dataset
@@ -24,6 +25,7 @@ from scadles.simulation.cluster import Cluster, StepDone
 from scadles.simulation.costs import Costs
 from scadles.simulation.gradients import Lookup, LossFunction
 from scadles.simulation.record import Record, evenly_chosen
+from scadles.simulation.sharing import Sharing
 from scadles.simulation.statistics import FleetStatistics
 from scadles.training.evaluation import Evaluator, Score
 from scadles.training.fingerprint import fingerprint
@@ -73,7 +75,10 @@ class Simulator:
         self._gradients = choose_gradients(config, self._learner, lookup, loss, self._statistics)
         self._costs = Costs(config.cost, config.devices, config.seed)
         self._charge = Charge(config, self._costs, exchange)
-        self._cluster = Cluster(self._devices, self._learner, self._gradients, self._charge, self._on_step)
+        sharing = None
+        if injects(config):
+            sharing = Sharing(build_injection(config), build_sample_format(dataset), lookup.labels, self._costs)
+        self._cluster = Cluster(self._devices, self._learner, self._gradients, self._charge, self._on_step, sharing)
         if run_dir is not None:  # not sooner: what cannot work leaves no folder behind
             write_config(run_dir, config.to_yaml())
         self._record = Record(config, self._devices, self._learner, run_dir, progress or _silent(config))

@@ -177,9 +177,7 @@ def each_call_is_one_collective(fabric: Fabric) -> None:
     fabric.share(torch.ones(4, dtype=torch.uint8), tuple(range(fabric.size)), 4, "checking the count")
     fabric.bytes_sent()
     counted = fabric.collectives - before
-    _require(
-        counted == 5, f"a reduction, a gathering, a swap, a broadcast of three tensors, a share: {counted} counted"
-    )
+    _require(counted == 5, f"a reduction, a gathering, a swap, a broadcast and a share: counted {counted}")
 
 
 def a_closed_fabric_refuses(fabric: Fabric) -> None:

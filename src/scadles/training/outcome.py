@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +19,13 @@ from scadles.config import RunConfig
 from scadles.connected import ConnectedDevice
 from scadles.errors import MissingExtraError, RunError
 from scadles.learner import Learner
-from scadles.observe import Compressed, DeviceSummary, RunFolder, Samples, Seconds, Simulated, Summary
+from scadles.observe import Compressed, DeviceSummary, RunFolder, Samples, Seconds, Shared, Simulated, Summary
 from scadles.reduction import CompressedExchange, FleetExchange
 from scadles.training.checkpoint import own_copy
 from scadles.training.tally import Tally
 
 MODEL_FILE = "model.safetensors"
+_SHARED = "shared/"
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def compose(
     seconds = dict.fromkeys(Seconds.model_fields, 0.0)
     kept, devices, fullest, bytes_sent = [], 0, 0, 0
     judged, correct = 0, 0.0
+    shared: list[Shared] = []
     for row in rows:
         devices += 1
         for name in samples:
@@ -99,6 +101,8 @@ def compose(
         if row.online_accuracy is not None:
             judged += row.samples.trained
             correct += row.samples.trained * row.online_accuracy
+        if row.shared is not None:
+            shared.append(row.shared)
         if row.device in shown:
             kept.append(row)
     return Summary(
@@ -128,9 +132,16 @@ def compose(
         per_label=tuple(tally.per_label),
         own_accuracy_range=(tally.spread[0], tally.spread[1]) if tally.spread else None,
         online_accuracy=correct / judged if judged else None,
+        shared=_sum(shared),
         compressed=_compressed(config, learner),
         simulated=ending.simulated,
     )
+
+
+def _sum(shared: Sequence[Shared]) -> Shared | None:
+    if not shared:
+        return None
+    return Shared(**{name: sum(getattr(one, name) for one in shared) for name in Shared.model_fields})
 
 
 def _compressed(config: RunConfig, learner: Learner) -> Compressed | None:
@@ -177,6 +188,7 @@ def _gather(device: ConnectedDevice, tally: Tally) -> list[dict[str, float]]:
         "slowest_steps": tally.slowest_steps,
         "non_finite_steps": device.non_finite_steps,
         "online_accuracy": tally.correct / tally.judged if tally.judged else math.nan,
+        **{f"{_SHARED}{name}": count for name, count in _shared_by(device).items()},
         "bytes_sent": tally.bytes_sent + device.fabric.bytes_sent(),
         "time_s": device.clock.now(),
         "time_to_target_s": math.nan if tally.time_to_target_s is None else tally.time_to_target_s,
@@ -185,14 +197,20 @@ def _gather(device: ConnectedDevice, tally: Tally) -> list[dict[str, float]]:
     return [dict(zip(mine, row, strict=True)) for row in everybody.tolist()]
 
 
+def _shared_by(device: ConnectedDevice) -> dict[str, int]:
+    return device.sharer.describe() if device.sharer is not None else {}
+
+
 def _of_device(number: int, figures: dict[str, float]) -> DeviceSummary:
     counts = {name: int(figures[name]) for name in Samples.model_fields}
+    shared = {name.removeprefix(_SHARED): int(figures[name]) for name in figures if name.startswith(_SHARED)}
     rest = ("buffer_max_samples", "slowest_steps", "non_finite_steps", "bytes_sent")
     return DeviceSummary(
         device=number,
         rate_hz=figures["rate_hz"],
         samples=Samples(**counts),
         seconds=Seconds(**{name: figures[name] for name in Seconds.model_fields}),
+        shared=Shared(**shared) if shared else None,
         online_accuracy=None if math.isnan(figures["online_accuracy"]) else figures["online_accuracy"],
         **{name: int(figures[name]) for name in rest},
     )

@@ -51,7 +51,7 @@ class Tally:
         self.lr_scale += step.lr_scale
         self.slowest_steps += step.slowest == device
         if step.correct is not None:
-            self.judged += step.batch
+            self.judged += step.batch - step.injected
             self.correct += step.correct
 
     def evaluated(
