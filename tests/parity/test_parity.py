@@ -79,6 +79,11 @@ CONFIGS = {
         "batch": {"size": 16, "max_wait_s": 2},
         "injection": {"alpha": 0.75, "beta": 0.5, "batch": "constant"},
     },
+    "skewed and drifting": {
+        "method": "scadles",
+        "model": "mlp",
+        "data": {"partition": "dirichlet", "alpha": 0.2, "size_spread": 0.5, "drift_samples": 50},
+    },
     "persistence, poisson, adam": {
         "method": "scadles",
         "model": "mlp",
@@ -172,6 +177,8 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(whole, run, tmp_path, n
     assert_same_bits(model, again)
     assert resumed["model_sha256"] == expected["model_sha256"]
     assert resumed["samples"] == expected["samples"]
+    assert resumed["shared"] == expected["shared"]
+    assert [row["shared"] for row in resumed["per_device"]] == [row["shared"] for row in expected["per_device"]]
     assert [row["samples"] for row in resumed["per_device"]] == [row["samples"] for row in expected["per_device"]]
     for figure in ("final_accuracy", "time_s", "steps", "buffer_max_samples"):
         assert resumed[figure] == expected[figure], figure
@@ -181,10 +188,11 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(whole, run, tmp_path, n
 
 def assert_same_outcome(found, expected, model, again):
     """Two runs took the same samples in the same steps, and their parameters are equal to rounding."""
-    for figure in ("samples", "steps", "model", "devices", "time_s", "lr_scale_mean", "buffer_max_samples", "ended_by"):
+    for figure in ("samples", "shared", "steps", "model", "devices", "time_s", "lr_scale_mean", "buffer_max_samples", "ended_by"):
         assert found[figure] == expected[figure], figure
     for mine, theirs in zip(found["per_device"], expected["per_device"], strict=True):
         assert mine["samples"] == theirs["samples"]
+        assert mine["shared"] == theirs["shared"]
         assert mine["slowest_steps"] == theirs["slowest_steps"]
         assert mine["seconds"] == pytest.approx(theirs["seconds"])
     assert found["seconds"] == pytest.approx(expected["seconds"])
