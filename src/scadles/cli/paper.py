@@ -18,7 +18,7 @@ def paper(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="NAME", help="latency, accumulation, buffers, convergence, compression, speedup, or all"
+            metavar="NAME", help="latency, accumulation, buffers, convergence, compression, speedup, noniid, or all"
         ),
     ],
     *,
@@ -27,7 +27,8 @@ def paper(
     data: Annotated[
         str | None,
         typer.Option(
-            metavar="npz:PATH", help="convergence, compression, speedup: learn this data set, not synthetic images"
+            metavar="npz:PATH",
+            help="convergence, compression, speedup, noniid: learn this data set, not synthetic images",
         ),
     ] = None,
     jobs: Annotated[
@@ -47,6 +48,8 @@ def paper(
     compression: steps compressed, accuracy, floats and bytes sent, by CR and delta (an hour; --quick: minutes)
 
     speedup: accuracy, buffer and time: ScaDLES as a whole against DDL (an hour; --quick: minutes)
+
+    noniid: accuracy with one label a device, and what helps: injection, GroupNorm (an hour; --quick: minutes)
 
     Runs are kept in DIR/runs and used again while their settings are the same; delete them to simulate anew.
 

@@ -9,6 +9,7 @@ from scadles.paper.compression import COMPRESSION_EXPERIMENT
 from scadles.paper.convergence import CONVERGENCE_EXPERIMENT
 from scadles.paper.experiment import Experiment, Options, Outcome
 from scadles.paper.latency import LATENCY
+from scadles.paper.noniid import NONIID_EXPERIMENT
 from scadles.paper.runs import Runs
 from scadles.paper.speedup import SPEEDUP
 from scadles.paper.table import Cell, Quantity, Row, Table
@@ -28,7 +29,15 @@ __all__ = [
 
 EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
-    for experiment in (LATENCY, ACCUMULATION, BUFFERS, CONVERGENCE_EXPERIMENT, COMPRESSION_EXPERIMENT, SPEEDUP)
+    for experiment in (
+        LATENCY,
+        ACCUMULATION,
+        BUFFERS,
+        CONVERGENCE_EXPERIMENT,
+        COMPRESSION_EXPERIMENT,
+        SPEEDUP,
+        NONIID_EXPERIMENT,
+    )
 }
 
 
