@@ -168,8 +168,9 @@ class Simulator:
     def _describe(self) -> Simulated:
         cost = self._config.cost
         parameters = sum(p.numel() for p in self._learner.exchange.parameters)
+        norm = " with GroupNorm" if self._config.normalization == "group" else ""
         return Simulated(
-            trained=f"{self._config.model}, {parameters:,} parameters" if self._learns else "nothing",
+            trained=f"{self._config.model}{norm}, {parameters:,} parameters" if self._learns else "nothing",
             charged=f"{cost.model or 'the trained model'}, profile {cost.profile}",
             message_bytes=self._charge.message_bytes,
             collective=cost.collective,

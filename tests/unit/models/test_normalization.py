@@ -145,6 +145,7 @@ def test_the_setting_converts_the_named_network_and_a_given_one(tmp_path):
     settings = {**BASE, "model": "cnn", "normalization": "group"}
     summary = scadles.simulate(settings, out=tmp_path / "named", quiet=True)
     assert summary.simulated.gradients == "fused", "one backward pass serves all devices"
+    assert summary.simulated.trained.startswith("cnn with GroupNorm, ")
     mine = build_model("cnn", (1, 8, 8), 10, seed=0)
     optimizer = torch.optim.SGD(mine.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)
     again = scadles.simulate(settings, model=mine, optimizer=optimizer, out=tmp_path / "given", quiet=True)
