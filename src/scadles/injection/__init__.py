@@ -6,9 +6,10 @@ from scadles.injection.exchange import SampleExchange
 from scadles.injection.history import History, Numbered, Passing
 from scadles.injection.message import SampleFormat, Samples
 from scadles.injection.rule import Injection
-from scadles.injection.sharer import Sharer
+from scadles.injection.sharer import Choice, Sharer
 
 __all__ = [
+    "Choice",
     "Consent",
     "Given",
     "History",

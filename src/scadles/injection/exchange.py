@@ -48,8 +48,8 @@ class SampleExchange:
         return [self._form.unpack(theirs, sender) for sender, theirs in received.items()]
 
     def _message(self, step: int, batch: Records, now_s: float) -> Tensor:
-        places, withheld = self.sharer.choose(step, len(batch), lambda drawn: batch.y[torch.from_numpy(drawn)].numpy())
-        chosen = torch.from_numpy(places)
+        choice = self.sharer.choose(step, len(batch), lambda drawn: batch.y[torch.from_numpy(drawn)].numpy())
+        chosen = torch.from_numpy(choice.places)
         message = self._form.pack(torch.as_tensor(batch.x)[chosen], batch.y[chosen], now_s)
-        self.sharer.book(batch.offsets[places], withheld, len(message), self.sharer.injection.devices - 1)
+        self.sharer.book(batch, choice, len(message), self.sharer.injection.devices - 1)
         return message

@@ -24,8 +24,8 @@ class History(ABC):
         """How many different records have left."""
 
     @abstractmethod
-    def add(self, offsets: np.ndarray) -> None:
-        """Take note that the records at these stream offsets leave, int64 ascending."""
+    def add(self, offsets: np.ndarray, batch_begins: int) -> None:
+        """Take note that the records at these stream offsets leave, int64 ascending, and where their batch begins."""
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
@@ -46,7 +46,7 @@ class Numbered(History):
         size: of the data set.
 
     >>> history = Numbered(lambda offsets: offsets % 5, size=5)
-    >>> history.add(np.array([1, 2])); history.add(np.array([6, 9])); history.distinct
+    >>> history.add(np.array([1, 2]), 0); history.add(np.array([6, 9]), 5); history.distinct
     3
     """
 
@@ -61,7 +61,7 @@ class Numbered(History):
     def distinct(self) -> int:
         return 0 if self._bits is None else int(np.unpackbits(self._bits).sum())
 
-    def add(self, offsets: np.ndarray) -> None:
+    def add(self, offsets: np.ndarray, batch_begins: int) -> None:
         if not len(offsets):
             return
         if self._bits is None:
@@ -82,10 +82,11 @@ class Passing(History):
     """Of a stream that never brings a record twice: a count.
 
     A record is known by its offset. One that was sent and then given back to the buffer is taken, and perhaps sent,
-    once more before any later one is: only what was sent of the present batch has to be remembered.
+    once more: what was sent of the present batch has to be remembered, and nothing that lies before it.
 
     >>> history = Passing()
-    >>> history.add(np.array([3, 5])); history.add(np.array([5, 8])); history.add(np.array([11])); history.distinct
+    >>> history.add(np.array([3, 5]), 0); history.add(np.array([5, 7]), 0); history.add(np.array([11]), 8)
+    >>> history.distinct
     4
     """
 
@@ -99,12 +100,12 @@ class Passing(History):
     def distinct(self) -> int:
         return self._count
 
-    def add(self, offsets: np.ndarray) -> None:
+    def add(self, offsets: np.ndarray, batch_begins: int) -> None:
         if not len(offsets):
             return
         fresh = np.setdiff1d(offsets, self._latest, assume_unique=True)
         self._count += len(fresh)
-        still = self._latest[self._latest >= offsets[0]]
+        still = self._latest[self._latest >= batch_begins]
         self._latest = np.union1d(still, offsets)
 
     def state(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from scadles.injection.account import Given
 from scadles.injection.consent import Consent
 from scadles.injection.history import History
 from scadles.injection.rule import Injection
+from scadles.records import Records, Span
 
 
 class Choice(NamedTuple):
@@ -64,11 +65,15 @@ class Sharer:
         places = drawn[self.consent.allowed(self.device, labels)]
         return Choice(places, len(drawn) - len(places))
 
-    def book(self, offsets: np.ndarray, withheld: int, payload_bytes: int, receivers: int) -> None:
-        """Take note that the records at these offsets leave in one message to so many receivers."""
-        self.latest = Given(len(offsets), withheld, payload_bytes, payload_bytes * receivers)
+    def book(self, batch: Records | Span, choice: Choice, payload_bytes: int, copies: int) -> np.ndarray:
+        """Take note of what leaves in one message, of which so many copies are sent; return its stream offsets."""
+        places = choice.places
+        offsets = batch.first_offset + places if isinstance(batch, Span) else batch.offsets[places]
+        self.latest = Given(len(places), choice.withheld, payload_bytes, payload_bytes * copies)
         self.given.add(self.latest)
-        self.history.add(offsets)
+        if len(places):
+            self.history.add(offsets, batch.first_offset)
+        return offsets
 
     def describe(self) -> dict[str, int]:
         """Return what has been shared so far, for a summary."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from scadles.buffer import Chunk
-from scadles.records import Records, Span
+from scadles.records import Records
 
 
 class Gift(NamedTuple):
@@ -20,17 +20,13 @@ class Gift(NamedTuple):
         number: the device.
         taken: the batch that its samples are from.
         places: of these in the batch, int64 ascending.
+        offsets: where in the device's stream they are, int64 ascending.
     """
 
     number: int
     taken: Chunk
     places: np.ndarray
-
-    @property
-    def offsets(self) -> np.ndarray:
-        """Where in the device's stream they are, int64 ascending."""
-        taken = self.taken
-        return taken.first_offset + self.places if isinstance(taken, Span) else taken.offsets[self.places]
+    offsets: np.ndarray
 
 
 Find = Callable[[Sequence[Gift]], tuple[Tensor, Tensor]]
@@ -42,7 +38,9 @@ class Gifts:
     Args:
         gifts: of the sharers that have something to give, by number.
 
-    >>> gifts = Gifts([Gift(1, Span(0, 8), np.array([2, 5])), Gift(3, Span(0, 8), np.array([0]))])
+    >>> from scadles.records import Span
+    >>> two, one = np.array([2, 5]), np.array([0])
+    >>> gifts = Gifts([Gift(1, Span(0, 8), two, two), Gift(3, Span(0, 8), one, one)])
     >>> gifts.received(np.arange(4)).tolist()
     [3, 1, 3, 2]
     """

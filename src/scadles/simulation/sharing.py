@@ -78,7 +78,6 @@ class Sharing:
                 return taken.y[torch.from_numpy(places)].numpy()
             return self._labels(sharer.device, taken.first_offset + places)
 
-        places, withheld = sharer.choose(step, len(taken), labels_at)
-        gift = Gift(sharer.device, taken, places)
-        sharer.book(gift.offsets, withheld, self._form.message_bytes(len(places)), copies)
-        return gift
+        choice = sharer.choose(step, len(taken), labels_at)
+        offsets = sharer.book(taken, choice, self._form.message_bytes(len(choice.places)), copies)
+        return Gift(sharer.device, taken, choice.places, offsets)
