@@ -51,10 +51,11 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
     assert "cannot make this folder" in refused("latency", "--out", tmp_path / "file")
 
 
-def test_the_folder_is_asked_for():
-    result = invoke("latency")
-    assert result.exit_code == 2
-    assert "--out" in result.stderr
+def test_the_folder_is_runs_paper_where_nothing_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/paper").write_text("")
+    assert "cannot make this folder" in refused("latency")
 
 
 def test_it_is_one_of_the_commands():

@@ -18,17 +18,20 @@ def paper(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="NAME", help="latency, accumulation, buffers, convergence, compression, speedup, noniid, or all"
+            metavar="NAME",
+            help="latency, accumulation, buffers, convergence, compression, speedup, noniid, injection, or all",
         ),
     ],
     *,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="where NAME.csv, NAME.md, NAME.png and runs/ go")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="where NAME.csv, NAME.md, NAME.png and runs/ go")] = Path(
+        "runs/paper"
+    ),
     quick: Annotated[bool, typer.Option("--quick", help="smaller and fewer runs: minutes, not an hour")] = False,
     data: Annotated[
         str | None,
         typer.Option(
             metavar="npz:PATH",
-            help="convergence, compression, speedup, noniid: learn this data set, not synthetic images",
+            help="convergence, compression, speedup, noniid, injection: learn this data set, not synthetic images",
         ),
     ] = None,
     jobs: Annotated[
@@ -50,6 +53,8 @@ def paper(
     speedup: accuracy, buffer and time: ScaDLES as a whole against DDL (an hour; --quick: minutes)
 
     noniid: accuracy with one label a device, and what helps: injection, GroupNorm (an hour; --quick: minutes)
+
+    injection: KB a step that data injection shares, and the accuracy that it buys (an hour; --quick: minutes)
 
     Runs are kept in DIR/runs and used again while their settings are the same; delete them to simulate anew.
 

@@ -8,6 +8,7 @@ from scadles.paper.buffers import BUFFERS
 from scadles.paper.compression import COMPRESSION_EXPERIMENT
 from scadles.paper.convergence import CONVERGENCE_EXPERIMENT
 from scadles.paper.experiment import Experiment, Options, Outcome
+from scadles.paper.injection import INJECTION_EXPERIMENT
 from scadles.paper.latency import LATENCY
 from scadles.paper.noniid import NONIID_EXPERIMENT
 from scadles.paper.runs import Runs
@@ -37,6 +38,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         COMPRESSION_EXPERIMENT,
         SPEEDUP,
         NONIID_EXPERIMENT,
+        INJECTION_EXPERIMENT,
     )
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from scadles.injection import Injection
 from scadles.paper.published import BATCH, GB, SAMPLE_BYTES, Network
 
 
@@ -80,3 +81,17 @@ def published_bytes_share(cnc: float, ratio: float, devices: int) -> float:
     2.4
     """
     return 1 - cnc + cnc * 1.5 * devices * ratio
+
+
+def shared_kilobytes(rates_hz: Sequence[float], alpha: float, beta: float) -> tuple[float, float, float]:
+    """Return mean, least and most KB that devices share in a step: 3 KB times the sum over ``ceil(alpha N)`` senders of
+    ``int(beta S)``, each sample counted once (paper, section V).
+
+    >>> shared_kilobytes([40.0, 20.0, 10.0, 10.0], alpha=0.5, beta=0.5)
+    (60.0, 30.0, 90.0)
+    """
+    injection = Injection(alpha, beta, len(rates_hz), seed=0)
+    counts, senders = sorted(injection.count(round(rate)) for rate in rates_hz), len(injection.senders(step=1))
+    sample_kb = SAMPLE_BYTES / 1024
+    mean = senders * sum(counts) / len(counts)
+    return sample_kb * mean, sample_kb * sum(counts[:senders]), sample_kb * sum(counts[-senders:])
