@@ -152,10 +152,10 @@ def traffic_remarks(traffic: Mapping[tuple[str, Pair], Traffic]) -> tuple[str, .
         "int(beta S). Really sent: messages with labels and headers, one to each of the nine receivers.",
         f"The mean of a step lies in the paper's range in {len(means)} of {len(traffic)} cells"
         + (f"; not in {', '.join(missed)}." if missed else "."),
-        f"Every single step does so in {len(spans)}: {', '.join(spans) or 'none'}. The rule's least and most are those of "
-        "the smallest and the largest senders. The paper gives the rates of ten devices for S1' and S2' only; ranges "
-        "wider than the rule's, such as 675 KB for S1' (.5, .5), cannot come from these, and narrower ones leave out "
-        "senders that are seldom drawn.",
+        f"Every single step does so in {len(spans)}: {', '.join(spans) or 'none'}. The rule's least and most are "
+        "those of the smallest and the largest senders. The paper gives the rates of ten devices for S1' and S2' only; "
+        "ranges wider than the rule's, such as 675 KB for S1' (.5, .5), cannot come from these, and narrower ones "
+        "leave out senders that are seldom drawn.",
     )
 
 
@@ -205,11 +205,11 @@ def _traffic_panel(name: str, traffic: Mapping[tuple[str, Pair], Traffic]) -> Cu
     counted = [traffic[name, pair].counted_once for pair in PAIRS]
     paper = np.array(INJECTED_KB[name])
     curves = (
-        Curve("ours: mean of a step", shares, np.array([c.mean() for c in counted]), "ours"),
-        Curve("ours: really sent", shares, np.array([traffic[name, p].sent.mean() for p in PAIRS]), "ddl", "dashed"),
-        Curve("paper: least and most", np.tile(shares, 2), paper.T.ravel(), "paper", "points"),
+        Curve("counted once", shares, np.array([c.mean() for c in counted]), "ours"),
+        Curve("really sent", shares, np.array([traffic[name, p].sent.mean() for p in PAIRS]), "ddl", "dashed"),
+        Curve("paper's range", np.tile(shares, 2), paper.T.ravel(), "paper", "points"),
     )
-    return CurvePanel(title=name, y_label="KB a step", x_label="alpha = beta", curves=curves, log="xy")
+    return CurvePanel(title=name, y_label="KB a step", x_label="alpha = beta", curves=curves, log="y")
 
 
 INJECTION_EXPERIMENT = Experiment(

@@ -8,7 +8,17 @@ import pytest
 
 from scadles.config import load_config
 from scadles.errors import ConfigError, RunError
-from scadles.paper import EXPERIMENTS, Options, Runs, buffers, compression, find_experiments, learning, noniid
+from scadles.paper import (
+    EXPERIMENTS,
+    Options,
+    Runs,
+    buffers,
+    compression,
+    find_experiments,
+    injection,
+    learning,
+    noniid,
+)
 from scadles.paper.published import COMPRESSION, HELD, OVERALL, SETS, Held
 from scadles.paper.table import Cell
 from scadles.streams import draw_rates
@@ -23,6 +33,7 @@ def small(monkeypatch):
     monkeypatch.setattr(learning, "QUICK", TINY)
     monkeypatch.setattr(compression, "QUICK", TINY)
     monkeypatch.setattr(noniid, "QUICK", noniid.Size(8, 10, 20, 10))
+    monkeypatch.setattr(injection, "QUICK_STEPS", 12)
     monkeypatch.setattr(buffers, "HELD", FEW)
 
 
