@@ -263,3 +263,28 @@ class TestRefusals:
         config = load_config({"steps": 1})
         with pytest.raises(ValueError, match="frozen"):
             config.batch.size = 3
+
+
+class TestInjection:
+    def test_both_shares_switch_it_on(self):
+        given = [{}, {"alpha": 0.5}, {"beta": 0.5}, {"alpha": 0.5, "beta": 0.5}]
+        assert [load_config({"steps": 1, "injection": one}).injection.on for one in given] == [False] * 3 + [True]
+
+    def test_labels_are_for_all_or_for_each_device_and_survive_yaml(self):
+        for labels in ([1, 2], {0: [3], 1: []}):
+            config = load_config({"steps": 1, "devices": 2, "injection": {"refuse_labels": labels}})
+            assert load_config(yaml.safe_load(config.to_yaml())) == config
+        assert config.injection.refuse_labels == {0: (3,), 1: ()}
+
+    @pytest.mark.parametrize(
+        ("settings", "said"),
+        [
+            ({"alpha": 1.5}, "injection.alpha = 1.5"),
+            ({"refuse_devices": [4]}, "injection.refuse_devices names device 4: devices are numbered 0 to 3"),
+            ({"refuse_labels": {7: [1]}}, "injection.refuse_labels names device 7"),
+            ({"allow_devices": [1, 2], "refuse_devices": [2]}, "device 2 is in allow_devices and in refuse_devices"),
+            ({"gamma": 1}, "injection.gamma: unknown setting"),
+        ],
+    )
+    def test_what_cannot_be_is_refused(self, settings, said):
+        assert said in refusal({"devices": 4, "injection": settings})
