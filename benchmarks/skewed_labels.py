@@ -9,7 +9,7 @@ the last step, and what was injected and sent.
 The network matters: resnet8 takes the mean of each channel over the picture, as the paper's ResNet does, which is what
 BatchNorm of a batch of one label makes the same for all labels. cnn keeps four places apart and loses far less.
 
-    python benchmarks/skewed_labels.py [--labels 1] [--model resnet8] [--steps 300] [--seed 0] [--only group] [--out DIR]
+    python benchmarks/skewed_labels.py [--labels 1] [--model resnet8] [--steps 300] [--seed 0] [--only own] [--out DIR]
 """
 
 from __future__ import annotations
