@@ -275,9 +275,7 @@ class TestLostInThreads:
     def test_a_longer_message_than_agreed_is_refused_by_who_receives_it(self):
         first, second = LocalFabric.create(2, deadline_s=60.0)
         first.share(torch.zeros(10, dtype=torch.uint8), (0,), 10, "samples of step 1")
-        with pytest.raises(
-            FabricError, match="device 0 announces 10 bytes in samples of step 1, at most 9"
-        ):
+        with pytest.raises(FabricError, match="device 0 announces 10 bytes in samples of step 1, at most 9"):
             second.share(None, (0,), 9, "samples of step 1")
 
     def test_two_that_never_come_are_both_named(self):
