@@ -1,5 +1,6 @@
 """What a run is: one frozen tree of settings. YAML in, ``--set a.b=c`` over it, YAML out into the run folder."""
 
+from scadles.config.codec import CodecConfig
 from scadles.config.compression import CompressionConfig
 from scadles.config.cost import (
     AvailabilityConfig,
@@ -37,6 +38,7 @@ __all__ = [
     "BufferConfig",
     "CheckpointConfig",
     "ClockConfig",
+    "CodecConfig",
     "CompressionConfig",
     "ComputeConfig",
     "CostConfig",

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
+from scadles.config.codec import CodecConfig
 from scadles.config.compression import CompressionConfig
 from scadles.config.cost import CostConfig
 from scadles.config.data import DataConfig
@@ -75,6 +76,7 @@ class StreamConfig(Section):
     profile: Profile | tuple[Profile, ...] = Field(
         default=ProfileConfig(), description="one for all, or one per device"
     )
+    codec: CodecConfig = Field(default=CodecConfig(), description="kafka, mqtt: how a message is read")
 
 
 class BufferConfig(Section):

@@ -1,0 +1,52 @@
+"""From the bytes of messages to tensors and back."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+
+class Decoded(NamedTuple):
+    """What some messages hold.
+
+    Attributes:
+        x: samples ``[m, *shape]``, of one dtype.
+        y: their labels, int64 ``[m]``; whether they are labels of the data set, somebody else looks.
+        kept: which of the messages these are, int64 ``[m]``, ascending.
+        rejected: which of the others cannot be read, and why, ascending.
+    """
+
+    x: Tensor
+    y: Tensor
+    kept: np.ndarray
+    rejected: Sequence[tuple[int, str]]
+
+
+class Codec(ABC):
+    """One way to write a labelled sample into a message, which has a value and perhaps a key."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def decode(self, values: Sequence[bytes | None], keys: Sequence[bytes | None]) -> Decoded:
+        """Read messages, the ``i``-th of which has ``values[i]`` and ``keys[i]``.
+
+        Whatever bytes they are, this raises nothing: what cannot be read is rejected, with a reason. It takes no more
+        memory than a small multiple of the messages' own size and of the samples they should hold.
+        """
+
+    @abstractmethod
+    def encode(self, x: Tensor, y: int) -> tuple[bytes | None, bytes]:
+        """Return the key (None: it needs none) and the value of a message that :meth:`decode` reads as ``x`` and ``y``.
+
+        Args:
+            x: one sample ``[*shape]``.
+            y: its label, not negative.
+
+        Raises:
+            ConfigError: this format cannot hold it.
+        """

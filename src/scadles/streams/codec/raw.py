@@ -1,0 +1,59 @@
+"""``raw``: a sample's numbers and nothing else, little-endian, row after row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scadles.streams.codec.contract import Codec, Decoded
+from scadles.streams.codec.labels import Labels
+from scadles.streams.codec.sample import SampleType
+
+
+class RawCodec(Codec):
+    """Messages that are joined once and seen as one tensor.
+
+    Args:
+        sample: shape and dtype; every value has exactly these bytes, and the label's before them.
+        labels: where the label is.
+
+    >>> codec = RawCodec(SampleType((2,), torch.float32), Labels(0, classes=10))
+    >>> key, value = codec.encode(torch.tensor([1.0, 2.0]), 7)
+    >>> decoded = codec.decode([value, b"short"], [key, b"1"])
+    >>> decoded.x.tolist(), decoded.y.tolist(), list(decoded.rejected)
+    ([[1.0, 2.0]], [7], [(1, '5 bytes, expected 8')])
+    """
+
+    __slots__ = ("_labels", "_sample", "_size")
+
+    def __init__(self, sample: SampleType, labels: Labels) -> None:
+        self._sample = sample
+        self._labels = labels
+        self._size = labels.in_value + sample.nbytes
+
+    def decode(self, values: Sequence[bytes | None], keys: Sequence[bytes | None]) -> Decoded:
+        sizes = np.fromiter((-1 if value is None else len(value) for value in values), np.int64, len(values))
+        reasons = {int(i): self._misfit(int(sizes[i])) for i in np.flatnonzero(sizes != self._size)}
+        if not self._labels.in_value:
+            y, unlabelled = self._labels.of_keys(keys)
+            reasons |= {i: reason for i, reason in unlabelled.items() if i not in reasons}
+        kept = np.delete(np.arange(len(values)), list(reasons)) if reasons else np.arange(len(values))
+        fitting = values if not reasons else [values[i] for i in kept.tolist()]
+        joined = bytearray().join(fitting)  # type: ignore[arg-type]
+        rows = np.frombuffer(joined, np.uint8).reshape(len(kept), self._size)
+        if self._labels.in_value:
+            labels, rows = self._labels.of_rows(rows), np.ascontiguousarray(rows[:, self._labels.in_value :])
+        else:
+            labels = y[kept]
+        x = torch.from_numpy(rows).view(self._sample.dtype).view(len(kept), *self._sample.shape)
+        return Decoded(x, torch.from_numpy(labels), kept, sorted(reasons.items()))
+
+    def encode(self, x: Tensor, y: int) -> tuple[bytes | None, bytes]:
+        key, start = self._labels.write(y)
+        return key, start + self._sample.check(x).numpy().astype(self._sample.numpy, copy=False).tobytes()
+
+    def _misfit(self, size: int) -> str:
+        return "no value" if size < 0 else f"{size:,} bytes, expected {self._size:,}"

@@ -1,0 +1,78 @@
+"""What one sample is: its shape and the type of its numbers."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scadles.errors import ConfigError
+
+
+class UnreadableError(Exception):
+    """A message that holds no sample; the text is the reason. Raised and caught within the codecs."""
+
+
+class SampleType(NamedTuple):
+    """Shape and dtype of one sample.
+
+    >>> SampleType((3, 2), torch.float32).nbytes
+    24
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def count(self) -> int:
+        """How many numbers a sample has."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes they take."""
+        return self.count * self.dtype.itemsize
+
+    @property
+    def numpy(self) -> np.dtype:
+        """The type of the numbers as numpy has it, little-endian."""
+        return np.dtype(short(self.dtype)).newbyteorder("<")
+
+    def check(self, x: Tensor) -> Tensor:
+        """Return a sample that is to be sent, contiguous and in this type; floating numbers are converted.
+
+        Raises:
+            ConfigError: it has another shape, or its numbers are of another kind.
+        """
+        if tuple(x.shape) != self.shape or not convertible(x.dtype, self.dtype):
+            raise ConfigError(
+                f"a sample of shape {list(x.shape)} and dtype {short(x.dtype)} does not fit stream.codec, which has "
+                f"shape {list(self.shape)} and dtype {short(self.dtype)}"
+            )
+        return x.detach().to("cpu", self.dtype).contiguous()
+
+    def empty(self) -> Tensor:
+        """Return no samples."""
+        return torch.empty((0, *self.shape), dtype=self.dtype)
+
+
+def convertible(one: torch.dtype, other: torch.dtype) -> bool:
+    """Whether numbers of one type may stand for those of the other: the same, or both floating."""
+    return one == other or (one.is_floating_point and other.is_floating_point)
+
+
+def short(dtype: torch.dtype) -> str:
+    """Return a dtype's name as users write it."""
+    return str(dtype).removeprefix("torch.")
+
+
+def too_long(value: bytes | None, max_bytes: int) -> str | None:
+    """Return why a value is not even looked at; None where it is."""
+    if value is None:
+        return "no value"
+    if len(value) > max_bytes:
+        return f"{len(value):,} bytes, at most {max_bytes:,} are allowed"
+    return None
