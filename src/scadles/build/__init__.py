@@ -49,19 +49,28 @@ def build_source(config: RunConfig, device: int, rate_hz: float, samples: Sample
 
     Without ``samples`` a replayed stream brings positions only.
     """
+    url = stream_url(config, device)
+    if url == "replay://":
+        parameters = profile_of(config, device).model_dump()
+        parameters["profile"] = parameters.pop("name")
+        url += "?" + urlencode({"rate": rate_hz, "seed": config.seed, "device": device, **parameters})
+    return open_source_url(url, samples=samples, clock=clock)
+
+
+def stream_url(config: RunConfig, device: int) -> str:
+    """Return the address of one device's stream."""
     try:
-        url = config.stream.url.format(device=device)
+        return config.stream.url.format(device=device)
     except (KeyError, IndexError, ValueError):
         raise ConfigError(
             f"stream.url = {config.stream.url!r}: only {{device}} can be filled in; write other braces doubled"
         ) from None
-    if url == "replay://":
-        profile = config.stream.profile
-        mine = profile if isinstance(profile, ProfileConfig) else profile[device]
-        parameters = mine.model_dump()
-        parameters["profile"] = parameters.pop("name")
-        url += "?" + urlencode({"rate": rate_hz, "seed": config.seed, "device": device, **parameters})
-    return open_source_url(url, samples=samples, clock=clock)
+
+
+def profile_of(config: RunConfig, device: int) -> ProfileConfig:
+    """Return how one device's rate varies."""
+    profile = config.stream.profile
+    return profile if isinstance(profile, ProfileConfig) else profile[device]
 
 
 def build_rule(config: RunConfig) -> BatchRule:
@@ -139,7 +148,7 @@ def build_device(
 ) -> ConnectedDevice:
     """Return one device, ready to start."""
     partition = build_partition(config, dataset)
-    samples = _samples(dataset, partition, fabric.rank)
+    samples = samples_of(dataset, partition, fabric.rank)
     rate_hz = draw_rates(config.stream.rates, config.devices, config.seed)[fabric.rank]
     source = build_source(config, fabric.rank, rate_hz, samples, clock)
     inspector = Inspector(dataset.shape, dataset.dtype, dataset.classes)
@@ -171,7 +180,7 @@ def build_fleet(config: RunConfig, dataset: Dataset, learner: Learner) -> list[D
     fleet = []
     for number, rate_hz in enumerate(rates):
         clock = VirtualClock()
-        samples = _samples(dataset, partition, number) if looked_at else None
+        samples = samples_of(dataset, partition, number) if looked_at else None
         source = build_source(config, number, rate_hz, samples, clock)
         intake = Intake(source, inspector, Buffer(config.buffer.capacity), policy, RateMeter(), clock)
         intake.open()
@@ -197,7 +206,7 @@ def open_source(url: str, *, dataset: str = "digits", clock: Clock | None = None
     """
     config = load_config({"data": {"dataset": dataset}, "steps": 1})
     played = build_dataset(config)
-    samples = _samples(played, build_partition(config, played), 0)
+    samples = samples_of(played, build_partition(config, played), 0)
     source = open_source_url(url, samples=samples, clock=clock or WallClock())
     source.open(0)
     return source
@@ -208,7 +217,7 @@ def build_partition(config: RunConfig, dataset: Dataset) -> Partition:
     return make_partition(config.data, dataset, config.devices, config.seed)
 
 
-def _samples(dataset: Dataset, partition: Partition, device: int) -> Samples:
+def samples_of(dataset: Dataset, partition: Partition, device: int) -> Samples:
     """Return the way from a device's stream offsets to samples."""
     mine = np.array([device])
     return lambda offsets: dataset.samples(partition.indices(mine, offsets))
