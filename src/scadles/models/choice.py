@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import sys
 from collections.abc import Callable, Collection
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from scadles.errors import ConfigError, did_you_mean
+from scadles.errors import ConfigError
+from scadles.importing import import_callable
 from scadles.models.built_in import Nothing, cnn, mlp, resnet8
 from scadles.models.from_torchvision import torchvision_network
 from scadles.seeding import derive_seed
@@ -67,23 +65,7 @@ def _parameters(spec: str, make: Callable[..., Any], offered: Collection[str]) -
 
 
 def _find(spec: str) -> Callable[..., Any]:
-    module_name, colon, name = spec.partition(":")
-    if not colon or not module_name or not name:
-        known = [*BUILT_IN, NO_MODEL, f"{_TORCHVISION}:NAME"]
-        raise ConfigError(f"model {spec!r}{did_you_mean(spec, known)}, or write your own as MODULE:CALLABLE")
-    return partial(torchvision_network, name) if module_name == _TORCHVISION else _import(spec, module_name, name)
-
-
-def _import(spec: str, module_name: str, name: str) -> Callable[..., Any]:
-    here = str(Path.cwd())
-    if here not in sys.path:  # a console script does not look into the current folder by itself
-        sys.path.insert(0, here)
-    try:
-        found = getattr(importlib.import_module(module_name), name)
-    except ImportError as error:
-        raise ConfigError(f"model {spec!r}: cannot import {module_name!r}: {error}") from None
-    except AttributeError:
-        raise ConfigError(f"model {spec!r}: module {module_name!r} has no {name!r}") from None
-    if not callable(found):
-        raise ConfigError(f"model {spec!r}: {name!r} is {type(found).__name__}, not something to call")
-    return found  # type: ignore[no-any-return]
+    module_name, _, name = spec.partition(":")
+    if module_name == _TORCHVISION and name:
+        return partial(torchvision_network, name)
+    return import_callable("model", spec, [*BUILT_IN, NO_MODEL, f"{_TORCHVISION}:NAME"])

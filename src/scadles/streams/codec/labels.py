@@ -27,15 +27,15 @@ class Labels:
 
     def __init__(self, in_value: int, classes: int) -> None:
         self.in_value = in_value
-        self._known = {str(label).encode(): label for label in range(min(classes, _COMMON))}
+        self._known: dict[bytes | None, int] = {str(label).encode(): label for label in range(min(classes, _COMMON))}
 
     def of_keys(self, keys: Sequence[bytes | None]) -> tuple[np.ndarray, dict[int, str]]:
         """Return the labels that keys name, int64 ``[n]``, and why some name none (their labels are 0)."""
-        found = list(map(self._known.get, keys))
+        found = [self._known.get(key, -1) for key in keys]
         reasons: dict[int, str] = {}
-        if None in found:
+        if -1 in found:
             for i, label in enumerate(found):
-                if label is None:
+                if label == -1:
                     try:
                         found[i] = of_key(keys[i])
                     except UnreadableError as error:
@@ -50,8 +50,7 @@ class Labels:
     def of_message(self, value: bytes, key: bytes | None) -> int:
         """Return one message's label."""
         if not self.in_value:
-            known = self._known.get(key)  # type: ignore[call-overload]
-            return of_key(key) if known is None else int(known)
+            return of_key(key)
         if len(value) < self.in_value:
             raise UnreadableError(f"{len(value)} bytes, too few for a label of {self.in_value}")
         return int(np.frombuffer(value, f"<u{self.in_value}", count=1).astype(np.int64)[0])

@@ -27,14 +27,9 @@ class SampleType(NamedTuple):
     dtype: torch.dtype
 
     @property
-    def count(self) -> int:
-        """How many numbers a sample has."""
-        return math.prod(self.shape)
-
-    @property
     def nbytes(self) -> int:
-        """How many bytes they take."""
-        return self.count * self.dtype.itemsize
+        """How many bytes a sample's numbers take."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
     @property
     def numpy(self) -> np.dtype:
