@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from scadles.buffer import NOTHING, Buffer, BufferPolicy, Chunk, Ledger
@@ -21,11 +21,13 @@ class IntakeState:
         position: stream offset to go on from.
         ledger: counts of everything before ``position``; nothing is held.
         meter: state of the rate meter.
+        mark: what the source needs beside ``position`` to open there.
     """
 
     position: int
     ledger: dict[str, int]
     meter: dict[str, float]
+    mark: dict[str, Any] = field(default_factory=dict)
 
 
 class Intake:
@@ -41,7 +43,8 @@ class Intake:
     """
 
     __slots__ = (
-        *("_arrived", "_buffer", "_clock", "_inspector", "_lag", "_news", "_policy", "_rejected_offsets", "_taken"),
+        *("_arrived", "_buffer", "_clock", "_inspector", "_lag", "_losses", "_news", "_policy"),
+        *("_rejected_offsets", "_taken"),
         *("ledger", "max_waiting", "meter", "source"),
     )
 
@@ -65,8 +68,9 @@ class Intake:
         self._taken: Chunk = NOTHING
         self._lag: int | None = None
         self._arrived = 0
-        # rejected records are rare: lists are made for the first one
+        # rejected and lost records are rare: lists are made for the first one
         self._rejected_offsets: deque[int] | None = None
+        self._losses: deque[tuple[int, int]] | None = None
         self._news: list[Rejected] | None = None
 
     @property
@@ -89,7 +93,9 @@ class Intake:
         if state is not None:
             self.ledger = Ledger(**state.ledger)
             self.meter.load(state.meter)
-        self.source.open(state.position if state else 0)
+            self.source.open(state.position, state.mark)
+        else:
+            self.source.open(0)
 
     def start(self) -> None:
         """Begin to measure the stream's rate."""
@@ -102,7 +108,11 @@ class Intake:
         if want is not None and want < limit:
             limit = want
         if limit > 0:
-            self._add(self.source.poll(limit, timeout_s))
+            before = self.source.position
+            records = self.source.poll(limit, timeout_s)
+            if records.lost:
+                self._book_lost(before, records.lost)
+            self._add(records)
         else:
             self._clock.sleep(timeout_s)  # no room: the stream waits at its source
         self._observe()
@@ -145,16 +155,19 @@ class Intake:
         position = self._buffer.first_offset
         if position is None:
             position = self.source.position
-        rejected = self._rejected_offsets or ()
+        rejected, losses = self._rejected_offsets or (), self._losses or ()
         while rejected and rejected[0] < position:
             rejected.popleft()
-        # the source will bring these again
-        ahead = len(rejected)
+        while losses and losses[0][0] < position:
+            losses.popleft()
+        # the source will bring these again, and miss those again
+        ahead, missing = len(rejected), sum(count for _, count in losses)
         ledger = self.ledger.as_dict()
-        ledger["received"] -= self.held + ahead
+        ledger["received"] -= self.held + ahead + missing
         ledger["rejected"] -= ahead
+        ledger["dropped"] -= missing
         ledger["held"] = 0
-        return IntakeState(position, ledger, self.meter.state())
+        return IntakeState(position, ledger, self.meter.state(), self.source.mark(position))
 
     def describe(self) -> dict[str, Any]:
         """Return the ledger as it stands, checked."""
@@ -186,6 +199,13 @@ class Intake:
             self._rejected_offsets = self._rejected_offsets or deque()
             self._rejected_offsets.extend(record.offset for record in rejected)
         self.ledger.dropped += self._buffer.add(records)
+
+    def _book_lost(self, position: int, count: int) -> None:
+        """Book records that were gone from ``position`` on before they could be polled."""
+        self.ledger.received += count
+        self.ledger.dropped += count
+        self._losses = self._losses or deque()
+        self._losses.append((position, count))
 
     def _observe(self) -> None:
         before = self._arrived

@@ -31,6 +31,8 @@ class Records:
         x: samples ``[n, *shape]``; a sequence of ``n`` tensors where their shapes differ.
         y: labels ``[n]``, int64.
         rejected: records that arrived among these and could not be decoded; not part of the ``n``.
+        lost: how many records before the first of these were gone for good before anybody could poll them; not part
+            of the ``n``.
     """
 
     offsets: np.ndarray
@@ -38,6 +40,7 @@ class Records:
     x: Tensor | Sequence[Tensor]
     y: Tensor
     rejected: tuple[Rejected, ...] = ()
+    lost: int = 0
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -48,7 +51,7 @@ class Records:
         return int(self.offsets[0])
 
     def __getitem__(self, part: slice) -> Records:
-        """Return consecutive records as a view, without ``rejected``."""
+        """Return consecutive records as a view, without ``rejected`` and ``lost``."""
         return Records(self.offsets[part], self.times[part], self.x[part], self.y[part])
 
     @staticmethod
@@ -79,6 +82,7 @@ class Span:
     __slots__ = ("first_offset", "size")
 
     rejected: tuple[Rejected, ...] = ()
+    lost: int = 0
 
     def __init__(self, first_offset: int, size: int) -> None:
         self.first_offset = first_offset

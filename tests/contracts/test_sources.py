@@ -71,7 +71,7 @@ class Backwards(Broken):
 
 
 class Forgetful(Broken):
-    def open(self, position):
+    def open(self, position, mark=None):
         super().open(0)
 
 

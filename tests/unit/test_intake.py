@@ -1,6 +1,6 @@
 import json
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -48,6 +48,20 @@ class Unmeasured(Garbling):
 
     def lag(self):
         return None
+
+
+class Leaky(Garbling):
+    """A source that has forgotten the last five of each forty records before anybody could poll them."""
+
+    def poll(self, max_records, timeout_s):
+        lost = 0
+        if self._position % 40 >= 35:
+            lost = min(self._waiting(), 40 - self._position % 40)
+            self._position += lost
+        before_gap = 35 - self._position % 40
+        if before_gap <= 0:
+            return Records(np.empty(0, np.int64), np.empty(0), torch.empty(0, 1), torch.empty(0), lost=lost)
+        return replace(super().poll(min(max_records, before_gap), timeout_s), lost=lost)
 
 
 def make_intake(clock, policy, *, rate_hz=40.0, capacity=64, kind=Garbling, played=samples, poisson=None):
@@ -163,6 +177,22 @@ class TestLedger:
         kept = max(1, round(life.intake.rate_hz * window_s))
         life.do("truncate")
         assert life.intake.held + life.intake.lag <= kept
+
+    @given(schedules, st.integers(1, 80), st.floats(1, 200), st.sampled_from([Persistence(), Truncation(0.5)]))
+    def test_balances_where_the_stream_forgets(self, schedule, capacity, rate_hz, policy):
+        life = Life(policy, capacity=capacity, rate_hz=rate_hz, kind=Leaky)
+        for operation in schedule:
+            life.do(*operation)
+        life.do("checkpoint")
+        life.do("crash")
+        if isinstance(policy, Persistence):
+            while life.intake.held or life.intake.lag:
+                life.do("pull", 0.0, None)
+                life.do("train", 30)
+            end = life.intake.source.position
+            assert life.intake.ledger.dropped == sum(offset % 40 >= 35 for offset in range(end))
+            good = [offset for offset in range(end) if offset % 40 < 35 and not is_bad(offset)]
+            assert Counter(life.trained + life.left_out) == Counter(good)
 
     @given(schedules, st.integers(1, 80), st.floats(1, 200), st.floats(0.1, 3))
     def test_balances_where_nobody_knows_what_waits(self, schedule, capacity, rate_hz, window_s):
@@ -291,6 +321,47 @@ class TestState:
         assert again.describe() == intake.describe()
         assert again.take(1).offsets.tolist() == intake.take(1).offsets.tolist()
         assert again.rate_hz == intake.rate_hz
+
+    def test_what_was_lost_behind_the_position_will_be_missed_again(self):
+        clock = VirtualClock()
+        intake = opened(clock, Persistence(), rate_hz=20.0, played=good_samples, kind=Leaky)
+        clock.sleep(3.0)
+        intake.pull()
+        intake.pull()
+        assert (intake.held, intake.ledger.received, intake.ledger.dropped) == (52, 60, 5)
+        assert intake.state().ledger["dropped"] == intake.state().ledger["received"] == 0
+        intake.take(40)
+        intake.settle(trained=True)
+        state = intake.state()
+        assert state.position == 47  # 12 and 25 cannot be decoded, 35 to 39 are lost
+        assert {name: state.ledger[name] for name in ("received", "trained", "dropped", "rejected")} == {
+            "received": 47,
+            "trained": 40,
+            "dropped": 5,
+            "rejected": 2,
+        }
+
+    def test_the_mark_of_the_source_is_part_of_the_state(self):
+        class Marked(ReplaySource):
+            marks = ()
+
+            def mark(self, position):
+                return {"ids": [position, position + 1]}
+
+            def open(self, position, mark=None):
+                super().open(position)
+                self.marks = (*self.marks, mark)
+
+        clock = VirtualClock()
+        first = opened(clock, Persistence(), kind=Marked, played=good_samples)
+        clock.sleep(1.0)
+        first.pull()
+        first.take(7)
+        first.settle(trained=True)
+        assert first.source.marks == (None,)
+        again = make_intake(clock, Persistence(), kind=Marked, played=good_samples)
+        again.open(first.state())
+        assert (again.source.position, again.source.marks) == (7, ({"ids": [7, 8]},))
 
     def test_a_state_is_json(self):
         state = opened(VirtualClock(), Persistence()).state()

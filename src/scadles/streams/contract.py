@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
 
 from scadles.records import Records, Rejected, Span
 
@@ -21,14 +23,25 @@ class Source(ABC):
     __slots__ = ()
 
     @abstractmethod
-    def open(self, position: int) -> None:
-        """Start at ``position``, the offset of the first record to be returned (0: the beginning)."""
+    def open(self, position: int, mark: Mapping[str, Any] | None = None) -> None:
+        """Start at ``position``, the offset of the first record to be returned (0: the beginning).
+
+        Args:
+            position: 0 for a fresh run, else what :attr:`position` or an offset was in an earlier life.
+            mark: None for a fresh run, whose beginning the source may choose itself; else what :meth:`mark` said of
+                ``position`` when the checkpoint was taken from which the run goes on.
+
+        Raises:
+            ConfigError: nobody can read from there: no such stream, no answer, no permission.
+        """
 
     @abstractmethod
     def poll(self, max_records: int, timeout_s: float) -> Records | Span:
         """Return up to ``max_records`` records, in order, as soon as that many are there or ``timeout_s`` has passed.
 
         They are :class:`Records`; only a stream made for a simulated device brings :class:`~scadles.records.Span`.
+        Records that are gone for good before they could be polled are counted in ``lost`` of the records that follow
+        them, and the position moves past them; a poll ends before such a gap.
 
         Args:
             max_records: at least 1.
@@ -47,6 +60,15 @@ class Source(ABC):
     @abstractmethod
     def position(self) -> int:
         """The offset of the next record that :meth:`poll` would return."""
+
+    def mark(self, position: int) -> dict[str, Any]:
+        """Return what a checkpoint must hold beside ``position`` to open there again, ready for JSON.
+
+        Args:
+            position: not before the last one committed and not behind the present one.
+        """
+        del position
+        return {}
 
     @abstractmethod
     def commit(self, position: int) -> None:

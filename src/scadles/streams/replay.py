@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -55,7 +55,7 @@ class ReplaySource(Source):
         self._clock = clock
         self._position = 0
 
-    def open(self, position: int) -> None:
+    def open(self, position: int, mark: Mapping[str, Any] | None = None) -> None:
         if position < 0:
             raise ConfigError(f"position = {position}: a stream begins at offset 0")
         self._position = position

@@ -11,10 +11,11 @@ source of live records may ignore the clock, if its records are there when the f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -64,11 +65,24 @@ def resuming_brings_the_same_records(factory: SourceFactory) -> None:
     with _busy(factory) as (first, _):
         _take(first, 13, 13)
         position = first.position
+        mark = _as_stored(first.mark(position))
         rest = _take(first, MIN_RECORDS - 13)
-    with _busy(factory, position) as (second, _):
+    with _busy(factory, position, mark) as (second, _):
         _require(second.position == position, f"opened at {position}, position is {second.position}")
         again = _take(second, len(rest))
     _require_same(rest, again[: len(rest)])
+
+
+def resuming_before_what_was_polled_brings_it_again(factory: SourceFactory) -> None:
+    """A checkpoint may lie before records that were polled already: they come again, and none before them."""
+    with _busy(factory) as (first, _):
+        taken = _take(first, 20, 7)
+        first.commit(taken[5].offset)
+        position = taken[11].offset
+        mark = _as_stored(first.mark(position))
+    with _busy(factory, position, mark) as (second, _):
+        again = _take(second, 9)
+    _require_same(taken[11:], again[:9])
 
 
 def timeout_zero_does_not_wait(factory: SourceFactory) -> None:
@@ -163,6 +177,7 @@ def position_follows_the_records(factory: SourceFactory) -> None:
         _require(position > last, f"position is {position} after the record with offset {last}")
         source.commit(position)
         _require(source.position == position, f"commit moved the position from {position} to {source.position}")
+        _as_stored(source.mark(position))
         following = _take(source, 1, 1)[0].offset
         _require(following >= position, f"position was {position}, then a record with offset {following} came")
 
@@ -181,6 +196,7 @@ SOURCE_CHECKS: tuple[Callable[[SourceFactory], None], ...] = (
     poll_returns_no_more_than_asked,
     poll_in_pieces_changes_nothing,
     resuming_brings_the_same_records,
+    resuming_before_what_was_polled_brings_it_again,
     timeout_zero_does_not_wait,
     poll_waits_for_its_records,
     poll_waits_no_longer_than_needed,
@@ -201,11 +217,13 @@ class _Record(NamedTuple):
 
 
 @contextmanager
-def _busy(factory: SourceFactory, position: int = 0) -> Iterator[tuple[Source, Clock]]:
+def _busy(
+    factory: SourceFactory, position: int = 0, mark: Mapping[str, Any] | None = None
+) -> Iterator[tuple[Source, Clock]]:
     """Open a fresh source and let its busy time pass."""
     clock = VirtualClock()
     with closing(factory(clock)) as source:
-        source.open(position)
+        source.open(position, mark)
         clock.sleep(BUSY_S)
         yield source, clock
 
@@ -223,6 +241,13 @@ def _take(source: Source, count: int, size: int = MANY) -> list[_Record]:
         empty = 0 if len(records) else empty + 1
     _require(len(taken) >= min(count, MIN_RECORDS), f"{len(taken)} records came in {BUSY_S:g} s, {count} were wanted")
     return taken
+
+
+def _as_stored(mark: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a mark as a checkpoint gives it back."""
+    stored: Mapping[str, Any] = json.loads(json.dumps(mark))
+    _require(stored == mark, f"a mark must be the same after JSON: {mark} became {stored}")
+    return stored
 
 
 def _require(held: object, message: str) -> None:
