@@ -27,6 +27,7 @@ from scadles.learner import Learner
 from scadles.models import build_model, convert_batchnorm
 from scadles.records import Records
 from scadles.streams import Inspector, RateMeter, Samples, Source, draw_rates, open_source_url
+from scadles.streams.codec import Codec, make_codec
 
 _INSPECTED_AT_ONCE = 4096
 
@@ -71,6 +72,11 @@ def profile_of(config: RunConfig, device: int) -> ProfileConfig:
     """Return how one device's rate varies."""
     profile = config.stream.profile
     return profile if isinstance(profile, ProfileConfig) else profile[device]
+
+
+def build_codec(config: RunConfig, dataset: Dataset) -> Codec:
+    """Return how the messages of a live stream are read and written."""
+    return make_codec(config.stream.codec, dataset.shape, dataset.dtype, dataset.classes)
 
 
 def build_rule(config: RunConfig) -> BatchRule:
