@@ -1,0 +1,39 @@
+"""Real servers, one of a kind for each test session; tests that cannot have one are skipped and say why."""
+
+import pytest
+
+from runs import (  # noqa: F401 - fixtures
+    _nobody_is_left_behind,
+    _started,
+    digits_config,
+    finding,
+    free_port,
+    npz,
+    start,
+    start_training,
+    write_config,
+    write_npz,
+)
+from scadles.testing.brokers import kafka
+
+
+@pytest.fixture(scope="session")
+def _kafka_folder(tmp_path_factory):
+    if kafka.kafka_home() is None:
+        pytest.skip(kafka.HOW_TO_PROVIDE)
+    return tmp_path_factory.mktemp("kafka")
+
+
+@pytest.fixture(scope="session")
+def kafka_broker(_kafka_folder):
+    """A Kafka broker that nobody stops."""
+    with kafka.KafkaBroker(_kafka_folder / "common") as broker:
+        yield broker
+
+
+@pytest.fixture
+def fragile_kafka_broker(_kafka_folder, request):
+    """A Kafka broker of this test alone, to be killed; ``request.param`` are properties for it, if given."""
+    folder = _kafka_folder / request.node.name.replace("/", "-")
+    with kafka.KafkaBroker(folder, properties=getattr(request, "param", None)) as broker:
+        yield broker
