@@ -1,6 +1,7 @@
 """Streams: the source contract, its implementations by URL, and how fast records come."""
 
 from scadles.streams.arrivals import Arrivals
+from scadles.streams.codec import Codec, Decoded, make_codec
 from scadles.streams.contract import Records, Rejected, Source
 from scadles.streams.inspection import Inspector
 from scadles.streams.meter import RateMeter
@@ -12,6 +13,8 @@ from scadles.streams.replay import ReplaySource, Samples
 __all__ = [
     "RATE_SETS",
     "Arrivals",
+    "Codec",
+    "Decoded",
     "Inspector",
     "RateMeter",
     "RateProfile",
@@ -23,6 +26,7 @@ __all__ = [
     "Source",
     "SourceURL",
     "draw_rates",
+    "make_codec",
     "open_source_url",
     "register_source",
 ]

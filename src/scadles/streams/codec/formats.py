@@ -2,29 +2,73 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from scadles.config import CodecConfig
 from scadles.errors import ConfigError
+from scadles.importing import import_callable
 from scadles.streams.codec.contract import Codec
+from scadles.streams.codec.image import ImageCodec
+from scadles.streams.codec.json_text import JsonCodec
 from scadles.streams.codec.labels import Labels
+from scadles.streams.codec.npy import NpyCodec
+from scadles.streams.codec.own import OwnCodec
 from scadles.streams.codec.raw import RawCodec
-from scadles.streams.codec.sample import SampleType
+from scadles.streams.codec.safe_tensors import SafetensorsCodec
+from scadles.streams.codec.sample import SampleType, convertible, short
+
+_FORMATS: dict[str, Callable[[SampleType, Labels, int], Codec]] = {
+    "raw": lambda sample, labels, max_bytes: RawCodec(sample, labels),
+    "npy": NpyCodec,
+    "safetensors": lambda sample, labels, max_bytes: SafetensorsCodec(sample, max_bytes),
+    "json": lambda sample, labels, max_bytes: JsonCodec(sample, max_bytes),
+    "image": ImageCodec,
+}
 
 
 def make_codec(config: CodecConfig, shape: tuple[int, ...], dtype: torch.dtype, classes: int) -> Codec:
     """Return the codec that settings describe.
 
+    ``MODULE:CALLABLE`` is a function ``(value, key) -> (x, y)``, or a subclass of :class:`Codec` that takes a
+    :class:`~scadles.streams.codec.sample.SampleType`.
+
     Args:
         config: the settings.
-        shape, dtype: of one raw sample of the data set, which stand where the settings name none.
+        shape, dtype: of one raw sample of the data set; what a message holds must fit them.
         classes: labels are integers from 0 to ``classes - 1``.
 
     Raises:
-        ConfigError: an unknown format, or one that cannot hold such samples.
+        ConfigError: an unknown format, one that cannot hold such samples, or samples that do not fit the data set.
     """
     sample = SampleType(config.shape or tuple(shape), getattr(torch, config.dtype) if config.dtype else dtype)
+    _check(config, sample, SampleType(tuple(shape), dtype))
     labels = Labels(config.label_bytes if config.label == "first-bytes" else 0, classes)
-    if config.format == "raw":
-        return RawCodec(sample, labels)
-    raise ConfigError(f"stream.codec.format = {config.format!r}: there is raw")
+    if config.format in _FORMATS:
+        return _FORMATS[config.format](sample, labels, config.max_bytes)
+    own = import_callable("stream.codec.format", config.format, _FORMATS)
+    if not isinstance(own, type):
+        return OwnCodec(own, config.format, sample, config.max_bytes)
+    codec = own(sample)
+    if not isinstance(codec, Codec):
+        raise ConfigError(f"stream.codec.format = {config.format!r}: {own.__name__} is no subclass of Codec")
+    return codec
+
+
+def _check(config: CodecConfig, sample: SampleType, expected: SampleType) -> None:
+    if sample.shape != expected.shape:
+        raise ConfigError(
+            f"stream.codec.shape = {list(sample.shape)}: samples of the data set, on which the model is tested, have "
+            f"shape {list(expected.shape)}"
+        )
+    if not convertible(sample.dtype, expected.dtype):
+        raise ConfigError(
+            f"stream.codec.dtype = {short(sample.dtype)}: samples of the data set, on which the model is tested, are "
+            f"{short(expected.dtype)}"
+        )
+    if config.format == "raw" and sample.nbytes > config.max_bytes:
+        raise ConfigError(
+            f"stream.codec.max_bytes = {config.max_bytes}: a sample has {sample.nbytes} bytes, so that all would be "
+            "rejected"
+        )

@@ -45,7 +45,7 @@ class RawCodec(Codec):
         joined = bytearray().join(fitting)  # type: ignore[arg-type]
         rows = np.frombuffer(joined, np.uint8).reshape(len(kept), self._size)
         if self._labels.in_value:
-            labels, rows = self._labels.of_rows(rows), np.ascontiguousarray(rows[:, self._labels.in_value :])
+            labels, rows = self._labels.of_rows(rows), rows[:, self._labels.in_value :].copy()
         else:
             labels = y[kept]
         x = torch.from_numpy(rows).view(self._sample.dtype).view(len(kept), *self._sample.shape)

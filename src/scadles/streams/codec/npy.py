@@ -1,0 +1,124 @@
+"""``npy``: numpy's file format, one array a message, never one that needs pickle."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scadles.streams.codec.contract import Codec, Decoded
+from scadles.streams.codec.labels import Labels
+from scadles.streams.codec.raw import RawCodec
+from scadles.streams.codec.sample import SampleType, UnreadableError, convertible, too_long
+
+_MAGIC = b"\x93NUMPY"
+_MOST_HEADER = 1024
+# A header is a Python literal in numpy's own words. A pattern reads those of plain numbers and evaluates nothing.
+_HEADER = re.compile(
+    rb"\s*\{\s*'descr':\s*'(?P<type>[<>|=]?[a-z]\d{1,2})',\s*'fortran_order':\s*(?P<fortran>True|False),"
+    rb"\s*'shape':\s*\((?P<shape>[\d, ]*)\),?\s*\}\s*"
+)
+
+
+class NpyCodec(Codec):
+    """Values that :func:`numpy.save` writes, and with the label before that if it is in the value.
+
+    What a header promises is compared with what the configuration expects and with the length of the message before
+    anything is made of it. Any byte order, either order of dimensions and, where samples are floating numbers, any
+    width of these will do.
+
+    Args:
+        sample: what the array must be.
+        labels: where the label is.
+        max_bytes: longer values are rejected.
+    """
+
+    __slots__ = ("_header", "_labels", "_max_bytes", "_raw", "_sample")
+
+    def __init__(self, sample: SampleType, labels: Labels, max_bytes: int) -> None:
+        self._sample = sample
+        self._labels = labels
+        self._max_bytes = max_bytes
+        self._raw = RawCodec(sample, labels)
+        self._header = _header(sample)
+
+    def decode(self, values: Sequence[bytes | None], keys: Sequence[bytes | None]) -> Decoded:
+        reasons: dict[int, str] = {}
+        plain: list[bytes | None] = []
+        for i, value in enumerate(values):
+            try:
+                plain.append(self._plain(value))
+            except UnreadableError as error:
+                plain.append(None)
+                reasons[i] = str(error)
+        decoded = self._raw.decode(plain, keys)
+        return decoded._replace(rejected=[(i, reasons.get(i, reason)) for i, reason in decoded.rejected])
+
+    def encode(self, x: Tensor, y: int) -> tuple[bytes | None, bytes]:
+        key, value = self._raw.encode(x, y)
+        start = self._labels.in_value
+        return key, value[:start] + self._header + value[start:]
+
+    def _plain(self, value: bytes | None) -> bytes:
+        """Return a value as it would be in the format ``raw``."""
+        reason = too_long(value, self._max_bytes)
+        if value is None or reason is not None:
+            raise UnreadableError(reason)
+        start = self._labels.in_value
+        if value.startswith(self._header, start):
+            plain = value[:start] + value[start + len(self._header) :]
+            if len(plain) != start + self._sample.nbytes:
+                raise UnreadableError(f"{len(plain) - start:,} bytes of numbers, expected {self._sample.nbytes:,}")
+            return plain
+        return value[:start] + self._converted(value[start:])
+
+    def _converted(self, value: bytes) -> bytes:
+        dtype, shape, fortran, numbers = _parsed(value)
+        expected = self._sample
+        if shape != expected.shape:
+            raise UnreadableError(f"shape {list(shape)}, expected {list(expected.shape)}")
+        if not convertible(_torch_type(dtype), expected.dtype):
+            raise UnreadableError(f"dtype {dtype.name}, expected {expected.numpy.name}")
+        array = np.frombuffer(numbers, dtype).reshape(shape, order="F" if fortran else "C")
+        with np.errstate(over="ignore"):
+            return array.astype(expected.numpy).tobytes()
+
+
+def _header(sample: SampleType) -> bytes:
+    """Return what numpy writes before the numbers of such a sample."""
+    shape = f"({', '.join(map(str, sample.shape))}{',' if len(sample.shape) == 1 else ''})"
+    text = f"{{'descr': '{sample.numpy.str}', 'fortran_order': False, 'shape': {shape}, }}"
+    padded = text + " " * (-(len(_MAGIC) + 4 + len(text) + 1) % 64) + "\n"
+    return _MAGIC + b"\x01\x00" + len(padded).to_bytes(2, "little") + padded.encode()
+
+
+def _parsed(value: bytes) -> tuple[np.dtype, tuple[int, ...], bool, bytes]:
+    """Return type, shape, whether the first dimension is the innermost, and the numbers, as many as there must be."""
+    width = {1: 2, 2: 4, 3: 4}.get(value[len(_MAGIC)] if len(value) > len(_MAGIC) else 0, 0)
+    if not (value.startswith(_MAGIC) and width):
+        raise UnreadableError("no array in numpy's format")
+    start = len(_MAGIC) + 2 + width
+    size = int.from_bytes(value[start - width : start], "little")
+    found = _HEADER.fullmatch(value[start : start + size]) if size <= _MOST_HEADER else None
+    if found is None:
+        raise UnreadableError("an array whose header says anything but plain numbers and their shape")
+    try:
+        dtype = np.dtype(found["type"].decode())
+        shape = tuple(int(part) for part in found["shape"].split(b",") if part.strip())
+    except (TypeError, ValueError):
+        raise UnreadableError("an array of a type or shape that numpy does not have") from None
+    numbers = value[start + size :]
+    count = 1
+    for length in shape:
+        count *= length
+    if dtype.kind not in "iufb" or len(numbers) != count * dtype.itemsize:
+        raise UnreadableError(f"{len(numbers):,} bytes of numbers, which is not what the header says")
+    return dtype, shape, found["fortran"] == b"True", numbers
+
+
+def _torch_type(dtype: np.dtype) -> torch.dtype:
+    found = getattr(torch, dtype.name, None)
+    return found if isinstance(found, torch.dtype) else torch.bool
