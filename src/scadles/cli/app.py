@@ -12,6 +12,7 @@ from scadles.cli.compare import compare
 from scadles.cli.data import data
 from scadles.cli.doctor import doctor
 from scadles.cli.paper import paper
+from scadles.cli.publish import publish
 from scadles.cli.settings import settings
 from scadles.cli.simulate import simulate
 from scadles.cli.sweep import sweep
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.command()(train)
 app.command()(simulate)
+app.command()(publish)
 app.command()(compare)
 app.command()(data)
 app.command()(doctor)
