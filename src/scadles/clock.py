@@ -108,6 +108,11 @@ def wall_seconds() -> float:
     return time.monotonic()
 
 
+def unix_seconds() -> float:
+    """Return the seconds since 1970, which the timestamps of live records count as well."""
+    return time.time()
+
+
 def timestamp() -> str:
     """Return the date and time (UTC, ISO 8601, seconds), for headers."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

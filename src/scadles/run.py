@@ -132,7 +132,7 @@ def join(
         fabric.broadcast(list(network.state_dict().values()), "initial model")
         start_s = checkpoint.state["run"]["clock_s"] if checkpoint else 0.0
         clock = clock or WallClock(settings.clock.speed, start_s, running=False)  # setting up takes no stream time
-        device = build.build_device(settings, dataset, network, optimizer, fabric, clock)
+        device = build.build_device(settings, dataset, network, optimizer, fabric, clock, run_dir)
         tools = _tools(settings, dataset, device, run_dir, loss, store, quiet=quiet, resume=resume)
     except BaseException:
         fabric.close()

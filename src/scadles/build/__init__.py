@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import numpy as np
@@ -45,17 +47,27 @@ def build_dataset(config: RunConfig) -> Dataset:
     )
 
 
-def build_source(config: RunConfig, device: int, rate_hz: float, samples: Samples | None, clock: Clock) -> Source:
+def build_source(
+    config: RunConfig, device: int, rate_hz: float, samples: Samples | None, clock: Clock, **live: Any
+) -> Source:
     """Return the stream of one device, not opened yet; ``replay://`` gets its rate and the configured profile.
 
     Without ``samples`` a replayed stream brings positions only.
+
+    Args:
+        config: the run.
+        device: its number.
+        rate_hz: of a replayed stream.
+        samples: what a replayed stream plays.
+        clock: stream time.
+        live: what the sources of live records need: ``codec``, ``run_dir``, ``quarantine``.
     """
     url = stream_url(config, device)
     if url == "replay://":
         parameters = profile_of(config, device).model_dump()
         parameters["profile"] = parameters.pop("name")
         url += "?" + urlencode({"rate": rate_hz, "seed": config.seed, "device": device, **parameters})
-    return open_source_url(url, samples=samples, clock=clock)
+    return open_source_url(url, samples=samples, clock=clock, device=device, **live)
 
 
 def stream_url(config: RunConfig, device: int) -> str:
@@ -151,12 +163,14 @@ def build_device(
     optimizer: Optimizer | None,
     fabric: Fabric,
     clock: Clock,
+    run_dir: Path | None = None,
 ) -> ConnectedDevice:
     """Return one device, ready to start."""
     partition = build_partition(config, dataset)
     samples = samples_of(dataset, partition, fabric.rank)
     rate_hz = draw_rates(config.stream.rates, config.devices, config.seed)[fabric.rank]
-    source = build_source(config, fabric.rank, rate_hz, samples, clock)
+    codec = build_codec(config, dataset)
+    source = build_source(config, fabric.rank, rate_hz, samples, clock, codec=codec, run_dir=run_dir)
     inspector = Inspector(dataset.shape, dataset.dtype, dataset.classes)
     return ConnectedDevice(
         Intake(source, inspector, Buffer(config.buffer.capacity), build_policy(config), RateMeter(), clock),
@@ -213,7 +227,7 @@ def open_source(url: str, *, dataset: str = "digits", clock: Clock | None = None
     config = load_config({"data": {"dataset": dataset}, "steps": 1})
     played = build_dataset(config)
     samples = samples_of(played, build_partition(config, played), 0)
-    source = open_source_url(url, samples=samples, clock=clock or WallClock())
+    source = open_source_url(url, samples=samples, clock=clock or WallClock(), codec=build_codec(config, played))
     source.open(0)
     return source
 

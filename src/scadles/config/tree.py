@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from scadles.config.addresses import without_secrets
 from scadles.config.codec import CodecConfig
 from scadles.config.compression import CompressionConfig
 from scadles.config.cost import CostConfig
@@ -65,9 +66,9 @@ Rate = Annotated[float, Field(ge=0)]
 class StreamConfig(Section):
     """Where samples come from."""
 
-    url: str = Field(
+    url: Annotated[str, AfterValidator(without_secrets)] = Field(
         default="replay://",
-        description="source of each device; {device} stands for its number",
+        description="source of each device; {device} stands for its number; secrets as env:NAME or file:PATH",
     )
     rates: Rate | tuple[Rate, ...] | str = Field(
         default=50.0,

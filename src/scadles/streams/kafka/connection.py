@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from confluent_kafka import KafkaError, KafkaException
 
 from scadles.clock import wall_seconds
+from scadles.config.addresses import is_secret
 from scadles.errors import ConfigError, SourceError
 from scadles.streams.registry import SourceURL
 from scadles.streams.secrets import read_secret
@@ -16,15 +17,6 @@ from scadles.streams.secrets import read_secret
 #: Nobody answering for so long at the start is an error.
 ANSWER_S = 10.0
 _ASK_S = 1.0
-_SECRETS = frozenset(
-    {
-        "sasl.password",
-        "sasl.oauthbearer.client.secret",
-        "ssl.key.password",
-        "ssl.key.pem",
-        "ssl.keystore.password",
-    }
-)
 _REFUSALS = frozenset(
     {
         KafkaError._AUTHENTICATION,
@@ -86,7 +78,7 @@ def client_options(url: SourceURL, ours: Collection[str], complaints: Complaints
     """
     given = {name: value for name, value in url.query.items() if "." in name}
     url.expect(*ours, *given)
-    secrets = {name: read_secret(f"kafka:// {name}", value) for name, value in given.items() if name in _SECRETS}
+    secrets = {name: read_secret(f"kafka:// {name}", value) for name, value in given.items() if is_secret(name)}
     return {
         "bootstrap.servers": servers_of(url),
         "client.id": "scadles",

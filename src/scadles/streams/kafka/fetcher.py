@@ -1,0 +1,204 @@
+"""The thread that fetches: from the client's queue into ours, whatever the device is doing meanwhile."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from threading import Event, Thread
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from scadles.clock import wall_seconds
+from scadles.errors import ScadlesError, SourceError
+from scadles.streams.kafka.backlog import Backlog
+from scadles.streams.kafka.connection import Complaints
+from scadles.streams.kafka.outage import Outage
+
+_WAIT_S = 0.05
+_ASK_S = 1.0
+_ASK_AGAIN_S = 0.5
+_LAST_COMMIT_S = 5.0
+_CUT_S = 10.0
+_OUT_OF_RANGE = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
+_REFUSED = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED)
+_log = logging.getLogger("scadles.streams.kafka")
+
+
+class Fetcher:
+    """Fetches assigned partitions of a topic until it is closed.
+
+    It belongs to no consumer group: nobody can take its partitions away, however long a step lasts. What goes wrong
+    ends up in the backlog, where the polling thread meets it.
+
+    Args:
+        client: connected, without an assignment.
+        stream: its name, for messages.
+        topic: its topic.
+        backlog: where messages go.
+        complaints: what the client's threads say.
+        patience_s: wall seconds for which brokers may be away.
+    """
+
+    def __init__(
+        self, client: Consumer, stream: str, topic: str, backlog: Backlog, complaints: Complaints, patience_s: float
+    ) -> None:
+        self._client = client
+        self._stream = stream
+        self._topic = topic
+        self._backlog = backlog
+        self._complaints = complaints
+        self._outage = Outage(stream, patience_s)
+        self._ask_at_s = wall_seconds()
+        self._cut_since_s: float | None = None
+        self._doubts = ""
+        self._commit: Mapping[int, int] | None = None
+        self._committing = False
+        self._closing = Event()
+        self._thread = Thread(target=self._run, name=f"fetching {topic}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to fetch where the backlog begins."""
+        self._assign()
+        self._thread.start()
+
+    def commit(self, offsets: Mapping[int, int]) -> None:
+        """Let the brokers know how far this device has come, soon: lag tools want to know, ScaDLES does not."""
+        self._commit = offsets
+
+    def committed(self, error: KafkaError | None, partitions: Sequence[TopicPartition]) -> None:
+        """Be told of a commit: this is the client's ``on_commit``."""
+        self._committing = False
+        error = error or next((part.error for part in partitions if part.error is not None), None)
+        if error is not None:
+            _log.warning("%s: the position could not be committed: %s", self._stream, error.str())
+
+    def close(self) -> None:
+        """End the thread and the client."""
+        self._closing.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._client.close()
+
+    def _run(self) -> None:
+        try:
+            while not self._closing.is_set():
+                self._work()
+            self._commit_for_the_last_time()
+        except ScadlesError as error:
+            self._backlog.fail(error)
+        except KafkaException as error:
+            self._backlog.fail(SourceError(f"{self._stream}: {error.args[0].str()}"))
+        except Exception as error:
+            self._backlog.fail(SourceError(f"{self._stream}: the thread that fetches broke: {error!r}"))
+            raise
+
+    def _work(self) -> None:
+        self._send_commit()
+        if self._backlog.far():
+            self._assign()
+        room = self._backlog.room()
+        if room:
+            self._sort(self._fetch(room))
+            self._hear_of_ends()
+        else:
+            self._backlog.wait_for_room(_WAIT_S)
+        self._ask(room)
+
+    def _fetch(self, room: int) -> list[Any]:
+        """Return what is there; the client itself waits for the whole of a bulk, so only a first message is awaited."""
+        messages: list[Any] = self._client.consume(room, 0)
+        if not messages and (first := self._client.poll(_WAIT_S)) is not None:
+            messages = [first, *(self._client.consume(room - 1, 0) if room > 1 else ())]
+        return messages
+
+    def _sort(self, messages: list[Any]) -> None:
+        """Put messages, and what the client says between them, where they belong."""
+        for (partition, bad), run in groupby(
+            messages, lambda message: (message.partition(), message.error() is not None)
+        ):
+            if bad:
+                for message in run:
+                    self._hear(message)
+            else:
+                self._backlog.add(partition, list(run))
+
+    def _hear(self, message: Any) -> None:
+        error, partition = message.error(), message.partition()
+        if error.code() == KafkaError._PARTITION_EOF:
+            # control records of transactions at the end are none of ours
+            self._backlog.leap(partition, message.offset(), lost=False)
+        elif error.code() in _OUT_OF_RANGE:
+            self._find_again(partition)
+        elif error.code() in _REFUSED:
+            raise SourceError(f"{self._stream}: {error.str()}")
+        else:
+            self._doubts = error.str()
+
+    def _find_again(self, partition: int) -> None:
+        """Go on where the log begins now: what was before is gone through retention."""
+        low, high = self._ends(partition, _CUT_S)
+        expected = self._backlog.fetched()[partition]
+        if low > expected:
+            _log.warning(
+                "%s: %d records of partition %d are gone from the broker before they were read: its retention is too "
+                "short; counted as dropped", self._stream, low - expected, partition
+            )  # fmt: skip
+            self._backlog.leap(partition, low, lost=True)
+        elif expected > high:
+            self._bear_with_cut_log(partition, expected, high)
+        else:
+            self._cut_since_s = None
+        self._assign()
+
+    def _bear_with_cut_log(self, partition: int, expected: int, high: int) -> None:
+        """A broker that has just started may not know all its records yet; one that never will has lost them."""
+        now_s = wall_seconds()
+        self._cut_since_s = self._cut_since_s or now_s
+        if now_s - self._cut_since_s > _CUT_S:
+            raise SourceError(
+                f"{self._stream}: partition {partition} was read up to offset {expected} and ends at {high}: the topic "
+                "was made anew, or its newest records were lost at the broker; start a new run"
+            )
+        self._closing.wait(_ASK_AGAIN_S)
+
+    def _assign(self) -> None:
+        self._client.assign([TopicPartition(self._topic, *place) for place in self._backlog.fetched().items()])
+
+    def _hear_of_ends(self) -> None:
+        for partition in self._backlog.fetched():
+            known = self._client.get_watermark_offsets(TopicPartition(self._topic, partition), cached=True)
+            if known is not None and known[1] >= 0:
+                self._backlog.heard_of_end(partition, known[1])
+
+    def _ask(self, room: int) -> None:
+        """Ask the brokers for the ends where the client does not hear of them by itself, and after bad news."""
+        doubts = self._doubts or self._complaints.last
+        if (room and not doubts) or wall_seconds() < self._ask_at_s:
+            return
+        self._ask_at_s = wall_seconds() + _ASK_AGAIN_S
+        try:
+            for partition in self._backlog.fetched():
+                self._backlog.heard_of_end(partition, self._ends(partition, _ASK_S)[1])
+        except KafkaException as error:
+            self._outage.unanswered(wall_seconds(), self._complaints.last or doubts or error.args[0].str())
+        else:
+            self._outage.answered(wall_seconds())
+            self._doubts = self._complaints.last = ""
+
+    def _ends(self, partition: int, timeout_s: float) -> tuple[int, int]:
+        low, high = self._client.get_watermark_offsets(TopicPartition(self._topic, partition), timeout_s)
+        return int(low), int(high)
+
+    def _send_commit(self) -> None:
+        if self._commit is not None and not self._committing and not self._outage.going_on:
+            offsets, self._commit = self._commit, None
+            self._committing = True
+            self._client.commit(offsets=[TopicPartition(self._topic, *place) for place in offsets.items()])
+
+    def _commit_for_the_last_time(self) -> None:
+        deadline_s = wall_seconds() + _LAST_COMMIT_S
+        while (self._commit or self._committing) and not self._outage.going_on and wall_seconds() < deadline_s:
+            self._send_commit()
+            self._client.poll(_WAIT_S)

@@ -1,0 +1,130 @@
+"""From offsets in partitions to the one position of a stream, and back."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Places(ABC):
+    """Where a stream stands, and where each of its partitions stood when it was somewhere else."""
+
+    @property
+    @abstractmethod
+    def position(self) -> int:
+        """The position of the next record."""
+
+    @abstractmethod
+    def of(self, partition: int, offsets: np.ndarray) -> np.ndarray:
+        """Move past records of one partition; return their positions, int64 ``[n]``, for their offsets ``[n]``."""
+
+    @abstractmethod
+    def passed(self, partition: int, count: int, end: int) -> None:
+        """Move past ``count`` records of one partition up to the offset ``end`` that nobody will see."""
+
+    @abstractmethod
+    def at(self, position: int) -> dict[int, int]:
+        """Return the offset at which each partition stood at ``position``, not before the last one forgotten."""
+
+    @abstractmethod
+    def forget(self, position: int) -> None:
+        """Forget what lies before ``position``."""
+
+
+class OnePartition(Places):
+    """The position is the broker's offset.
+
+    >>> places = OnePartition(3, 100)
+    >>> places.of(3, np.array([100, 101, 103])).tolist(), places.position, places.at(102)
+    ([100, 101, 103], 104, {3: 102})
+    """
+
+    def __init__(self, partition: int, offset: int) -> None:
+        self._partition = partition
+        self._offset = offset
+
+    @property
+    def position(self) -> int:
+        return self._offset
+
+    def of(self, partition: int, offsets: np.ndarray) -> np.ndarray:
+        del partition
+        self._offset = int(offsets[-1]) + 1
+        return offsets
+
+    def passed(self, partition: int, count: int, end: int) -> None:
+        del partition, count
+        self._offset = end
+
+    def at(self, position: int) -> dict[int, int]:
+        return {self._partition: position}
+
+    def forget(self, position: int) -> None:
+        """Do nothing: nothing is remembered."""
+
+
+class _Piece(NamedTuple):
+    """Consecutive positions of one partition: its offsets, or None for records that nobody saw."""
+
+    first: int
+    records: int
+    partition: int
+    end: int
+    offsets: np.ndarray | None
+
+
+class ManyPartitions(Places):
+    """The position counts the records of all partitions in the order in which they came, lost and skipped ones too.
+
+    Which records these were is remembered from the last checkpoint on (8 bytes each).
+
+    Args:
+        position: of the next record.
+        offsets: of each partition there.
+
+    >>> places = ManyPartitions(0, {0: 10, 1: 20})
+    >>> places.of(1, np.array([20, 21])).tolist(), places.of(0, np.array([10, 11, 12])).tolist()
+    ([0, 1], [2, 3, 4])
+    >>> places.passed(1, 5, 27)
+    >>> places.position, places.at(1), places.at(4), places.at(10)
+    (10, {0: 10, 1: 21}, {0: 12, 1: 22}, {0: 13, 1: 27})
+    """
+
+    def __init__(self, position: int, offsets: Mapping[int, int]) -> None:
+        self._position = position
+        self._base = dict(offsets)
+        self._pieces: deque[_Piece] = deque()
+
+    @property
+    def position(self) -> int:
+        return self._position
+
+    def of(self, partition: int, offsets: np.ndarray) -> np.ndarray:
+        first, count = self._position, len(offsets)
+        self._add(_Piece(first, count, partition, int(offsets[-1]) + 1, offsets))
+        return np.arange(first, first + count, dtype=np.int64)
+
+    def passed(self, partition: int, count: int, end: int) -> None:
+        self._add(_Piece(self._position, count, partition, end, None))
+
+    def at(self, position: int) -> dict[int, int]:
+        offsets = dict(self._base)
+        for piece in self._pieces:
+            if piece.first + piece.records <= position:
+                offsets[piece.partition] = piece.end
+            elif piece.offsets is not None and piece.first < position:
+                offsets[piece.partition] = int(piece.offsets[position - piece.first])
+        return offsets
+
+    def forget(self, position: int) -> None:
+        while self._pieces and self._pieces[0].first + self._pieces[0].records <= position:
+            piece = self._pieces.popleft()
+            self._base[piece.partition] = piece.end
+
+    def _add(self, piece: _Piece) -> None:
+        self._pieces.append(piece)
+        self._position += piece.records

@@ -1,0 +1,173 @@
+"""A Kafka topic as a stream.
+
+**Position.** Of a stream of one partition it is the broker's own offset; of several it is the number of records that
+they have brought together, and the checkpoint's mark holds the offset of each. Positions are kept in checkpoints; the
+brokers are told after each checkpoint, for tools that show lag, and are never asked.
+
+**The ledger and the broker's offsets.** Every record between where a stream began and its position is received, once,
+however often the run was killed and resumed: trained, dropped, held or rejected. Records that retention deletes before
+they are read are received and dropped. Offsets that were never records (markers of transactions, and what compaction
+took away) are not counted where they are read past; where truncation or retention jumps over them unread, every offset
+counts as a record.
+
+**The beginning** of a fresh run is the oldest record that the broker has (``from=beginning``), or behind the newest
+(``from=now``). What was deleted before the run began was never part of it.
+
+**Event time** is a record's timestamp in seconds since the run first opened the stream (what waited there already has
+negative times), and as trustworthy as the clocks of those who wrote it. A record without a timestamp has the moment at
+which it was polled.
+
+**Lag** is counted in offsets up to the high watermark: an upper bound where a topic has transactions or is compacted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from confluent_kafka import Consumer
+
+from scadles.clock import unix_seconds
+from scadles.errors import ConfigError
+from scadles.streams.codec import Codec
+from scadles.streams.contract import Records, Rejected, Source
+from scadles.streams.kafka.address import KafkaAddress
+from scadles.streams.kafka.backlog import Backlog, Run
+from scadles.streams.kafka.connection import Complaints, created
+from scadles.streams.kafka.fetcher import Fetcher
+from scadles.streams.kafka.places import ManyPartitions, OnePartition, Places
+from scadles.streams.kafka.presence import find_topic
+from scadles.streams.quarantine import Quarantine
+
+
+class KafkaSource(Source):
+    """One topic, or some of its partitions.
+
+    Args:
+        address: where it is, and how it is read.
+        complaints: the one that the address was made with.
+        codec: from bytes to samples.
+        quarantine: where examples of what cannot be read are kept; None keeps none.
+        started_unix_s: what event times of a fresh run count from; None is the moment of :meth:`open`.
+    """
+
+    __slots__ = (
+        *("_address", "_backlog", "_client", "_codec", "_complaints", "_fetcher", "_places"),
+        *("_quarantine", "_started_unix_s"),
+    )
+
+    def __init__(
+        self,
+        address: KafkaAddress,
+        complaints: Complaints,
+        codec: Codec,
+        quarantine: Quarantine | None = None,
+        started_unix_s: float | None = None,
+    ) -> None:
+        self._address = address
+        self._complaints = complaints
+        self._codec = codec
+        self._quarantine = quarantine
+        self._started_unix_s = started_unix_s
+        self._client: Consumer | None = None
+        self._backlog = Backlog({}, {})
+        self._fetcher: Fetcher | None = None
+        self._places: Places = OnePartition(0, 0)
+
+    def open(self, position: int, mark: Mapping[str, Any] | None = None) -> None:
+        address = self._address
+        client = self._client = created(Consumer, address.options | {"on_commit": self._on_commit})
+        ranges = find_topic(client, address, self._complaints)
+        starts = self._starts(ranges, position, mark)
+        if self._started_unix_s is None:
+            self._started_unix_s = mark["started_unix_s"] if mark else unix_seconds()
+        self._places = (
+            ManyPartitions(position, starts) if len(starts) > 1 else OnePartition(*next(iter(starts.items())))
+        )
+        self._backlog = Backlog(starts, {partition: high for partition, (_, high) in ranges.items()})
+        self._fetcher = Fetcher(
+            client, str(address), address.topic, self._backlog, self._complaints, address.patience_s
+        )
+        self._fetcher.start()
+
+    def poll(self, max_records: int, timeout_s: float) -> Records:
+        lost = 0
+        messages: list[Any] = []
+        offsets: list[np.ndarray] = []
+        for part in self._backlog.take(max_records, timeout_s):
+            if isinstance(part, Run):
+                theirs = np.fromiter((m.offset() for m in part.messages), np.int64, len(part.messages))
+                offsets.append(self._places.of(part.partition, theirs))
+                messages += part.messages
+            else:
+                lost += part.records
+                self._places.passed(part.partition, part.records, part.end)
+        decoded = self._codec.decode([m.value() for m in messages], [m.key() for m in messages])
+        where = np.concatenate(offsets) if offsets else np.empty(0, np.int64)
+        if self._quarantine is not None:
+            for number, reason in decoded.rejected:
+                message = messages[number]
+                self._quarantine.keep(int(where[number]), reason, message.value(), message.key())
+        return Records(
+            where[decoded.kept],
+            self._times(messages)[decoded.kept],
+            decoded.x,
+            decoded.y,
+            tuple(Rejected(int(where[number]), reason) for number, reason in decoded.rejected),
+            lost,
+        )
+
+    def skip(self, keep: int) -> int:
+        passed = self._backlog.skip(keep)
+        for part in passed:
+            self._places.passed(part.partition, part.records, part.end)
+        return sum(part.records for part in passed)
+
+    def lag(self) -> int:
+        return self._backlog.lag()
+
+    @property
+    def position(self) -> int:
+        return self._places.position
+
+    def mark(self, position: int) -> dict[str, Any]:
+        offsets = {str(partition): offset for partition, offset in self._places.at(position).items()}
+        return {"offsets": offsets, "started_unix_s": self._started_unix_s}
+
+    def commit(self, position: int) -> None:
+        self._backlog.check()
+        if self._fetcher is not None:
+            self._fetcher.commit(self._places.at(position))
+        self._places.forget(position)
+
+    def close(self) -> None:
+        if self._fetcher is not None:
+            self._fetcher.close()
+        elif self._client is not None:
+            self._client.close()
+        self._fetcher = self._client = None
+
+    def _starts(
+        self, ranges: Mapping[int, tuple[int, int]], position: int, mark: Mapping[str, Any] | None
+    ) -> dict[int, int]:
+        """Return the offset to begin at in each partition; partitions that are new since then begin at their oldest."""
+        now = mark is None and self._address.begin == "now"
+        starts = {partition: high if now else low for partition, (low, high) in ranges.items()}
+        if mark:
+            return starts | {int(partition): offset for partition, offset in mark["offsets"].items()}
+        if position and len(starts) > 1:
+            raise ConfigError(
+                f"{self._address}: a position in {len(starts)} partitions needs the mark that goes with it"
+            )
+        return dict.fromkeys(starts, position) if position else starts
+
+    def _on_commit(self, error: Any, partitions: Any) -> None:
+        if self._fetcher is not None:
+            self._fetcher.committed(error, partitions)
+
+    def _times(self, messages: list[Any]) -> np.ndarray:
+        stamps = np.fromiter((m.timestamp()[1] for m in messages), np.float64, len(messages)) / 1000.0
+        if len(stamps) and stamps.min() <= 0:
+            stamps[stamps <= 0] = unix_seconds()
+        return stamps - (self._started_unix_s or 0.0)
