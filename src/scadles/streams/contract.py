@@ -70,6 +70,15 @@ class Source(ABC):
         del position
         return {}
 
+    @property
+    def duplicates(self) -> int:
+        """How many records were delivered once more and known again; they count as received once."""
+        return 0
+
+    def notices(self) -> list[str]:
+        """Return what a user should know and what ends nothing, since the last call; nearly always nothing."""
+        return []
+
     @abstractmethod
     def commit(self, position: int) -> None:
         """Take note that everything before ``position`` is safe in a checkpoint and will not be asked for again."""

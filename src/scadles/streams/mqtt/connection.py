@@ -7,8 +7,9 @@ from collections.abc import Collection
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from paho.mqtt.client import Client
+from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY, CleanStartOption, Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.properties import Properties
 
 from scadles.errors import ConfigError
 from scadles.streams.registry import SourceURL
@@ -91,12 +92,26 @@ def make_client(url: SourceURL, client_id: str, ours: Collection[str] = ()) -> C
     return client
 
 
-def connect(client: Client, url: SourceURL, broker: Broker) -> None:
-    """Remember where the broker is; whoever runs the network loop connects by ``client.reconnect()``."""
+def connect(
+    client: Client,
+    url: SourceURL,
+    broker: Broker,
+    clean_start: CleanStartOption = MQTT_CLEAN_START_FIRST_ONLY,
+    properties: Properties | None = None,
+) -> None:
+    """Remember how to connect; whoever runs the network loop does so by ``client.reconnect()``.
+
+    Args:
+        client: of :func:`make_client`.
+        url: the address.
+        broker: what :func:`broker_of` makes of it.
+        clean_start: whether the broker shall forget an earlier session of this client, the first time or never.
+        properties: of MQTT 5's CONNECT.
+    """
     keepalive_s = url.integer("keepalive_s", _KEEPALIVE_S)
     if not 1 <= keepalive_s < 65536:
         raise ConfigError(f"{url.scheme}://: keepalive_s={keepalive_s} must be from 1 to 65535")
-    client.connect_async(broker.host, broker.port, keepalive_s)
+    client.connect_async(broker.host, broker.port, keepalive_s, clean_start=clean_start, properties=properties)
 
 
 def in_words(error: Exception) -> str:

@@ -1,0 +1,202 @@
+"""A session at a broker, kept alive by a thread of its own."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
+from paho.mqtt.enums import MQTTErrorCode
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from scadles.clock import wall_seconds
+from scadles.errors import ConfigError, SourceError
+from scadles.streams.mqtt.connection import ANSWER_S, Broker, in_words
+
+_TURN_S = 0.05
+_PACKETS_A_TURN = 50
+_PAUSE_S = 1.0
+_TAKEN_OVER = 142
+#: Reasons for which no attempt more can succeed: protocol, client id, password, permission, ban, method.
+_FINAL = frozenset({128, 132, 133, 134, 135, 138, 140})
+
+Received = Callable[[MQTTMessage, int], None]
+
+
+class Session:
+    """Subscribes to a topic with QoS 1, acknowledges what it is told to, and connects again when it must.
+
+    Args:
+        client: not connected yet, with manual acknowledgement.
+        broker: where, and the topic.
+        received: called in the session's thread with each message and the life it belongs to.
+        forgotten: called there when the broker knows nothing of a session that should be there.
+        patience_s: wall seconds without a connection after which the stream is broken for good.
+
+    Attributes:
+        life: grows when the broker has forgotten the session; message numbers (mid) of an earlier life mean nothing.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        broker: Broker,
+        received: Received,
+        forgotten: Callable[[], None],
+        patience_s: float,
+    ) -> None:
+        self.life = 0
+        self._client = client
+        self._broker = broker
+        self._received = received
+        self._forgotten = forgotten
+        self._patience_s = patience_s
+        self._expected = False
+        self._messages = 0
+        self._acknowledgements = deque[tuple[int, int]]()
+        self._connected_s = wall_seconds()
+        self._said = "no answer"
+        self._failure = ""
+        self._settled = threading.Event()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
+        client.on_connect = self._on_connect
+        client.on_subscribe = self._on_subscribe
+        client.on_disconnect = self._on_disconnect
+        client.on_message = self._on_message
+
+    @property
+    def failed(self) -> bool:
+        """Whether the stream is broken for good."""
+        return bool(self._failure)
+
+    def open(self, *, expected: bool) -> None:
+        """Connect and subscribe.
+
+        Args:
+            expected: whether the broker should know the session already.
+
+        Raises:
+            ConfigError: nobody answers within 12 s, or we are refused.
+        """
+        self._expected = expected
+        self._thread.start()
+        answered = self._settled.wait(ANSWER_S)
+        if self._failure or not answered:
+            problem = self._failure or f"no connection within {ANSWER_S:g} s: {self._said}"
+            self.close()
+            raise ConfigError(f"{self._broker.place}: {problem}")
+
+    def check(self) -> None:
+        """Raise a SourceError where the stream is broken for good."""
+        if self._failure:
+            raise SourceError(f"{self._broker.place}: {self._failure}")
+
+    def acknowledge(self, life: int, mid: int) -> None:
+        """Tell the broker, soon, that a message need not come again. Any thread may say so."""
+        self._acknowledgements.append((life, mid))
+
+    def close(self) -> None:
+        """Say goodbye; the session stays at the broker. Closing twice is no error."""
+        self._closing.set()
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            self._thread.join(2.0)
+
+    def _run(self) -> None:
+        try:
+            while not self._closing.is_set() and not self._failure:
+                self._attempt()
+                if wall_seconds() - self._connected_s > self._patience_s:
+                    self._fail(f"no connection for {self._patience_s:g} s: {self._said}")
+                self._closing.wait(_PAUSE_S)
+            self._client.disconnect()
+        except Exception as error:  # noqa: BLE001 - an error that stayed in this thread would be a stream gone silent
+            self._fail(f"{type(error).__name__}: {error}")
+
+    def _attempt(self) -> None:
+        """Connect, and serve the connection until it breaks."""
+        try:
+            self._client.reconnect()
+            while not (self._closing.is_set() or self._failure) and self._turn():
+                pass
+            self._send_acknowledgements()
+        except OSError as error:
+            self._said = in_words(error)
+            if isinstance(error, ssl.SSLCertVerificationError):
+                self._fail(self._said)
+
+    def _turn(self) -> bool:
+        """Read and write what there is; return whether the connection still stands."""
+        code = self._client.loop(_TURN_S)
+        until, before = self._messages + _PACKETS_A_TURN, -1
+        while code == MQTTErrorCode.MQTT_ERR_SUCCESS and before < self._messages < until:
+            before = self._messages
+            code = self._client.loop_read()  # a turn of paho's own reads one message only
+        self._send_acknowledgements()
+        if self._client.is_connected():
+            self._connected_s = wall_seconds()
+        return code == MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def _send_acknowledgements(self) -> None:
+        while self._acknowledgements and self._client.is_connected():
+            life, mid = self._acknowledgements.popleft()
+            if life == self.life:
+                self._client.ack(mid, 1)
+
+    def _on_connect(
+        self, client: Client, userdata: Any, flags: ConnectFlags, reason: ReasonCode, properties: Properties | None
+    ) -> None:
+        del userdata, properties
+        if reason.is_failure:
+            self._said = f"the broker refuses us: {reason}"
+            if reason.value in _FINAL:
+                self._fail(self._said)
+            return
+        if not flags.session_present:
+            self.life += 1
+            self._acknowledgements.clear()
+            if self._expected:
+                self._forgotten()
+        self._expected = True
+        # retained messages are of the past, and would come once more after each connection
+        options = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
+        client.subscribe(self._broker.topic, options=options)
+
+    def _on_subscribe(
+        self, client: Client, userdata: Any, mid: int, reasons: list[ReasonCode], properties: Properties | None
+    ) -> None:
+        del client, userdata, mid, properties
+        for reason in reasons:
+            if reason.is_failure:
+                self._fail(f"the broker does not let us subscribe to {self._broker.topic}: {reason}")
+            elif reason.value < 1:
+                self._fail(f"the broker grants {self._broker.topic} with QoS 0 only, which loses messages")
+        self._settled.set()
+
+    def _on_disconnect(
+        self,
+        client: Client,
+        userdata: Any,
+        flags: DisconnectFlags,
+        reason: ReasonCode,
+        properties: Properties | None,
+    ) -> None:
+        del client, userdata, properties
+        if flags.is_disconnect_packet_from_server or reason.is_failure:
+            self._said = f"the connection was closed: {reason}"
+        if reason.value == _TAKEN_OVER:
+            self._fail("another client with our client_id took the session over: are two runs using the same?")
+
+    def _on_message(self, client: Client, userdata: Any, message: MQTTMessage) -> None:
+        del client, userdata
+        self._messages += 1
+        self._received(message, self.life)
+
+    def _fail(self, problem: str) -> None:
+        self._failure = self._failure or problem
+        self._settled.set()
