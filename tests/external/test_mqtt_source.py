@@ -1,0 +1,177 @@
+import base64
+import json
+import time
+
+import pytest
+
+from mqtt_tools import Sender, new_topic, numbers_in, source_at, take
+from scadles.streams.quarantine import Quarantine
+from scadles.testing import SOURCE_CHECKS
+
+RECORDS = 100
+
+
+@pytest.fixture
+def sender(mosquitto_broker):
+    with Sender(mosquitto_broker) as sender:
+        yield sender
+
+
+class OfTheCheck:
+    """A source whose records are published once it is open, as MQTT keeps nothing for those who come later."""
+
+    def __init__(self, broker, sender, **more):
+        self.topic = new_topic()
+        self._source = source_at(broker, self.topic, **more)
+        self._sender = sender
+
+    def open(self, position, mark=None):
+        if mark:  # the session is of another topic, which is where the records were
+            mark = {**mark, "client_id": self.topic}
+        self._source.open(position, mark)
+        self._sender.send_numbers(self.topic, range(RECORDS))
+        wanted = RECORDS - len(mark["ids"] and range(mark["ids"][0][1] + 1)) if mark else RECORDS
+        while self._source.lag() < wanted:
+            pass
+
+    def __getattr__(self, name):
+        return getattr(self._source, name)
+
+
+@pytest.mark.parametrize("check", SOURCE_CHECKS, ids=lambda check: check.__name__)
+def test_mqtt_keeps_the_contract(mosquitto_broker, sender, check):
+    check(lambda _: OfTheCheck(mosquitto_broker, sender))
+
+
+# What is acknowledged as it comes does not come again.
+FORGETFUL_CHECKS = [check for check in SOURCE_CHECKS if not check.__name__.startswith("resuming")]
+
+
+@pytest.mark.parametrize("check", FORGETFUL_CHECKS, ids=lambda check: check.__name__)
+def test_a_truncated_stream_keeps_the_rest_of_the_contract(mosquitto_broker, sender, check):
+    check(lambda _: OfTheCheck(mosquitto_broker, sender, truncates=True))
+
+
+def test_records_are_what_was_sent(mosquitto_broker, sender):
+    topic = new_topic()
+    source = source_at(mosquitto_broker, topic)
+    source.open(0)
+    sender.send_numbers(topic, range(300))
+    records = source.poll(300, 20.0)
+    assert numbers_in(records) == list(range(300))
+    assert records.offsets.tolist() == list(range(300))
+    assert records.y.tolist() == [n % 10 for n in range(300)]
+    source.close()
+
+
+def test_what_is_not_committed_comes_again_and_what_is_trained_is_known(mosquitto_broker, sender):
+    topic, query = new_topic(), f"?client_id={new_topic().replace('/', '-')}"
+    first = source_at(mosquitto_broker, topic, query)
+    first.open(0)
+    sender.send_numbers(topic, range(200))
+    assert take(first, 150) == list(range(150))
+    mark = json.loads(json.dumps(first.mark(100)))  # the checkpoint is on the disk, its commit gets lost
+    first.close()
+    sender.send_numbers(topic, range(200, 250))
+    second = source_at(mosquitto_broker, topic, query)
+    second.open(100, mark)
+    assert take(second, 150) == list(range(100, 250))
+    assert (second.position, second.duplicates) == (250, 100)
+    second.commit(250)
+    assert second.mark(250)["ids"] == [[0, 249]]
+    second.close()
+
+
+def test_what_is_committed_does_not_come_again(mosquitto_broker, sender):
+    topic, query = new_topic(), f"?client_id={new_topic().replace('/', '-')}"
+    first = source_at(mosquitto_broker, topic, query)
+    first.open(0)
+    sender.send_numbers(topic, range(200))
+    take(first, 120)
+    first.commit(100)
+    mark = first.mark(100)
+    first.close()
+    second = source_at(mosquitto_broker, topic, query)
+    second.open(100, mark)
+    assert take(second, 100) == list(range(100, 200))
+    assert second.duplicates == 0
+    second.close()
+
+
+def test_without_ids_trained_messages_come_twice(mosquitto_broker, sender):
+    topic, query = new_topic(), f"?client_id={new_topic().replace('/', '-')}"
+    first = source_at(mosquitto_broker, topic, query)
+    first.open(0)
+    sender.send_numbers(topic, range(50), ids=False)
+    take(first, 50)
+    mark = first.mark(30)
+    first.close()
+    second = source_at(mosquitto_broker, topic, query)
+    second.open(30, mark)
+    assert take(second, 50) == list(range(50))
+    second.close()
+
+
+def test_a_fresh_run_begins_with_an_empty_session_unless_it_is_told_otherwise(mosquitto_broker, sender):
+    topic, name = new_topic(), new_topic().replace("/", "-")
+    source_of_before = source_at(mosquitto_broker, topic, f"?client_id={name}")
+    source_of_before.open(0)
+    source_of_before.close()
+    sender.send_numbers(topic, range(10))
+    keeping = source_at(mosquitto_broker, topic, f"?client_id={name}&session=keep")
+    keeping.open(0)
+    assert take(keeping, 10) == list(range(10))
+    keeping.close()
+    fresh = source_at(mosquitto_broker, topic, f"?client_id={name}")
+    fresh.open(0)
+    sender.send_numbers(topic, range(10, 12))
+    assert take(fresh, 2) == [10, 11]
+    fresh.close()
+
+
+def test_the_broker_holds_back_what_may_not_be_sent(mosquitto_broker, sender):
+    topic = new_topic()
+    source = source_at(mosquitto_broker, topic, "?receive_max=50")
+    source.open(0)
+    sender.send_numbers(topic, range(130))
+    assert take(source, 50) == list(range(50))
+    assert len(source.poll(1, 0.5)) == 0
+    source.commit(30)
+    assert take(source, 30) == list(range(50, 80))
+    source.commit(80)
+    assert take(source, 50) == list(range(80, 130))
+    source.close()
+
+
+def test_a_truncated_stream_drops_the_oldest_beyond_its_capacity(mosquitto_broker, sender):
+    topic = new_topic()
+    source = source_at(mosquitto_broker, topic, "?receive_max=10", truncates=True, capacity=40)
+    source.open(0)
+    sender.send_numbers(topic, range(500))
+    deadline = time.monotonic() + 20
+    while source.lag() < 500 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    records = source.poll(1000, 0.0)
+    assert (records.lost, len(records), source.lag()) == (460, 40, 0)
+    assert numbers_in(records) == list(range(460, 500))
+    assert source.position == 500
+    source.close()
+
+
+def test_messages_that_cannot_be_read_are_rejected_and_kept_as_examples(mosquitto_broker, sender, tmp_path):
+    topic, quarantine = new_topic(), Quarantine(tmp_path / "quarantine-0.jsonl", 1.0, device=0)
+    source = source_at(mosquitto_broker, topic, max_bytes=1000, quarantine=quarantine)
+    source.open(0)
+    for number, value in enumerate((b"\x01\x00", b"garbage", b"\x02\x00", b"x" * 1001, b"")):
+        sender.send(topic, value, number, "3")
+    records = source.poll(5, 20.0)
+    assert records.offsets.tolist() == [0, 2]
+    assert [tuple(rejected) for rejected in records.rejected] == [
+        (1, "7 bytes, expected 2"),
+        (3, "1,001 bytes, at most 1,000 are allowed"),
+        (4, "0 bytes, expected 2"),
+    ]
+    examples = [json.loads(line) for line in (tmp_path / "quarantine-0.jsonl").read_text().splitlines()]
+    assert [example["offset"] for example in examples] == [1, 3, 4]
+    assert base64.b64decode(examples[0]["value"]) == b"garbage"
+    source.close()
