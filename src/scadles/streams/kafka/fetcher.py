@@ -50,6 +50,7 @@ class Fetcher:
         self._backlog = backlog
         self._complaints = complaints
         self._outage = Outage(stream, patience_s)
+        self._cut_s = min(_CUT_S, patience_s)
         self._ask_at_s = wall_seconds()
         self._cut_since_s: float | None = None
         self._doubts = ""
@@ -156,7 +157,7 @@ class Fetcher:
         """A broker that has just started may not know all its records yet; one that never will has lost them."""
         now_s = wall_seconds()
         self._cut_since_s = self._cut_since_s or now_s
-        if now_s - self._cut_since_s > _CUT_S:
+        if now_s - self._cut_since_s > self._cut_s:
             raise SourceError(
                 f"{self._stream}: partition {partition} was read up to offset {expected} and ends at {high}: the topic "
                 "was made anew, or its newest records were lost at the broker; start a new run"

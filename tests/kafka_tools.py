@@ -1,0 +1,69 @@
+"""What tests of Kafka streams share: topics with records in them, and sources over them."""
+
+import itertools
+
+import torch
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from scadles.config import CodecConfig
+from scadles.streams import SourceURL, make_codec
+from scadles.streams.kafka.address import KafkaAddress
+from scadles.streams.kafka.connection import Complaints
+from scadles.streams.kafka.source import KafkaSource
+
+EPOCH_S = 1_700_000_000
+CODEC = make_codec(CodecConfig(), (1,), torch.float32, 10)
+
+_numbers = itertools.count()
+
+
+class Cluster:
+    """A cluster to write to: ``host:port`` with topics of numbered records, the n-th of which holds n."""
+
+    def __init__(self, servers):
+        self.servers = servers
+        self._options = {"bootstrap.servers": servers, "log_level": 0}
+        self.admin = AdminClient(self._options)
+        self.producer = Producer(self._options | {"linger.ms": 1, "batch.num.messages": 500})
+
+    def new_topic(self, partitions=1, **settings):
+        """Make a topic with a name of its own."""
+        name = f"numbers-{next(_numbers)}"
+        wishes = [NewTopic(name, partitions, config={key.replace("_", "."): str(v) for key, v in settings.items()})]
+        for made in self.admin.create_topics(wishes).values():
+            made.result(30)
+        return name
+
+    def write(self, topic, numbers, partitions=1, producer=None):
+        """Write records; the n-th goes to partition n modulo ``partitions``, 10 ms younger than the one before."""
+        producer = producer or self.producer
+        for number in numbers:
+            key, value = CODEC.encode(torch.tensor([float(number)]), number % 10)
+            stamp = EPOCH_S * 1000 + 10 * number
+            producer.produce(topic, value, key, partition=number % partitions, timestamp=stamp)
+        assert producer.flush(30) == 0
+
+
+def kafka_source(servers, topic, parameters="", started_unix_s=EPOCH_S, quarantine=None):
+    """A source over a topic, not opened."""
+    complaints = Complaints()
+    url = SourceURL.parse(f"kafka://{servers}/{topic}?{parameters}" if parameters else f"kafka://{servers}/{topic}")
+    address = KafkaAddress.of(url, complaints, group=f"scadles-{topic}", client="test")
+    return KafkaSource(address, complaints, CODEC, quarantine, started_unix_s)
+
+
+def drain(source, count, timeout_s=20.0):
+    """Poll until ``count`` records are there; return them as a list of Records."""
+    got, parts = 0, []
+    while got < count:
+        records = source.poll(count - got, timeout_s)
+        assert len(records) or records.lost or records.rejected, f"{got} of {count} records came"
+        got += len(records)
+        parts.append(records)
+    return parts
+
+
+def numbers_of(parts):
+    """What the records hold."""
+    return [int(value) for records in parts for value in torch.as_tensor(records.x).flatten().tolist()]
