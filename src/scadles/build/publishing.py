@@ -9,6 +9,9 @@ from scadles.publishing import Feed, Line
 from scadles.streams import Arrivals, RateProfile, SourceURL, draw_rates
 from scadles.streams.producing import Producer, make_producer
 
+# parameters of an address that say which part of a server is meant, not how to connect to it
+_OF_A_TOPIC = ("partitions",)
+
 
 def build_lines(config: RunConfig, clock: Clock, records: int | None) -> list[Line]:
     """Return the streams of all devices, not opened yet: what a replayed stream would bring, on its way to the topics.
@@ -41,7 +44,7 @@ def _producers(config: RunConfig, clock: Clock) -> list[tuple[Producer, int]]:
     places = []
     for device in range(config.devices):
         url = SourceURL.parse(stream_url(config, device))
-        server = (url.scheme, url.netloc, *sorted(url.query.items()))
+        server = (url.scheme, url.netloc, *sorted(item for item in url.query.items() if item[0] not in _OF_A_TOPIC))
         topics = servers.setdefault(server, [])
         places.append((server, len(topics)))
         topics.append(url)

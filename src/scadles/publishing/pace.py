@@ -18,6 +18,8 @@ LATE_S = 0.05
 TICK_S = 0.001
 #: A sleep is not longer than this, so that acknowledgements and a wish to stop are seen.
 NAP_S = 0.05
+#: At the end, records that are late have so long to leave.
+GRACE_S = 1.0
 #: A server that acknowledges nothing for so long, while records wait for it, is given up.
 SILENCE_S = 30.0
 
@@ -79,6 +81,8 @@ class Pacer:
     def run(self, until_s: float) -> None:
         """Send every record that is due by ``until_s``; return early when stopped or when all streams have ended.
 
+        Where records are so late that they have not left a second after ``until_s``, they never do.
+
         Raises:
             SourceError: no server acknowledged anything for 30 s while records waited for it.
         """
@@ -86,6 +90,8 @@ class Pacer:
         heapify(agenda)
         while (due_s := agenda[0][0]) <= until_s and due_s < math.inf and not self._stopped():
             now_s = self._clock.now()
+            if now_s > until_s + GRACE_S:
+                return
             if due_s > now_s:
                 self._rest(now_s, due_s - now_s)
             elif not self._send(agenda, now_s):

@@ -8,11 +8,12 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka import Producer as Client
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewTopic
 
 from scadles.clock import Clock
 from scadles.errors import ConfigError
-from scadles.streams.kafka.connection import ANSWER_S, Complaints, ask_for_topics, client_options, created, servers_of
+from scadles.streams.kafka.address import KafkaAddress
+from scadles.streams.kafka.connection import Complaints, ask_for_topics, client_options, created
+from scadles.streams.kafka.topics import create_topics
 from scadles.streams.producing import Producer, Retention, Tally
 from scadles.streams.registry import SourceURL
 
@@ -23,28 +24,33 @@ _OPTIONS: dict[str, Any] = {
     "queue.buffering.max.kbytes": 64 * 1024,
     "delivery.timeout.ms": 120_000,
 }
-#: A topic's oldest records go in whole segments, so that a short retention needs short segments.
-_SEGMENTS = 4
-_SMALLEST_SEGMENT = 2**20
 
 
 class KafkaProducer(Producer):
     """One client for topics of one cluster.
 
     Args:
-        topics: where records go; a topic of several partitions is filled by key, as Kafka's own clients do.
+        topics: where records go.
+        partitions: which of the partitions of each topic take turns; None for all there are.
         options: of the client, ``bootstrap.servers`` among them; they stand over those of this class.
         clock: for the moments of acknowledgements.
-        complaints: told by the client's ``error_cb``, if options say so.
+        complaints: what the client's ``error_cb`` tells, as options say.
     """
 
     def __init__(
-        self, topics: Sequence[str], options: dict[str, Any], clock: Clock, complaints: Complaints | None = None
+        self,
+        topics: Sequence[str],
+        partitions: Sequence[tuple[int, ...] | None],
+        options: dict[str, Any],
+        clock: Clock,
+        complaints: Complaints,
     ) -> None:
         self.tallies = [Tally() for _ in topics]
         self._topics = list(topics)
+        self._wanted = list(partitions)
+        self._partitions: list[tuple[int, ...]] = []
         self._options = _OPTIONS | options
-        self._complaints = complaints or Complaints()
+        self._complaints = complaints
         self._servers = str(options["bootstrap.servers"])
         self._reports = [_report(tally, clock) for tally in self.tallies]
         self._client: Client | None = None
@@ -52,22 +58,34 @@ class KafkaProducer(Producer):
     def open(self, create: Retention | None) -> None:
         client = self._client = created(Client, self._options)
         there = ask_for_topics(client, self._servers, self._complaints)
-        missing = [topic for topic in dict.fromkeys(self._topics) if topic not in there]
+        needed = self._needed()
+        missing = [topic for topic in needed if topic not in there]
         if missing and create is None:
             others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise ConfigError(
                 f"kafka://{self._servers} has no topic {missing[0]!r}{others}: make it, or publish with --create-topics"
             )
+        for topic in needed:
+            if there.get(topic, needed[topic]) < needed[topic]:
+                raise ConfigError(
+                    f"kafka://{self._servers}/{topic} has {there[topic]} partitions, no partition {needed[topic] - 1}"
+                )
         if missing and create is not None:
-            self._create(missing, create)
+            own = {name: value for name, value in self._options.items() if name not in _OPTIONS}
+            create_topics(created(AdminClient, own), {topic: needed[topic] for topic in missing}, create)
+        self._partitions = [
+            wanted or tuple(range(there.get(topic, 1)))
+            for topic, wanted in zip(self._topics, self._wanted, strict=True)
+        ]
 
     def send(self, topic: int, number: int, key: bytes | None, value: bytes) -> bool:
-        del number
         client = self._client
         if client is None:
             return False
+        partitions = self._partitions[topic]
+        partition = partitions[number % len(partitions)]
         try:
-            client.produce(self._topics[topic], value, key, on_delivery=self._reports[topic])
+            client.produce(self._topics[topic], value, key, partition, self._reports[topic])
         except BufferError:
             return False
         except KafkaException as error:
@@ -93,32 +111,12 @@ class KafkaProducer(Producer):
             self._client.poll(0)
             self._client = None
 
-    def _create(self, topics: Sequence[str], retention: Retention) -> None:
-        admin = AdminClient({name: self._options[name] for name in self._options if name not in _OPTIONS})
-        config = topic_settings(retention)
-        wishes = [NewTopic(topic, num_partitions=1, replication_factor=-1, config=config) for topic in topics]
-        for topic, made in admin.create_topics(wishes, operation_timeout=ANSWER_S, request_timeout=ANSWER_S).items():
-            try:
-                made.result(ANSWER_S)
-            except KafkaException as error:
-                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                    raise ConfigError(f"cannot create the topic {topic!r}: {error.args[0].str()}") from None
-
-
-def topic_settings(retention: Retention) -> dict[str, str]:
-    """Return a topic's settings for a retention.
-
-    >>> topic_settings(Retention(seconds=60))
-    {'retention.ms': '60000', 'segment.ms': '15000'}
-    """
-    settings: dict[str, int] = {}
-    if retention.seconds is not None:
-        settings["retention.ms"] = max(1, round(retention.seconds * 1000))
-        settings["segment.ms"] = max(1, settings["retention.ms"] // _SEGMENTS)
-    if retention.megabytes is not None:
-        settings["retention.bytes"] = round(retention.megabytes * 1e6)
-        settings["segment.bytes"] = max(_SMALLEST_SEGMENT, settings["retention.bytes"] // _SEGMENTS)
-    return {name: str(value) for name, value in settings.items()}
+    def _needed(self) -> dict[str, int]:
+        """Return how many partitions each topic must have, by name."""
+        needed: dict[str, int] = {}
+        for topic, partitions in zip(self._topics, self._wanted, strict=True):
+            needed[topic] = max(needed.get(topic, 0), max(partitions or (0,)) + 1)
+        return needed
 
 
 def _report(tally: Tally, clock: Clock) -> Callable[[KafkaError | None, Message], None]:
@@ -139,14 +137,15 @@ def _report(tally: Tally, clock: Clock) -> Callable[[KafkaError | None, Message]
 def producer_from_urls(urls: Sequence[SourceURL], *, clock: Clock, **_: Any) -> KafkaProducer:
     """Return the producer of ``kafka://host:port/topic?...`` for some topics of one cluster.
 
-    Parameters with a dot in their name are librdkafka's; those that say how to read are passed over.
+    Parameters with a dot in their name are librdkafka's, ``partitions`` says where records go (all take turns where
+    it says nothing), those that say how to read are passed over.
 
     Raises:
         ConfigError: no topic, or a parameter that cannot work.
     """
     complaints = Complaints()
-    for url in urls:
-        if not url.path or "/" in url.path:
-            raise ConfigError(f"kafka://{servers_of(url)}/{url.path}: write kafka://host:port/topic, with one topic")
-    options = client_options(urls[0], (*urls[0].query,), complaints)
-    return KafkaProducer([url.path for url in urls], options, clock, complaints)
+    topics = [KafkaAddress.of(url, complaints, group="", client="") for url in urls]
+    options = client_options(urls[0], urls[0].query, complaints)
+    return KafkaProducer(
+        [topic.topic for topic in topics], [topic.partitions for topic in topics], options, clock, complaints
+    )
