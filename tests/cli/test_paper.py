@@ -51,6 +51,13 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
     assert "cannot make this folder" in refused("latency", "--out", tmp_path / "file")
 
 
+def test_without_a_broker_rates_are_refused_with_the_way_out(tmp_path, monkeypatch):
+    monkeypatch.setenv("KAFKA_HOME", str(tmp_path))
+    told = refused("rates", "--out", tmp_path)
+    assert "give --broker HOST:PORT" in told
+    assert "KAFKA_HOME" in told
+
+
 def test_the_folder_is_runs_paper_where_nothing_is_said(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()

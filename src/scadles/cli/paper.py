@@ -19,7 +19,7 @@ def paper(
         str,
         typer.Argument(
             metavar="NAME",
-            help="latency, accumulation, buffers, convergence, compression, speedup, noniid, injection, or all",
+            help="latency, accumulation, buffers, convergence, compression, speedup, noniid, injection, rates, or all",
         ),
     ],
     *,
@@ -34,11 +34,17 @@ def paper(
             help="convergence, compression, speedup, noniid, injection: learn this data set, not synthetic images",
         ),
     ] = None,
+    broker: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="rates: measure this Kafka broker, and do not start one for it"),
+    ] = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="simulations at the same time; as many as there are cores by default")
     ] = None,
 ) -> None:
-    """Reproduce a table or figure of the ScaDLES paper by simulation, each cell beside the paper's own value.
+    """Reproduce a table or figure of the ScaDLES paper, each cell beside the paper's own value.
+
+    All but rates, which is measured on a real broker, are simulated.
 
     latency: seconds to gather a batch, fastest and slowest device of each set of rates (seconds)
 
@@ -56,6 +62,8 @@ def paper(
 
     injection: KB a step that data injection shares, and the accuracy that it buys (an hour; --quick: minutes)
 
+    rates: records per second on 1 to 32 Kafka topics at the same time (four minutes; needs a broker)
+
     Runs are kept in DIR/runs and used again while their settings are the same; delete them to simulate anew.
 
     Example: scadles paper speedup --quick --out runs/paper
@@ -70,9 +78,15 @@ def paper(
     except OSError as error:
         raise ConfigError(f"--out {out}: cannot make this folder: {error.strerror}") from None
     runs = Runs(out / "runs", jobs or os.cpu_count() or 1, say=lambda line: typer.echo(line, err=True))
+    options = Options(quick, data, broker)
     for experiment in experiments:
         typer.echo(f"{experiment.name}: {experiment.title}", err=True)
-        outcome = experiment.run(Options(quick, data), runs)
+        if why_not := experiment.why_not(options):
+            if len(experiments) == 1:
+                raise ConfigError(f"{name}: {why_not}")
+            typer.echo(f"skipped: {why_not}", err=True)
+            continue
+        outcome = experiment.run(options, runs)
         files = outcome.write(out, experiment.name)
         outcome.print()
         files = (*files, *_picture(outcome, out / f"{experiment.name}.png"))

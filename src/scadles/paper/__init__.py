@@ -11,6 +11,7 @@ from scadles.paper.experiment import Experiment, Options, Outcome
 from scadles.paper.injection import INJECTION_EXPERIMENT
 from scadles.paper.latency import LATENCY
 from scadles.paper.noniid import NONIID_EXPERIMENT
+from scadles.paper.rates import RATES
 from scadles.paper.runs import Runs
 from scadles.paper.speedup import SPEEDUP
 from scadles.paper.table import Cell, Quantity, Row, Table
@@ -39,6 +40,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         SPEEDUP,
         NONIID_EXPERIMENT,
         INJECTION_EXPERIMENT,
+        RATES,
     )
 }
 

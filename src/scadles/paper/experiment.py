@@ -22,10 +22,12 @@ class Options:
     Attributes:
         quick: smaller or fewer runs, minutes instead of an hour.
         data: what is learnt where something is, as ``data.dataset``; None for synthetic images.
+        broker: ``host:port`` of a Kafka broker to measure; None starts one.
     """
 
     quick: bool = False
     data: str | None = None
+    broker: str | None = None
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,11 @@ class Experiment:
         name: on the command line.
         title: what it shows, in a line.
         learns: whether a model is trained in it.
+        why_not: why it cannot be made here; empty where it can.
     """
 
     name: str
     title: str
     run: Callable[[Options, Runs], Outcome]
     learns: bool = False
+    why_not: Callable[[Options], str] = lambda options: ""

@@ -30,7 +30,7 @@ class Runs:
     def __init__(self, folder: Path, jobs: int = 1, say: Callable[[str], None] = lambda line: None) -> None:
         self.folder = folder
         self._jobs = jobs
-        self._say = say
+        self.say = say
 
     def get(self, configs: Mapping[str, RunConfig], weights: Mapping[str, float] | None = None) -> dict[str, RunFolder]:
         """Return the finished run of each label, simulating those that are not there.
@@ -46,7 +46,7 @@ class Runs:
         tasks = {label: self._task(label, config) for label, config in configs.items()}
         missing = {label: task for label, task in tasks.items() if not _is_finished(task)}
         if len(missing) < len(tasks):
-            self._say(f"{len(tasks) - len(missing)} of {len(tasks)} runs are there already in {self.folder}")
+            self.say(f"{len(tasks) - len(missing)} of {len(tasks)} runs are there already in {self.folder}")
         if missing:
             self._make(missing, {label: (weights or {}).get(label, 1.0) for label in missing})
         return {label: RunFolder(task.run.folder) for label, task in tasks.items()}
@@ -69,7 +69,7 @@ class Runs:
             spent_s = wall_seconds() - started_s
             rest = f", about {human_seconds(spent_s * self._left(ahead, weights))} left" if ahead else ""
             number = len(tasks) - len(ahead)
-            self._say(f"run {number} of {len(tasks)}, {label}: done after {human_seconds(spent_s)}{rest}")
+            self.say(f"run {number} of {len(tasks)}, {label}: done after {human_seconds(spent_s)}{rest}")
 
         if self._jobs == 1:
             for task in order:

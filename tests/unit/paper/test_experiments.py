@@ -4,6 +4,7 @@ import csv
 import io
 import math
 
+import numpy as np
 import pytest
 
 from scadles.config import load_config
@@ -18,8 +19,10 @@ from scadles.paper import (
     injection,
     learning,
     noniid,
+    rates,
 )
-from scadles.paper.published import COMPRESSION, HELD, OVERALL, SETS, Held
+from scadles.paper.broker_watch import Observation
+from scadles.paper.published import COMPRESSION, HELD, OBSERVED, OVERALL, SETS, Held
 from scadles.paper.table import Cell
 from scadles.streams import draw_rates
 
@@ -28,7 +31,22 @@ FEW = {key: Held(held.persistence / 200, held.truncation, held.reduction / 200) 
 
 
 @pytest.fixture
-def small(monkeypatch):
+def observed(monkeypatch):
+    """In the place of a broker: every topic but the first gets what it should; tells what was asked for."""
+    asked = []
+
+    def observe(address, topics, rate_hz, seconds):
+        asked.append((address, topics, rate_hz, seconds))
+        received = np.full(topics, float(rate_hz))
+        received[0] *= 0.5
+        return Observation(received, cpu=0.4)
+
+    monkeypatch.setattr(rates, "observe", observe)
+    return asked
+
+
+@pytest.fixture
+def small(monkeypatch, observed):
     """Make runs short enough for the stand-in."""
     monkeypatch.setattr(learning, "QUICK", TINY)
     monkeypatch.setattr(compression, "QUICK", TINY)
@@ -42,7 +60,7 @@ def outcome(simulated, small, tmp_path):
     """Return the outcome of an experiment by name."""
 
     def run(name, **options):
-        return EXPERIMENTS[name].run(Options(quick=True, **options), Runs(tmp_path / "runs"))
+        return EXPERIMENTS[name].run(Options(quick=True, broker="broker:9092", **options), Runs(tmp_path / "runs"))
 
     return run
 
@@ -247,6 +265,33 @@ def test_printed_floats_that_contradict_the_printed_steps_are_noted(outcome):
         ("VGG19", "0.1", "0.3"), ("VGG19", "0.1", "0.4"), ("ResNet152", "0.1", "0.3"), ("ResNet152", "0.1", "0.4"),
         ("ResNet152", "0.01", "0.3"), ("ResNet152", "0.01", "0.4"),
     }  # fmt: skip
+
+
+def test_rates_are_those_of_the_broker_beside_the_papers(outcome, observed):
+    result = outcome("rates")
+    assert [(topics, rate) for _, topics, rate, _ in observed[:-1]] == list(OBSERVED)
+    assert {address for address, *_ in observed} == {"broker:9092"}
+    assert len({seconds for *_, seconds in observed[:-1]}) == 1
+    mean, slowest = cells(result, "mean of topics"), cells(result, "slowest topic")
+    assert (mean["32", "600"].ours, mean["32", "600"].paper) == (pytest.approx(600 * 31.5 / 32), 540)
+    assert slowest["32", "600"].ours == 300
+    assert cells(result, "slowest")["32", "100"] == Cell(pytest.approx(50), pytest.approx(81))
+
+
+def test_rates_say_what_limits_beyond(outcome):
+    [beyond] = [text for text in outcome("rates").tables[0].footnotes() if text.startswith("Beyond")]
+    assert "32 topics get 315,000 records a second together" in beyond
+    assert "40% of a core" in beyond
+    assert "the broker, or the cores that both share" in beyond
+
+
+def test_rates_need_a_broker(monkeypatch):
+    why_not = EXPERIMENTS["rates"].why_not
+    assert why_not(Options(broker="broker:9092")) == ""
+    monkeypatch.setenv("KAFKA_HOME", "/nowhere")
+    assert "--broker HOST:PORT" in why_not(Options())
+    assert "KAFKA_HOME" in why_not(Options())
+    assert EXPERIMENTS["buffers"].why_not(Options()) == ""
 
 
 def test_a_data_set_of_the_users_own_is_learnt_by_both_profiles(outcome, simulated):
