@@ -95,7 +95,8 @@ class Pacer:
             if due_s > now_s:
                 self._rest(now_s, due_s - now_s)
             elif not self._send(agenda, now_s):
-                self._rest(now_s, TICK_S)
+                self._lines[agenda[0][1]].producer.serve(TICK_S)
+                self._rest(now_s, 0.0)
             elif now_s - self._looked_s > NAP_S:
                 self._rest(now_s, 0.0)
 
