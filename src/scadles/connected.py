@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scadles.aggregation import BatchNormStatistics, Report, Reports
+from scadles.aggregation import REJECTS_TOO_MUCH, BatchNormStatistics, Report, Reports
 from scadles.batching import BatchRule
 from scadles.clock import Clock
 from scadles.device import Device, never
@@ -51,9 +51,12 @@ class ConnectedDevice(Device):
         fabric: the way to them.
         clock: stream time.
         samples: shares samples with the others; None where none are shared.
+
+    Attributes:
+        rejecting: devices that asked to end the run because too much of their streams is rejected.
     """
 
-    __slots__ = ("_has_shared", "_samples", "batchnorm", "fabric")
+    __slots__ = ("_has_shared", "_samples", "batchnorm", "fabric", "rejecting")
 
     def __init__(
         self,
@@ -69,6 +72,7 @@ class ConnectedDevice(Device):
         self._samples = samples
         self._has_shared = False
         self.batchnorm = BatchNormStatistics(learner.model)
+        self.rejecting: tuple[int, ...] = ()
 
     def start(self) -> None:
         """Start the clock on all devices at once; what is slow only the first time has happened before."""
@@ -139,6 +143,7 @@ class ConnectedDevice(Device):
         self.clock.meet(self._last_end_s + float(reports.ready_s.max()))
         synced_s = self.clock.now()
         outcome = self.learner.update(reports)
+        self.rejecting = outcome.rejecting
         self.settle(trained=trained)
         if trained:
             self.batchnorm.trained(size)
@@ -186,5 +191,6 @@ class ConnectedDevice(Device):
         if loss is not None and weight > 0:
             (loss * weight).backward()  # type: ignore[no-untyped-call]
         self.ready()
-        mine = Report(size, weight, self._ready_s, self._elapsed_s, value if weight else 0.0, float(stop))
+        wish = REJECTS_TOO_MUCH if self.intake.rejects_too_much else float(stop)
+        mine = Report(size, weight, self._ready_s, self._elapsed_s, value if weight else 0.0, wish)
         return self.learner.exchange.finish(mine)

@@ -11,6 +11,8 @@ from scadles.buffer import NOTHING, Buffer, BufferPolicy, Chunk, Ledger
 from scadles.clock import Clock
 from scadles.records import Records, Rejected
 from scadles.streams import Inspector, RateMeter, Source
+from scadles.streams.quarantine import Quarantine
+from scadles.streams.rejections import RejectionLimit
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,13 @@ class Intake:
         policy: what is kept after a step.
         meter: estimates the stream's rate from arrivals.
         clock: stream time.
+        quarantine: keeps examples of what is rejected.
+        limit: says when too much is rejected.
     """
 
     __slots__ = (
-        *("_arrived", "_buffer", "_clock", "_inspector", "_lag", "_losses", "_news", "_policy"),
-        *("_rejected_offsets", "_taken"),
+        *("_arrived", "_buffer", "_clock", "_inspector", "_lag", "_limit", "_losses", "_news", "_policy"),
+        *("_quarantine", "_rejected_offsets", "_taken", "_told"),
         *("ledger", "max_waiting", "meter", "source"),
     )
 
@@ -56,6 +60,9 @@ class Intake:
         policy: BufferPolicy,
         meter: RateMeter,
         clock: Clock,
+        *,
+        quarantine: Quarantine | None = None,
+        limit: RejectionLimit | None = None,
     ) -> None:
         self.source = source
         self.ledger = Ledger()
@@ -65,6 +72,9 @@ class Intake:
         self._buffer = buffer
         self._policy = policy
         self._clock = clock
+        self._quarantine = quarantine
+        self._limit = limit
+        self._told = False
         self._taken: Chunk = NOTHING
         self._lag: int | None = None
         self._arrived = 0
@@ -87,6 +97,11 @@ class Intake:
     def rate_hz(self) -> float:
         """The measured rate of the stream, samples per second."""
         return self.meter.rate_hz
+
+    @property
+    def rejects_too_much(self) -> bool:
+        """Whether so much of the stream is rejected that the run should end."""
+        return self._limit is not None and self._limit.exceeded
 
     def open(self, state: IntakeState | None = None) -> None:
         """Start the stream: at its beginning, or where a checkpoint stood."""
@@ -150,6 +165,14 @@ class Intake:
         first = {news.reason: news.offset for news in reversed(all_news)}
         return [(reason, count, first[reason]) for reason, count in counts.items()]
 
+    def notices(self) -> list[str]:
+        """Return what a user should know and what ends nothing, since the last call."""
+        said = self.source.notices()
+        if self._quarantine is not None and self._quarantine.problem and not self._told:
+            self._told = True
+            said.append(f"cannot keep examples of rejected records: {self._quarantine.problem}; they are still counted")
+        return said
+
     def state(self) -> IntakeState:
         """Return what a checkpoint needs; only between steps, with no samples in flight."""
         position = self._buffer.first_offset
@@ -193,8 +216,13 @@ class Intake:
         if isinstance(records, Records):
             records, rejected = self._inspector.split(records)
         self.ledger.received += len(records) + len(rejected)
+        if self._limit is not None:
+            self._limit.count(len(records) + len(rejected), len(rejected))
         if rejected:
             self.ledger.rejected += len(rejected)
+            if self._quarantine is not None:
+                for record in rejected:
+                    self._quarantine.keep(record.offset, record.reason)
             self._news = [*(self._news or ()), *rejected]
             self._rejected_offsets = self._rejected_offsets or deque()
             self._rejected_offsets.extend(record.offset for record in rejected)

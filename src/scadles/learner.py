@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from scadles.aggregation import GradientExchange, LearningRate, Reports
+from scadles.aggregation import REJECTS_TOO_MUCH, GradientExchange, LearningRate, Reports
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,7 @@ class Outcome:
         slowest: that device.
         slowest_s: how much later than the first device it was ready.
         stop: whether any device asked to end the run.
+        rejecting: devices that asked for it because too much of their streams is rejected.
     """
 
     total_batch: int
@@ -40,6 +41,7 @@ class Outcome:
     slowest: int
     slowest_s: float
     stop: bool
+    rejecting: tuple[int, ...] = ()
 
 
 class Learner:
@@ -111,6 +113,7 @@ class Learner:
             slowest=slowest,
             slowest_s=float(reports.ready_s[slowest] - reports.ready_s.min()),
             stop=bool(reports.stop.any()),
+            rejecting=tuple(np.flatnonzero(reports.stop == REJECTS_TOO_MUCH).tolist()),
         )
 
     def state(self) -> dict[str, Any]:

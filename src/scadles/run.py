@@ -60,6 +60,7 @@ _FREE_ON_RESUME = {
     "cost",
     "simulation",
 }
+_FREE_PARTS = {"stream": {"max_rejected_share", "quarantine_mb"}}
 
 
 def train(
@@ -192,9 +193,15 @@ def _resume_problem(config_file: Path, settings: RunConfig) -> str | None:
     before = load_config(config_file)
     for name in sorted(set(RunConfig.model_fields) - _FREE_ON_RESUME):
         old, new = getattr(before, name), getattr(settings, name)
-        if old != new:
+        if _fixed(name, old) != _fixed(name, new):
             return f"{name} was {old!r} and is now {new!r}: a resumed run must keep it (or start a new run with --out)"
     return None
+
+
+def _fixed(name: str, value: Any) -> Any:
+    """Return of a setting, or section of them, what a resumption must keep."""
+    free = _FREE_PARTS.get(name)
+    return value.model_dump(exclude=free) if free else value
 
 
 def _newest(store: CheckpointStore, fabric: Fabric) -> Checkpoint | None:

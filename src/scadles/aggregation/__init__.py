@@ -3,6 +3,14 @@
 from scadles.aggregation.batchnorm import BatchNormStatistics
 from scadles.aggregation.exchange import GradientExchange
 from scadles.aggregation.learning_rate import LearningRate, scaling_for
-from scadles.aggregation.reports import Report, Reports
+from scadles.aggregation.reports import REJECTS_TOO_MUCH, Report, Reports
 
-__all__ = ["BatchNormStatistics", "GradientExchange", "LearningRate", "Report", "Reports", "scaling_for"]
+__all__ = [
+    "REJECTS_TOO_MUCH",
+    "BatchNormStatistics",
+    "GradientExchange",
+    "LearningRate",
+    "Report",
+    "Reports",
+    "scaling_for",
+]

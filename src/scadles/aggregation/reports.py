@@ -17,7 +17,7 @@ class Report(NamedTuple):
         ready_s: stream seconds from the end of the last step until its gradient was ready.
         elapsed_s: stream seconds between this message and the one before it.
         loss: mean loss over its batch; 0 for an empty one.
-        stop: 1 asks all devices to end the run after this step.
+        stop: 1 asks all devices to end the run after this step, 2 because too much of its stream is rejected.
         redo: 1 asks all devices to send again, because a part had left before the rest proved unusable.
         norm_sq, kept_sq: squared norms of its update, and of what compression picks of it; with compression only.
         coding_s, transfer_s: seconds that the last step's coding and messages took; with compression only.
@@ -34,6 +34,9 @@ class Report(NamedTuple):
     kept_sq: float = 0.0
     coding_s: float = 0.0
     transfer_s: float = 0.0
+
+
+REJECTS_TOO_MUCH = 2.0
 
 
 class Reports(Sequence[Report]):

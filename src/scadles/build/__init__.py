@@ -30,6 +30,8 @@ from scadles.models import build_model, convert_batchnorm
 from scadles.records import Records
 from scadles.streams import Inspector, RateMeter, Samples, Source, draw_rates, open_source_url
 from scadles.streams.codec import Codec, make_codec
+from scadles.streams.quarantine import Quarantine, quarantine_path
+from scadles.streams.rejections import RejectionLimit
 
 _INSPECTED_AT_ONCE = 4096
 
@@ -62,6 +64,11 @@ def build_source(
         clock: stream time.
         live: what the sources of live records need: ``codec``, ``run_dir``, ``quarantine``.
     """
+    live |= {
+        "capacity": config.buffer.capacity,
+        "max_bytes": config.stream.codec.max_bytes,
+        "truncates": config.buffer.policy == "truncation",
+    }
     url = stream_url(config, device)
     if url == "replay://":
         parameters = profile_of(config, device).model_dump()
@@ -89,6 +96,13 @@ def profile_of(config: RunConfig, device: int) -> ProfileConfig:
 def build_codec(config: RunConfig, dataset: Dataset) -> Codec:
     """Return how the messages of a live stream are read and written."""
     return make_codec(config.stream.codec, dataset.shape, dataset.dtype, dataset.classes)
+
+
+def build_quarantine(config: RunConfig, device: int, run_dir: Path | None) -> Quarantine | None:
+    """Return where a device keeps examples of rejected records; None without a run folder."""
+    if run_dir is None:
+        return None
+    return Quarantine(quarantine_path(run_dir, device), config.stream.quarantine_mb, device)
 
 
 def build_rule(config: RunConfig) -> BatchRule:
@@ -169,11 +183,22 @@ def build_device(
     partition = build_partition(config, dataset)
     samples = samples_of(dataset, partition, fabric.rank)
     rate_hz = draw_rates(config.stream.rates, config.devices, config.seed)[fabric.rank]
-    codec = build_codec(config, dataset)
-    source = build_source(config, fabric.rank, rate_hz, samples, clock, codec=codec, run_dir=run_dir)
+    replayed = config.stream.url.startswith("replay:")
+    quarantine = build_quarantine(config, fabric.rank, run_dir)
+    source = build_source(
+        *(config, fabric.rank, rate_hz, samples, clock),
+        codec=None if replayed else build_codec(config, dataset),
+        run_dir=run_dir,
+        quarantine=quarantine,
+    )
     inspector = Inspector(dataset.shape, dataset.dtype, dataset.classes)
+    intake = Intake(
+        *(source, inspector, Buffer(config.buffer.capacity), build_policy(config), RateMeter(), clock),
+        quarantine=quarantine,
+        limit=RejectionLimit(config.stream.max_rejected_share),
+    )
     return ConnectedDevice(
-        Intake(source, inspector, Buffer(config.buffer.capacity), build_policy(config), RateMeter(), clock),
+        intake,
         build_rule(config),
         build_learner(config, dataset, model, optimizer, build_exchange(config, model, fabric)),
         fabric,

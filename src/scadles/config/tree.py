@@ -78,6 +78,12 @@ class StreamConfig(Section):
         default=ProfileConfig(), description="one for all, or one per device"
     )
     codec: CodecConfig = Field(default=CodecConfig(), description="kafka, mqtt: how a message is read")
+    max_rejected_share: float = Field(
+        default=0.5, gt=0, le=1, description="end the run where more of a stream cannot be trained on; 1: never"
+    )
+    quarantine_mb: float = Field(
+        default=1.0, ge=0, description="megabytes of rejected records that each device keeps as examples; 0: none"
+    )
 
 
 class BufferConfig(Section):

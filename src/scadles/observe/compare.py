@@ -126,7 +126,9 @@ def _special_rows(runs: Sequence[RunFolder]) -> list[tuple[str, ...]]:
     trained = [s.simulated.trained if s.simulated else _NOTHING for s in summaries]
     charged = [s.simulated.charged if s.simulated else _NOTHING for s in summaries]
     cnc = [_NOTHING if s.compressed is None else f"{s.compressed.cnc:.3f}" for s in summaries]
+    again = [sum(device.duplicates for device in s.per_device) for s in summaries]
     return [
+        ("records that came again", *(human_count(count) if count else _NOTHING for count in again)),
         ("steps compressed (CNC)", *cnc),
         ("limit of the streams", *limits),
         ("reached of it", *shares),

@@ -126,6 +126,14 @@ class Rejection(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Notice(Event):
+    """Something that a user should know and that ends nothing, in words."""
+
+    kind: ClassVar[str] = "notice"
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class NonFinite(Event):
     """A gradient with NaN or infinity that was left out of the step."""
 
@@ -157,7 +165,7 @@ class Finished(Event):
     """The run ended as it should.
 
     Attributes:
-        reason: ``target``, ``steps``, ``duration``, ``stopped`` or ``deserted``.
+        reason: ``target``, ``steps``, ``duration``, ``stopped``, ``rejected`` or ``deserted``.
     """
 
     kind: ClassVar[str] = "finished"
@@ -167,5 +175,6 @@ class Finished(Event):
 
 
 EVENTS: dict[str, type[Event]] = {
-    cls.kind: cls for cls in (Header, Step, Evaluation, Rejection, NonFinite, CheckpointWritten, Resumed, Finished)
+    cls.kind: cls
+    for cls in (Header, Step, Evaluation, Rejection, Notice, NonFinite, CheckpointWritten, Resumed, Finished)
 }

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from scadles.clock import wall_seconds
 from scadles.observe.console import human_count, human_seconds
-from scadles.observe.events import Evaluation, Event, Finished, NonFinite, Rejection, Resumed, Step
+from scadles.observe.events import Evaluation, Event, Finished, NonFinite, Notice, Rejection, Resumed, Step
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _ASCII_BLOCKS = "_.-:=+*#"
@@ -37,7 +37,7 @@ class Progress:
         steps: the run ends after so many steps; None for no such limit.
         duration_s: the run ends after so many stream seconds; None for no such limit.
         clock_speed: stream seconds per wall second; None where stream time does not follow the wall clock.
-        quiet: show nothing at all.
+        quiet: show nothing but notices.
         console: where to show it; standard error by default.
 
     Attributes:
@@ -98,7 +98,9 @@ class Progress:
             self._live = None
 
     def update(self, event: Event) -> None:
-        """Take note of an event and show it when it is time to."""
+        """Take note of an event and show it when it is time to; a notice at once and however quiet this is."""
+        if isinstance(event, Notice):
+            self._console.print(Text.assemble(("warning: ", "bold yellow"), event.message), soft_wrap=True)
         if self._quiet:
             return
         urgent = False

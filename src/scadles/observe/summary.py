@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 SUMMARY_FILE = "summary.json"
 
@@ -59,6 +59,7 @@ class DeviceSummary(_Frozen):
         slowest_steps: steps in which everybody waited for this device.
         online_accuracy: share of the samples of its own stream to which the model gave the right answer before it was
             trained on them (test, then train); None where nobody counted.
+        duplicates: records that came once more and were known again; they are received once.
     """
 
     device: int
@@ -71,6 +72,15 @@ class DeviceSummary(_Frozen):
     non_finite_steps: int
     online_accuracy: float | None = None
     shared: Shared | None = None
+    duplicates: int = 0
+
+    @model_serializer(mode="wrap")
+    def _only_what_happened(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave ``duplicates`` out where there are none, which is nearly everywhere."""
+        fields: dict[str, Any] = write(self)
+        if not self.duplicates:
+            fields.pop("duplicates", None)
+        return fields
 
 
 class Compressed(_Frozen):
@@ -122,7 +132,8 @@ class Summary(_Frozen):
         bytes_sent: bytes that really left, all devices together, as counted by the transport.
         lr_scale_mean: mean factor that batch scaling applied to the learning rate.
         model_sha256: fingerprint of the model, equal on all devices.
-        ended_by: ``target``, ``steps``, ``duration``, ``stopped``, or ``deserted`` when all devices are off for good.
+        ended_by: ``target``, ``steps``, ``duration``, ``stopped``, ``rejected`` when too much of a stream was, or
+            ``deserted`` when all devices are off for good.
         per_label: accuracy on each label of the test set at the last test; None where there are no samples of it.
         online_accuracy: the same as in ``per_device`` over the samples of all devices.
         own_accuracy_range: of a run with ``aggregation.batchnorm: local``, in which each device has a model of its own

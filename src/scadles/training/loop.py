@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from scadles.clock import timestamp, wall_seconds
 from scadles.config import RunConfig
 from scadles.connected import Batch, ConnectedDevice
-from scadles.errors import RunError
+from scadles.errors import DataError, RunError
 from scadles.intake import IntakeState
 from scadles.observe import (
     CheckpointWritten,
@@ -24,6 +24,7 @@ from scadles.observe import (
     EventLog,
     Finished,
     NonFinite,
+    Notice,
     Progress,
     Rejection,
     Resumed,
@@ -31,6 +32,7 @@ from scadles.observe import (
     Step,
     Summary,
 )
+from scadles.streams.quarantine import quarantine_path
 from scadles.training.checkpoint import Checkpoint, CheckpointStore, kept_back, pack, unpack
 from scadles.training.evaluation import Evaluator, right_answers
 from scadles.training.fingerprint import agree, fingerprint
@@ -135,15 +137,16 @@ class LiveDevice:
             if kind is None:
                 self._end_early()
                 self._finish()
-        if self.summary is not None and self.rank == 0:
-            write_outcome(self.summary, self.model, self.run_dir, self._tools.draw)
+                if self._device.rejecting:
+                    self._refuse_to_go_on()
+        self._write_outcome()
 
     def batches(self) -> Iterator[Batch]:
         """Yield batches until the run ends; a step in which this device has nothing happens by itself."""
         while self._ended_by is None:
             if self._owes_step:
                 raise RunError("call device.step(loss) once for every batch before asking for the next one")
-            batch = self._device.gather(lambda: self._stop.wanted, self._show_wait)
+            batch = self._device.gather(self._should_stop, self._show_wait)
             if len(batch):
                 self._owes_step = True
                 self._labels = batch.y
@@ -212,9 +215,12 @@ class LiveDevice:
             self._emit(NonFinite, batch=size)
         for reason, count, first_offset in device.intake.rejected_since_last_time():
             self._emit(Rejection, count=count, reason=reason, first_offset=first_offset)
+        self._tell()
         if self._schedule.evaluation_due(self._learner):
             self._evaluate()
         self._ended_by = "stopped" if asked_to_stop else self._schedule.reason_to_end(self._learner, self.tally)
+        if device.rejecting:
+            self._ended_by = "rejected"
         if self._ended_by is None and self._learner.step_number % self.config.checkpoint.every_steps == 0:
             self._checkpoint()
         return event
@@ -240,6 +246,31 @@ class LiveDevice:
             wall_s=wall_seconds() - self._started_wall_s,
             model_sha256=model_sha256,
         )
+
+    def _write_outcome(self) -> None:
+        if self.summary is not None and self.rank == 0:
+            write_outcome(self.summary, self.model, self.run_dir, self._tools.draw)
+
+    def _refuse_to_go_on(self) -> None:
+        """End the run with an error on all devices, once its outcome is written."""
+        self._write_outcome()
+        self._device.fabric.gather(torch.zeros(1), "writing the outcome")
+        devices = self._device.rejecting
+        who = f"device{'s' if len(devices) > 1 else ''} {', '.join(map(str, devices))}"
+        raise DataError(
+            f"{who}: more than stream.max_rejected_share = {self.config.stream.max_rejected_share:g} of the stream "
+            f"cannot be trained on; {quarantine_path(self.run_dir, devices[0])} has the first examples, with reasons. "
+            f"The last checkpoint is intact: mend the stream or the settings and go on with --out {self.run_dir} "
+            "--resume"
+        )
+
+    def _should_stop(self) -> bool:
+        return self._stop.wanted or self._device.intake.rejects_too_much
+
+    def _tell(self) -> None:
+        """Pass on what the stream has to say."""
+        for message in self._device.intake.notices():
+            self._emit(Notice, message=f"device {self.rank}: {message}")
 
     def _evaluate(self) -> None:
         device = self._device

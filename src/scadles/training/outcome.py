@@ -189,6 +189,7 @@ def _gather(device: ConnectedDevice, tally: Tally) -> list[dict[str, float]]:
         "non_finite_steps": device.non_finite_steps,
         "online_accuracy": tally.correct / tally.judged if tally.judged else math.nan,
         **{f"{_SHARED}{name}": count for name, count in _shared_by(device).items()},
+        "duplicates": device.intake.source.duplicates,
         "bytes_sent": tally.bytes_sent + device.fabric.bytes_sent(),
         "time_s": device.clock.now(),
         "time_to_target_s": math.nan if tally.time_to_target_s is None else tally.time_to_target_s,
@@ -204,7 +205,7 @@ def _shared_by(device: ConnectedDevice) -> dict[str, int]:
 def _of_device(number: int, figures: dict[str, float]) -> DeviceSummary:
     counts = {name: int(figures[name]) for name in Samples.model_fields}
     shared = {name.removeprefix(_SHARED): int(figures[name]) for name in figures if name.startswith(_SHARED)}
-    rest = ("buffer_max_samples", "slowest_steps", "non_finite_steps", "bytes_sent")
+    rest = ("buffer_max_samples", "slowest_steps", "non_finite_steps", "bytes_sent", "duplicates")
     return DeviceSummary(
         device=number,
         rate_hz=figures["rate_hz"],
