@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 DEMO := runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check format test bench clean
+.PHONY: help setup demo brokers check format test bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ demo: setup  ## DDL and ScaDLES on four devices: a table and a picture in runs/d
 	$(BIN)/scadles train examples/digits.yaml --local 4 --set method=ddl --out $(DEMO)/ddl
 	$(BIN)/scadles train examples/digits.yaml --local 4 --set method=scadles --out $(DEMO)/scadles
 	$(BIN)/scadles compare $(DEMO)/ddl $(DEMO)/scadles --out $(DEMO)/compare.png
+
+brokers: setup  ## Kafka and Mosquitto on loopback to play with, until Ctrl-C
+	$(BIN)/python -m scadles.testing.brokers
 
 check: setup  ## ruff, mypy and the import rules
 	$(BIN)/ruff check .

@@ -20,6 +20,8 @@ TICK_S = 0.001
 NAP_S = 0.05
 #: At the end, records that are late have so long to leave.
 GRACE_S = 1.0
+#: Whoever is stopped waits so long for acknowledgements.
+PARTING_S = 5.0
 #: A server that acknowledges nothing for so long, while records wait for it, is given up.
 SILENCE_S = 30.0
 
@@ -101,13 +103,17 @@ class Pacer:
                 self._rest(now_s, 0.0)
 
     def drain(self) -> None:
-        """Wait until every record that has left is acknowledged or given up, or until stopped.
+        """Wait until every record that has left is acknowledged or given up; no longer than 5 s once stopped.
 
         Raises:
             SourceError: as for :meth:`run`.
         """
-        while any(producer.waiting() for producer in self._producers) and not self._stopped():
-            self._rest(self._clock.now(), TICK_S)
+        started_s = now_s = self._clock.now()
+        while any(producer.waiting() for producer in self._producers):
+            if self._stopped() and now_s - started_s > PARTING_S:
+                return
+            self._rest(now_s, TICK_S)
+            now_s = self._clock.now()
 
     def _send(self, agenda: list[tuple[float, int]], now_s: float) -> bool:
         """Send the record that is due first, where its producer has room for it."""
