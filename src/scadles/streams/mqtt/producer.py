@@ -48,6 +48,7 @@ class MqttProducer(Producer):
         self._clock = clock
         self._waiting: dict[int, int] = {}
         self._room = MAX_WAITING
+        self._unheard = [0] * len(topics)
         self._first_id = round(unix_seconds() * 1e6)
         self._refusal = ""
         self._said = "no answer"
@@ -133,7 +134,8 @@ class MqttProducer(Producer):
         tally.acknowledged += 1
         tally.last_s = self._clock.now()
         if reason.value == _NO_SUBSCRIBERS:
-            tally.problem = "nobody subscribed: the broker keeps nothing"
+            self._unheard[topic] += 1
+            tally.problem = f"nobody had subscribed: {self._unheard[topic]:,} were not kept"
 
 
 def producer_from_urls(urls: Sequence[SourceURL], *, clock: Clock, **_: Any) -> MqttProducer:
