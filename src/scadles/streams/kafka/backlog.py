@@ -218,10 +218,11 @@ class Backlog:
             if item.partition != partition:
                 queue.append(item)
             elif isinstance(item, Passed):
+                # lost records follow each other up to the end
+                left = item._replace(records=min(item.records, max(0, item.end - target)))
+                records += item.records - left.records
                 if item.end > target:
-                    queue.append(item)
-                else:
-                    records += item.records
+                    queue.append(left)
             else:
                 kept = [message for message in item.messages if message.offset() >= target]
                 old = item.messages[: len(item.messages) - len(kept)]
