@@ -63,9 +63,9 @@ class Sender:
             assert info.is_published()
 
 
-def source_at(broker, topic, query="", clock=None, **context):
+def source_at(broker, topic, query="", clock=None, scheme="mqtt", **context):
     """A source of pairs of bytes; event times are 0, as the clock stands still."""
-    url = f"mqtt://{broker.address}/{topic}{query}"
+    url = f"{scheme}://{broker.address}/{topic}{query}"
     return open_source_url(url, clock=clock or VirtualClock(), codec=CODEC, **context)
 
 

@@ -21,9 +21,14 @@ from scadles.streams.mqtt.connection import ANSWER_S, Broker, in_words
 _TURN_S = 0.05
 _PACKETS_A_TURN = 50
 _PAUSE_S = 1.0
+# a broker need not say that it gives a session to another client: it closes, and each takes the session back
+_SHORT_S = 3.0
+_SHORT_ONES = 5
 _TAKEN_OVER = 142
 #: Reasons for which no attempt more can succeed: protocol, client id, password, permission, ban, method.
 _FINAL = frozenset({128, 132, 133, 134, 135, 138, 140})
+
+_SHARED = "does another client use the same client_id?"
 
 Received = Callable[[MQTTMessage, int], None]
 
@@ -57,10 +62,13 @@ class Session:
         self._forgotten = forgotten
         self._patience_s = patience_s
         self._expected = False
+        self._clearing = False
         self._messages = 0
         self._acknowledgements = deque[tuple[int, int]]()
         self._connected_s = wall_seconds()
         self._said = "no answer"
+        self._made_s: float | None = None
+        self._short_ones = 0
         self._failure = ""
         self._settled = threading.Event()
         self._closing = threading.Event()
@@ -85,6 +93,9 @@ class Session:
             ConfigError: nobody answers within 12 s, or we are refused.
         """
         self._expected = expected
+        # Mosquitto 2.0.11 writes no session to its disk that began with a clean start. So one connection
+        # clears what was there, and the next one finds an empty session.
+        self._clearing = not expected
         self._thread.start()
         answered = self._settled.wait(ANSWER_S)
         if self._failure or not answered:
@@ -110,7 +121,10 @@ class Session:
     def _run(self) -> None:
         try:
             while not self._closing.is_set() and not self._failure:
+                clearing = self._clearing
                 self._attempt()
+                if clearing and not self._clearing:
+                    continue
                 if wall_seconds() - self._connected_s > self._patience_s:
                     self._fail(f"no connection for {self._patience_s:g} s: {self._said}")
                 self._closing.wait(_PAUSE_S)
@@ -120,15 +134,24 @@ class Session:
 
     def _attempt(self) -> None:
         """Connect, and serve the connection until it breaks."""
+        self._made_s = None
         try:
             self._client.reconnect()
             while not (self._closing.is_set() or self._failure) and self._turn():
                 pass
             self._send_acknowledgements()
+            self._count_short_ones()
         except OSError as error:
             self._said = in_words(error)
             if isinstance(error, ssl.SSLCertVerificationError):
                 self._fail(self._said)
+
+    def _count_short_ones(self) -> None:
+        if self._made_s is None or self._closing.is_set():
+            return
+        self._short_ones = self._short_ones + 1 if wall_seconds() - self._made_s < _SHORT_S else 0
+        if self._short_ones == _SHORT_ONES:
+            self._fail(f"{_SHORT_ONES} connections in a row were closed soon after they were made: {_SHARED}")
 
     def _turn(self) -> bool:
         """Read and write what there is; return whether the connection still stands."""
@@ -157,12 +180,17 @@ class Session:
             if reason.value in _FINAL:
                 self._fail(self._said)
             return
+        if self._clearing:
+            self._clearing = False
+            client.disconnect()
+            return
         if not flags.session_present:
             self.life += 1
             self._acknowledgements.clear()
             if self._expected:
                 self._forgotten()
         self._expected = True
+        self._made_s = wall_seconds()
         # retained messages are of the past, and would come once more after each connection
         options = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
         client.subscribe(self._broker.topic, options=options)
@@ -190,7 +218,7 @@ class Session:
         if flags.is_disconnect_packet_from_server or reason.is_failure:
             self._said = f"the connection was closed: {reason}"
         if reason.value == _TAKEN_OVER:
-            self._fail("another client with our client_id took the session over: are two runs using the same?")
+            self._fail(f"the session was taken over: {_SHARED}")
 
     def _on_message(self, client: Client, userdata: Any, message: MQTTMessage) -> None:
         del client, userdata

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
@@ -119,6 +120,7 @@ class Mosquitto:
             f"listener {self.port} 127.0.0.1",
             "max_queued_messages 0",
             "log_dest stderr",
+            *(["user root"] if os.geteuid() == 0 else ()),  # else it becomes somebody who may not write here
             f"persistence {'true' if self._persistence else 'false'}",
             *(kept if self._persistence else ()),
             *self._lines,
