@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from scadles.errors import ConfigError, did_you_mean
+from scadles.errors import ConfigError, MissingExtraError, did_you_mean
 from scadles.streams.registry import SourceURL
 
 
@@ -92,13 +92,11 @@ class Producer(ABC):
         """Give everything back. Closing twice is no error."""
 
 
-ProducerFactory = Callable[..., Producer]
-
-#: Where the producer of a scheme is; imported when one is asked for, because its client is an extra.
+#: Where the producers of a scheme are made, of what client, by which extra; imported when one is asked for.
 _FACTORIES = {
-    "kafka": "scadles.streams.kafka.producer:producer_from_urls",
-    "mqtt": "scadles.streams.mqtt.producer:producer_from_urls",
-    "mqtts": "scadles.streams.mqtt.producer:producer_from_urls",
+    "kafka": ("scadles.streams.kafka.producer", "confluent_kafka", "kafka"),
+    "mqtt": ("scadles.streams.mqtt.producer", "paho", "mqtt"),
+    "mqtts": ("scadles.streams.mqtt.producer", "paho", "mqtt"),
 }
 
 
@@ -117,6 +115,11 @@ def make_producer(urls: Sequence[SourceURL], **context: Any) -> Producer:
         )
     if scheme not in _FACTORIES:
         raise ConfigError(f"stream.url: {scheme}:// takes no records{did_you_mean(scheme, _FACTORIES)}")
-    module, _, name = _FACTORIES[scheme].partition(":")
-    factory: ProducerFactory = getattr(import_module(module), name)
+    module, client, extra = _FACTORIES[scheme]
+    try:
+        factory: Callable[..., Producer] = import_module(module).producer_from_urls
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != client:
+            raise
+        raise MissingExtraError(f"{scheme}://", extra) from None
     return factory(urls, **context)

@@ -1,0 +1,51 @@
+import re
+
+import pytest
+
+from scadles.cli.app import main
+
+
+@pytest.fixture
+def publish(tmp_path, monkeypatch, capsys, write_config, npz):
+    """Run ``scadles publish`` in this process; return exit code and standard error."""
+    monkeypatch.chdir(tmp_path)
+    write_config(tmp_path / "c.yaml", steps=2, data={"dataset": f"npz:{npz}"})
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["scadles", "publish", "c.yaml", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+        return code, capsys.readouterr().err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((), "a replayed stream is no server that records could be sent to"),
+        (("--retention-s", 60), "--retention-s and --retention-mb are of new topics: give --create-topics too"),
+        (("--set", "stream.url=http://host/topic"), "http:// takes no records"),
+        (("--set", "stream.url=kafka://host/topic/{divice}"), "only {device} can be filled in"),
+        (("--set", "stream.url=kafka://host/t?sasl.password=env:SCADLES_NOT_SET"), "SCADLES_NOT_SET is not set"),
+        (("--set", "stream.url=mqtt://host/t?passwort=x"), "unknown parameter 'passwort'; did you mean password?"),
+        (("--set", "stream.url=mqtt://host/t", "--set", "stream.codec.shape=[3]"), "stream.codec.shape = [3]"),
+    ],
+)
+def test_a_mistake_is_one_clear_line_and_exit_code_2(publish, arguments, told):
+    code, err = publish(*arguments)
+    assert code == 2
+    assert len(re.findall("error: ", err)) == 1
+    assert told in err
+    assert "Traceback" not in err
+
+
+def test_a_broker_that_is_not_there_is_said_soon(publish, monkeypatch):
+    pytest.importorskip("paho.mqtt.client")
+    monkeypatch.setattr("scadles.streams.mqtt.producer.ANSWER_S", 1.5)
+    code, err = publish("--set", "stream.url=mqtt://127.0.0.1:1/t")
+    assert code == 2
+    assert err == "error: mqtt://127.0.0.1:1: no connection within 1.5 s: Connection refused\n"
