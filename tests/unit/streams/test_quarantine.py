@@ -1,0 +1,123 @@
+import base64
+import json
+
+import pytest
+
+from scadles.streams.quarantine import EXAMPLE_BYTES, Quarantine
+from scadles.streams.rejections import RejectionLimit
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_an_example_is_all_that_is_known_of_a_record(tmp_path):
+    quarantine = Quarantine(tmp_path / "q.jsonl", 1.0, device=3)
+    quarantine.keep(17, "too odd", b"\x00\xffvalue", b"key")
+    quarantine.keep(18, "NaN or infinite values")
+    first, second = lines(tmp_path / "q.jsonl")
+    assert base64.b64decode(first.pop("value")) == b"\x00\xffvalue"
+    assert base64.b64decode(first.pop("key")) == b"key"
+    assert first == {"offset": 17, "reason": "too odd", "device": 3, "bytes": 7}
+    assert second == {"offset": 18, "reason": "NaN or infinite values", "device": 3}
+
+
+def test_there_is_no_file_without_a_rejected_record(tmp_path):
+    Quarantine(tmp_path / "q.jsonl", 1.0, device=0)
+    assert not (tmp_path / "q.jsonl").exists()
+
+
+def test_a_long_value_is_kept_in_part(tmp_path):
+    quarantine = Quarantine(tmp_path / "q.jsonl", 1.0, device=0)
+    quarantine.keep(0, "too long", bytes(200_000))
+    (example,) = lines(tmp_path / "q.jsonl")
+    assert len(base64.b64decode(example["value"])) == EXAMPLE_BYTES
+    assert example["bytes"] == 200_000
+
+
+@pytest.mark.parametrize("size", [0, 1, 40, 700])
+def test_the_file_never_grows_beyond_its_size_and_holds_the_first_ones(tmp_path, size):
+    for attempt in range(2):
+        quarantine = Quarantine(tmp_path / "q.jsonl", 0.01, device=0)
+        for offset in range(1000):
+            quarantine.keep(1000 * attempt + offset, "odd", bytes(size))
+    assert 9_000 < (tmp_path / "q.jsonl").stat().st_size <= 10_000
+    kept = [example["offset"] for example in lines(tmp_path / "q.jsonl")]
+    assert kept == list(range(len(kept)))
+
+
+def test_nothing_is_kept_where_nothing_may_be(tmp_path):
+    Quarantine(tmp_path / "q.jsonl", 0.0, device=0).keep(0, "odd")
+    assert not (tmp_path / "q.jsonl").exists()
+
+
+def test_a_record_is_kept_once_over_resumptions_and_torn_lines(tmp_path):
+    path = tmp_path / "q.jsonl"
+    first = Quarantine(path, 1.0, device=0)
+    first.keep(5, "odd", b"first")
+    first.keep(5, "odd once more")
+    with path.open("ab") as file:
+        file.write(b'{"offset":6,"rea')
+    second = Quarantine(path, 1.0, device=0)
+    second.keep(5, "odd", b"second")
+    second.keep(6, "odd")
+    first_line, torn, last = path.read_bytes().splitlines()
+    assert json.loads(first_line)["value"] == base64.b64encode(b"first").decode()
+    assert torn == b'{"offset":6,"rea'
+    assert json.loads(last)["offset"] == 6
+
+
+def test_a_disk_that_cannot_be_written_to_is_counted_and_no_error(tmp_path):
+    quarantine = Quarantine(tmp_path / "nowhere" / "q.jsonl", 1.0, device=0)
+    for offset in range(3):
+        quarantine.keep(offset, "odd")
+    assert (quarantine.missed, quarantine.problem) == (3, "No such file or directory")
+
+
+def test_a_full_disk_is_counted_and_no_error():
+    quarantine = Quarantine(_FULL, 1.0, device=0)
+    quarantine.keep(0, "odd")
+    assert (quarantine.missed, quarantine.problem) == (1, "No space left on device")
+
+
+class _Full(type(__import__("pathlib").Path())):
+    """A file on a disk that is full, which nothing has been written to."""
+
+    def read_bytes(self):
+        return b""
+
+
+_FULL = _Full("/dev/full")
+
+
+def test_the_limit_waits_for_enough_records():
+    limit = RejectionLimit(0.1)
+    limit.count(99, 99)
+    assert not limit.exceeded
+    limit.count(1, 0)
+    assert limit.exceeded
+
+
+def test_exactly_the_share_is_not_too_much():
+    limit = RejectionLimit(0.1)
+    limit.count(1000, 100)
+    assert not limit.exceeded
+    limit.count(0, 1)
+    assert limit.exceeded
+
+
+def test_a_share_of_one_is_never_exceeded():
+    limit = RejectionLimit(1.0)
+    limit.count(5000, 5000)
+    assert not limit.exceeded
+
+
+def test_a_stream_that_turns_bad_is_noticed_however_long_it_was_good():
+    limit = RejectionLimit(0.5)
+    for _ in range(100_000):
+        limit.count(100, 0)
+    bad = 0
+    while not limit.exceeded:
+        limit.count(100, 100)
+        bad += 100
+    assert bad <= 20_100
