@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,10 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 import yaml
 
 from scadles import VirtualClock, load_config, open_source
 from scadles.batching import BatchRule
+from scadles.cli.app import app
 from scadles.cli.settings import reference
 from scadles.models import build_model
 
@@ -38,9 +41,28 @@ def test_every_setting_is_explained():
     assert [line for line in reference().splitlines() if line.endswith("|  |") and "section" not in line] == []
 
 
-def test_the_settings_in_the_guide_are_valid():
-    for block in blocks("docs/guide.md", "yaml"):
+@pytest.mark.parametrize("document", ["docs/guide.md", "docs/streams.md"])
+def test_the_settings_in_the_guides_are_valid(document):
+    for block in blocks(document, "yaml"):
         assert load_config(yaml.safe_load(block)).devices > 1
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/guide.md", "docs/streams.md"])
+def test_the_commands_shown_exist_and_know_their_options(document):
+    shown = re.findall(r"^scadles .*$", (ROOT / document).read_text(), flags=re.MULTILINE)
+    assert shown
+    commands = typer.main.get_command(app).commands
+    for line in shown:
+        words = shlex.split(line, comments=True)
+        known = {option for parameter in commands[words[1]].params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= known, line
+
+
+def test_the_examples_of_settings_are_valid():
+    for path in sorted((ROOT / "examples").glob("*.yaml")):
+        settings = yaml.safe_load(path.read_text())
+        if "services" not in settings:  # the one for docker compose
+            assert load_config(path).devices > 1
 
 
 def test_the_example_of_the_readme_runs_under_torchrun(tmp_path):

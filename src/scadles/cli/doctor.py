@@ -20,7 +20,13 @@ import typer
 from scadles.clock import wall_seconds
 from scadles.observe.console import human_bytes, human_seconds, print_table
 
-_EXTRAS = {"kafka": "confluent-kafka", "mqtt": "paho-mqtt", "plots": "matplotlib", "vision": "torchvision"}
+_EXTRAS = {
+    "images": "pillow",
+    "kafka": "confluent-kafka",
+    "mqtt": "paho-mqtt",
+    "plots": "matplotlib",
+    "vision": "torchvision",
+}
 _BROKERS = {"kafka": ("SCADLES_KAFKA", 9092), "mqtt": ("SCADLES_MQTT", 1883)}
 _MIN_FREE_BYTES = 100e6
 _SLOW_LOOKUP_S = 0.5

@@ -72,7 +72,7 @@ class StreamConfig(Section):
     )
     rates: Rate | tuple[Rate, ...] | str = Field(
         default=50.0,
-        description="replay: samples per second; one for all, one per device, or S1 S2 S1' S2' (drawn), S1:known ...",
+        description="replay, publish: samples/s; one for all, one per device, or S1 S2 S1' S2' (drawn), S1:known ...",
     )
     profile: Profile | tuple[Profile, ...] = Field(
         default=ProfileConfig(), description="one for all, or one per device"
