@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from threading import Condition
+from threading import Condition, Lock
 from typing import Any, NamedTuple
 
 from scadles.clock import wall_seconds
@@ -54,7 +54,10 @@ class Backlog:
     """
 
     def __init__(self, starts: Mapping[int, int], ends: Mapping[int, int]) -> None:
-        self._changed = Condition()
+        self._lock = Lock()
+        self._arrived = Condition(self._lock)
+        self._freed = Condition(self._lock)
+        self._wanted = 0
         self._queue: deque[Run | Passed] = deque()
         self._handed = dict(starts)
         self._fetched = dict(starts)
@@ -66,18 +69,17 @@ class Backlog:
 
     def room(self) -> int:
         """Return how many messages may be fetched now; their size is guessed from the largest one so far."""
-        with self._changed:
-            room = min(_BULK, MAX_MESSAGES - self._messages, (MAX_BYTES - self._bytes) // self._largest)
-            return max(room, int(not self._queue))
+        with self._lock:
+            return self._room()
 
     def wait_for_room(self, timeout_s: float) -> None:
         """Wait until something was polled."""
-        with self._changed:
-            self._changed.wait(timeout_s)
+        with self._lock:
+            self._freed.wait(timeout_s)
 
     def add(self, partition: int, messages: Sequence[Any]) -> None:
         """Append messages of one partition; those that were passed over meanwhile are left out."""
-        with self._changed:
+        with self._lock:
             fetched = self._fetched[partition]
             if messages[0].offset() < fetched:
                 messages = [message for message in messages if message.offset() >= fetched]
@@ -92,7 +94,7 @@ class Backlog:
 
     def leap(self, partition: int, offset: int, *, lost: bool) -> None:
         """Take note that the next message comes from ``offset`` on: what lies before is lost, or never was a record."""
-        with self._changed:
+        with self._lock:
             count = offset - self._fetched[partition]
             if count > 0:
                 self._queue.append(Passed(partition, offset, count if lost else 0))
@@ -100,25 +102,25 @@ class Backlog:
 
     def heard_of_end(self, partition: int, end: int) -> None:
         """Take note of the offset behind a partition's last record."""
-        with self._changed:
+        with self._lock:
             self._ends[partition] = max(end, self._ends[partition])
 
     def fetched(self) -> dict[int, int]:
         """Return the offset to fetch next from each partition."""
-        with self._changed:
+        with self._lock:
             return dict(self._fetched)
 
     def far(self) -> bool:
         """Return, once, whether the next message lies so far ahead that the client should jump there."""
-        with self._changed:
+        with self._lock:
             far, self._far = self._far, False
             return far
 
     def fail(self, error: ScadlesError) -> None:
         """Let every later call of the polling thread raise ``error``."""
-        with self._changed:
+        with self._lock:
             self._error = error
-            self._changed.notify_all()
+            self._arrived.notify()
 
     def check(self) -> None:
         """Raise what the fetching thread died of."""
@@ -132,19 +134,21 @@ class Backlog:
         """
         deadline_s = wall_seconds() + timeout_s
         parts: list[Run | Passed] = []
-        with self._changed:
+        with self._lock:
             while True:
                 self.check()
                 count -= self._move(count, parts)
-                self._changed.notify_all()
+                self._freed.notify()
                 left_s = deadline_s - wall_seconds()
                 if count <= 0 or left_s <= 0 or self._stopped(parts):
                     return parts
-                self._changed.wait(left_s)
+                self._wanted = count
+                self._arrived.wait(left_s)
+                self._wanted = 0
 
     def lag(self) -> int:
         """Return how many offsets lie between what was handed out and the end of each partition, all together."""
-        with self._changed:
+        with self._lock:
             self.check()
             return sum(self._waiting().values())
 
@@ -154,14 +158,14 @@ class Backlog:
         Returns:
             What was passed over. What waits here is counted message by message, what is still at the broker by offset.
         """
-        with self._changed:
+        with self._lock:
             self.check()
             waiting = self._waiting()
             if sum(waiting.values()) <= keep:
                 return []
             kept = _shares(keep, waiting)
             passed = [self._pass(partition, self._ends[partition] - kept[partition]) for partition in waiting]
-            self._changed.notify_all()
+            self._freed.notify()
             return [part for part in passed if part is not None]
 
     def _waiting(self) -> dict[int, int]:
@@ -170,7 +174,15 @@ class Backlog:
     def _reach(self, partition: int, offset: int) -> None:
         self._fetched[partition] = offset
         self._ends[partition] = max(self._ends[partition], offset)
-        self._changed.notify_all()
+        # a thread that is woken for every few messages, only to wait for more, costs both threads time
+        if self._wanted and (
+            self._messages >= self._wanted or self._room() <= 0 or isinstance(self._queue[-1], Passed)
+        ):
+            self._arrived.notify()
+
+    def _room(self) -> int:
+        room = min(_BULK, MAX_MESSAGES - self._messages, (MAX_BYTES - self._bytes) // self._largest)
+        return max(room, int(not self._queue))
 
     def _stopped(self, parts: list[Run | Passed]) -> bool:
         """Whether lost records are next and cannot come first any more."""

@@ -17,6 +17,7 @@ from scadles.streams.kafka.connection import Complaints
 from scadles.streams.kafka.outage import Outage
 
 _WAIT_S = 0.05
+_GATHER_S = 0.005
 _ASK_S = 1.0
 _ASK_AGAIN_S = 0.5
 _LAST_COMMIT_S = 5.0
@@ -48,6 +49,7 @@ class Fetcher:
         self._stream = stream
         self._topic = topic
         self._backlog = backlog
+        self._partitions = list(backlog.fetched())
         self._complaints = complaints
         self._outage = Outage(stream, patience_s)
         self._cut_s = min(_CUT_S, patience_s)
@@ -108,22 +110,23 @@ class Fetcher:
         self._ask(room)
 
     def _fetch(self, room: int) -> list[Any]:
-        """Return what is there; the client itself waits for the whole of a bulk, so only a first message is awaited."""
-        messages: list[Any] = self._client.consume(room, 0)
-        if not messages and (first := self._client.poll(_WAIT_S)) is not None:
-            messages = [first, *(self._client.consume(room - 1, 0) if room > 1 else ())]
-        return messages
+        """Wait for a first message, then a moment for those behind it: handing over few at a time costs more."""
+        first = self._client.poll(_WAIT_S)
+        if first is None:
+            return []
+        return [first, *(self._client.consume(room - 1, _GATHER_S) if room > 1 else ())]
 
     def _sort(self, messages: list[Any]) -> None:
         """Put messages, and what the client says between them, where they belong."""
-        for (partition, bad), run in groupby(
-            messages, lambda message: (message.partition(), message.error() is not None)
-        ):
-            if bad:
+        if messages and len(self._partitions) == 1 and all(message.error() is None for message in messages):
+            self._backlog.add(self._partitions[0], messages)
+            return
+        for (partition, good), run in groupby(messages, lambda one: (one.partition(), one.error() is None)):
+            if good:
+                self._backlog.add(partition, list(run))
+            else:
                 for message in run:
                     self._hear(message)
-            else:
-                self._backlog.add(partition, list(run))
 
     def _hear(self, message: Any) -> None:
         error, partition = message.error(), message.partition()
@@ -168,7 +171,7 @@ class Fetcher:
         self._client.assign([TopicPartition(self._topic, *place) for place in self._backlog.fetched().items()])
 
     def _hear_of_ends(self) -> None:
-        for partition in self._backlog.fetched():
+        for partition in self._partitions:
             known = self._client.get_watermark_offsets(TopicPartition(self._topic, partition), cached=True)
             if known is not None and known[1] >= 0:
                 self._backlog.heard_of_end(partition, known[1])
@@ -180,7 +183,7 @@ class Fetcher:
             return
         self._ask_at_s = wall_seconds() + _ASK_AGAIN_S
         try:
-            for partition in self._backlog.fetched():
+            for partition in self._partitions:
                 self._backlog.heard_of_end(partition, self._ends(partition, _ASK_S)[1])
         except KafkaException as error:
             self._outage.unanswered(wall_seconds(), self._complaints.last or doubts or error.args[0].str())
