@@ -17,6 +17,7 @@ from scadles.streams import open_source_url
 from scadles.streams.codec import make_codec
 from scadles.streams.kafka.topics import Topics
 from scadles.streams.producing import Retention
+from scadles.testing.brokers import kafka
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -108,6 +109,38 @@ def test_a_broker_that_comes_back_gets_everything_once(fragile_kafka_broker, sta
     fragile_kafka_broker.start()
     assert run.wait(120) == 0, run.err
     assert Topics(fragile_kafka_broker.address).ends(["through"]).tolist() == [1500]
+
+
+LOGIN_PORT = kafka.free_port()
+WITH_PASSWORDS = {
+    "listeners": f"PLAINTEXT://127.0.0.1:{{port}},SASL_PLAINTEXT://127.0.0.1:{LOGIN_PORT},"
+    "CONTROLLER://127.0.0.1:{controller}",
+    "advertised.listeners": f"PLAINTEXT://127.0.0.1:{{port}},SASL_PLAINTEXT://127.0.0.1:{LOGIN_PORT}",
+    "sasl.enabled.mechanisms": "PLAIN",
+    "listener.name.sasl_plaintext.plain.sasl.jaas.config": "org.apache.kafka.common.security.plain.PlainLoginModule "
+    'required user_edge="open-sesame";',
+}
+
+
+@pytest.mark.parametrize("fragile_kafka_broker", [WITH_PASSWORDS], ids=["passwords"], indirect=True)
+@pytest.mark.parametrize("place", ["env", "file"])
+def test_passwords_come_from_the_environment_or_a_file(fragile_kafka_broker, monkeypatch, tmp_path, place):
+    login = "security.protocol=SASL_PLAINTEXT&sasl.mechanism=PLAIN&sasl.username=edge&sasl.password="
+    where = "env:SCADLES_TEST_PASSWORD" if place == "env" else f"file:{tmp_path}/password"
+    config = config_of(f"kafka://127.0.0.1:{LOGIN_PORT}/locked-{{device}}?{login}{where}", 2, 100)
+    for password, right in (("open-barley", False), ("open-sesame", True)):
+        monkeypatch.setenv("SCADLES_TEST_PASSWORD", password)
+        (tmp_path / "password").write_text(f"{password}\n")
+        began_s = time.monotonic()
+        if right:
+            report = publish(config, records=20, create=Retention())
+            assert [topic.acknowledged for topic in report.topics] == [20, 20]
+            assert "sesame" not in str(report)
+        else:
+            with pytest.raises(ConfigError, match=r"refuses us.*[Aa]uthentication failed") as refused:
+                publish(config, records=20, create=Retention())
+            assert time.monotonic() - began_s < 15
+            assert "barley" not in str(refused.value)
 
 
 def test_mqtt_messages_have_a_key_and_ids_that_ascend(mosquitto_broker):
