@@ -14,6 +14,8 @@ from scadles.errors import RunError
 from scadles.intake import Intake
 from scadles.records import Records, Rejected
 from scadles.streams import Arrivals, Inspector, RateMeter, RateProfile, ReplaySource
+from scadles.streams.quarantine import Quarantine
+from scadles.streams.rejections import RejectionLimit
 
 
 def samples(offsets):
@@ -366,3 +368,47 @@ class TestState:
     def test_a_state_is_json(self):
         state = opened(VirtualClock(), Persistence()).state()
         assert json.loads(json.dumps(asdict(state))) == asdict(state)
+
+
+def drained(**parts):
+    """An intake that has received 200 records, of which some are bad."""
+    clock = VirtualClock()
+    arrivals = Arrivals(RateProfile.constant(40.0))
+    inspector = Inspector((1,), torch.float64, classes=3)
+    source = Garbling(samples, arrivals, clock)
+    intake = Intake(source, inspector, Buffer(500), Persistence(), RateMeter(), clock, **parts)
+    intake.open()
+    intake.start()
+    clock.sleep(5.0)
+    intake.pull()
+    return intake
+
+
+def test_every_rejected_record_is_kept_as_an_example_whoever_rejected_it(tmp_path):
+    quarantine = Quarantine(tmp_path / "q.jsonl", 1.0, device=0)
+    quarantine.keep(12, "torn", b"\x00")  # sources keep what they have: it is not lost when the intake hears of it
+    drained(quarantine=quarantine)
+    examples = [json.loads(line) for line in (tmp_path / "q.jsonl").read_text().splitlines()]
+    assert sorted(example["offset"] for example in examples) == [n for n in range(200) if is_bad(n)]
+    assert "value" in examples[0]
+    assert {example["reason"] for example in examples} == {
+        *("torn", "NaN or infinite values", "label 99, expected 0 to 2")
+    }
+
+
+def test_a_quarantine_that_cannot_be_written_is_told_of_once_and_changes_nothing(tmp_path):
+    intake = drained(quarantine=Quarantine(tmp_path / "nowhere" / "q.jsonl", 1.0, device=0))
+    assert intake.ledger.rejected == sum(is_bad(n) for n in range(200))
+    assert intake.notices() == [
+        "cannot keep examples of rejected records: No such file or directory; they are still counted"
+    ]
+    assert intake.notices() == []
+
+
+@pytest.mark.parametrize(("share", "too_much"), [(0.2, True), (0.5, False)])
+def test_too_much_rejected_is_noticed(share, too_much):
+    assert drained(limit=RejectionLimit(share)).rejects_too_much is too_much
+
+
+def test_nothing_is_too_much_without_a_limit():
+    assert not drained().rejects_too_much
