@@ -170,6 +170,20 @@ def test_mqtt_messages_have_a_key_and_ids_that_ascend(mosquitto_broker):
     assert [message.payload for message in got] == [sample.numpy().tobytes() for sample in x]
 
 
+def test_an_mqtt_broker_that_comes_back_gets_everything(fragile_mosquitto, start, write_config, tmp_path):
+    broker = fragile_mosquitto()
+    stream = {"url": f"mqtt://{broker.address}/through/{{device}}", "rates": 50}
+    config = write_config(tmp_path / "c.yaml", devices=2, steps=1, stream=stream)
+    run = start(tmp_path, "-m", "scadles", "publish", config, "--records", 600)
+    run.until(lambda: "due records acknowledged" in run.err, "a line of progress")
+    broker.kill()
+    time.sleep(2.0)
+    broker.start()
+    assert run.wait(120) == 0, run.err
+    rows = [line.split() for line in run.out.splitlines() if "through/" in line]
+    assert [row[3:5] for row in rows] == [["600", "600"]] * 2
+
+
 def test_brokers_to_play_with_start_say_how_and_end(start, tmp_path, kafka_broker, mosquitto_broker):
     run = start(tmp_path, "-m", "scadles.testing.brokers")
     run.until(lambda: "Ctrl-C ends them" in run.out, "brokers", timeout_s=120)
