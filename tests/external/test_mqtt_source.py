@@ -135,7 +135,10 @@ def test_the_broker_holds_back_what_may_not_be_sent(mosquitto_broker, sender):
     source.open(0)
     sender.send_numbers(topic, range(130))
     assert take(source, 50) == list(range(50))
+    assert source.notices() == []
     assert len(source.poll(1, 0.5)) == 0
+    (notice,) = source.notices()
+    assert "may send no more than receive_max = 50 messages" in notice
     source.commit(30)
     assert take(source, 30) == list(range(50, 80))
     source.commit(80)

@@ -56,6 +56,12 @@ class Inbox:
     Args:
         terms: what the device wants.
         acknowledge: how to acknowledge.
+
+    Attributes:
+        position: the offset that is taken next.
+        duplicates: messages that came more than once, counted once for each time more.
+        starved: whether fewer messages were taken than wanted because the broker may send no more before some are
+            acknowledged.
     """
 
     def __init__(self, terms: Terms, acknowledge: Acknowledge) -> None:
@@ -71,6 +77,7 @@ class Inbox:
         self._arrived = self._lost = 0
         self.position = 0
         self.duplicates = 0
+        self.starved = False
 
     def open(self, position: int, mark: Mapping[str, Any] | None) -> None:
         """Begin at ``position``, with what :meth:`mark` said of it."""
@@ -113,6 +120,8 @@ class Inbox:
                 check()
             taken = [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]
             lost, self._lost = self._lost, 0
+            if len(taken) < count and len(self._unacknowledged) >= self._terms.receive_max:
+                self.starved = True
             self.position = taken[-1].offset + 1 if taken else self.position + lost
         return taken, lost
 

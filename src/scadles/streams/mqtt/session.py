@@ -21,6 +21,7 @@ from scadles.streams.mqtt.connection import ANSWER_S, Broker, in_words
 _TURN_S = 0.05
 _PACKETS_A_TURN = 50
 _PAUSE_S = 1.0
+_GOODBYE_S = 1.0
 # a broker need not say that it gives a session to another client: it closes, and each takes the session back
 _SHORT_S = 3.0
 _SHORT_ONES = 5
@@ -128,9 +129,17 @@ class Session:
                 if wall_seconds() - self._connected_s > self._patience_s:
                     self._fail(f"no connection for {self._patience_s:g} s: {self._said}")
                 self._closing.wait(_PAUSE_S)
-            self._client.disconnect()
+            self._say_goodbye()
         except Exception as error:  # noqa: BLE001 - an error that stayed in this thread would be a stream gone silent
             self._fail(f"{type(error).__name__}: {error}")
+
+    def _say_goodbye(self) -> None:
+        """Send the last acknowledgements, if the broker takes them in time; it may send those messages once more."""
+        self._send_acknowledgements()
+        deadline_s = wall_seconds() + _GOODBYE_S
+        while self._client.want_write() and self._client.is_connected() and wall_seconds() < deadline_s:
+            self._client.loop(_TURN_S)
+        self._client.disconnect()
 
     def _attempt(self) -> None:
         """Connect, and serve the connection until it breaks."""
@@ -139,7 +148,6 @@ class Session:
             self._client.reconnect()
             while not (self._closing.is_set() or self._failure) and self._turn():
                 pass
-            self._send_acknowledgements()
             self._count_short_ones()
         except OSError as error:
             self._said = in_words(error)

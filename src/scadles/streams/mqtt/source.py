@@ -69,6 +69,7 @@ class MqttSource(Source):
         self._session: Session | None = None
         self._inbox = Inbox(terms, self._acknowledge)
         self._notices: list[str] = []
+        self._told = False
         make_client(url, terms.client_id, PARAMETERS)  # what cannot work is said before anything is opened
 
     def open(self, position: int, mark: Mapping[str, Any] | None = None) -> None:
@@ -116,6 +117,13 @@ class MqttSource(Source):
 
     def notices(self) -> list[str]:
         said, self._notices = self._notices, []
+        if self._inbox.starved and not self._told:
+            self._told = True
+            said.append(
+                f"{self._broker.place} may send no more than receive_max = {self._terms.receive_max} messages before "
+                "they are acknowledged, and as many were trained or are held since the last checkpoint: lower "
+                "checkpoint.every_steps"
+            )
         return said
 
     def close(self) -> None:
