@@ -1,0 +1,154 @@
+"""Passwords, certificates, and brokers that go and come back."""
+
+import logging
+import subprocess
+import time
+from contextlib import closing
+
+import pytest
+
+from kafka_tools import Cluster, drain, kafka_source, numbers_of
+from scadles.errors import ConfigError, SourceError
+from scadles.testing.brokers import kafka
+
+pytestmark = pytest.mark.timeout(240)
+
+PASSWORD = "open-sesame-4711"
+
+
+@pytest.fixture(scope="module")
+def certificates(_kafka_folder):
+    """A folder with an authority and a server's key and certificate that it vouches for."""
+    folder = _kafka_folder / "certificates"
+    folder.mkdir()
+
+    def openssl(*arguments):
+        subprocess.run(["openssl", *map(str, arguments)], cwd=folder, check=True, capture_output=True)
+
+    try:
+        openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", 2, "-subj", "/CN=authority",
+                "-keyout", "authority.key", "-out", "authority.pem")  # fmt: skip
+    except FileNotFoundError:
+        pytest.skip("needs openssl to make certificates")
+    (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    openssl("req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost",
+            "-keyout", "server.key", "-out", "server.csr")  # fmt: skip
+    openssl("x509", "-req", "-in", "server.csr", "-CA", "authority.pem", "-CAkey", "authority.key",
+            "-CAcreateserial", "-days", 2, "-extfile", "names", "-out", "server.pem")  # fmt: skip
+    parts = [(folder / name).read_text() for name in ("server.key", "server.pem", "authority.pem")]
+    (folder / "keystore.pem").write_text("".join(parts))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def guarded(_kafka_folder, certificates):
+    """A broker with an encrypted listener that asks for a password; returns it and that listener's port."""
+    port = kafka.free_port()
+    properties = {
+        "listeners": f"PLAINTEXT://127.0.0.1:{{port}},SASL_SSL://127.0.0.1:{port},CONTROLLER://127.0.0.1:{{controller}}",
+        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{{port}},SASL_SSL://localhost:{port}",
+        "ssl.keystore.type": "PEM",
+        "ssl.keystore.location": str(certificates / "keystore.pem"),
+        "sasl.enabled.mechanisms": "PLAIN",
+        "listener.name.sasl_ssl.plain.sasl.jaas.config": "org.apache.kafka.common.security.plain.PlainLoginModule "
+        f'required user_edge="{PASSWORD}";',
+    }
+    with kafka.KafkaBroker(_kafka_folder / "guarded", properties=properties) as broker:
+        cluster = Cluster(broker.address)
+        topic = cluster.new_topic()
+        cluster.write(topic, range(20))
+        yield f"localhost:{port}", topic
+
+
+def credentials(certificates, place):
+    return (
+        f"security.protocol=SASL_SSL&ssl.ca.location={certificates}/authority.pem"
+        f"&sasl.mechanism=PLAIN&sasl.username=edge&sasl.password={place}"
+    )
+
+
+def test_an_encrypted_stream_with_a_password(guarded, certificates, monkeypatch):
+    servers, topic = guarded
+    monkeypatch.setenv("SCADLES_TEST_PASSWORD", PASSWORD)
+    with closing(kafka_source(servers, topic, credentials(certificates, "env:SCADLES_TEST_PASSWORD"))) as source:
+        source.open(0)
+        assert numbers_of(drain(source, 20)) == list(range(20))
+
+
+def test_a_wrong_password_ends_a_run_with_one_line_and_is_written_nowhere(
+    guarded, certificates, start_training, write_config, tmp_path
+):
+    servers, topic = guarded
+    url = f"kafka://{servers}/{topic}?{credentials(certificates, 'env:EDGE_PASSWORD')}"
+    config = write_config(tmp_path / "c.yaml", steps=5, stream={"url": url})
+    began_s = time.monotonic()
+    run = start_training(tmp_path, config, "--local", 2, "--quiet", "--out", "run", EDGE_PASSWORD="sesame-closed")
+    assert run.wait(120) == 2, run.err
+    took_s = time.monotonic() - began_s
+    said = run.err.strip().splitlines()
+    assert len(said) == 1, run.err
+    assert f"kafka://{servers} refuses us" in said[0]
+    # fifteen seconds, and what two processes need to start on a busy machine
+    assert took_s < 45
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert files
+    for path in files:
+        assert b"sesame-closed" not in path.read_bytes(), path
+    assert "sesame-closed" not in run.err + run.out
+
+
+def test_a_wrong_password_is_refused(guarded, certificates, tmp_path):
+    servers, topic = guarded
+    (tmp_path / "password").write_text("wrong-" + PASSWORD)
+    began_s = time.monotonic()
+    source = kafka_source(servers, topic, credentials(certificates, f"file:{tmp_path}/password"))
+    with closing(source), pytest.raises(ConfigError, match=r"refuses us: .*[Aa]uthentication") as told:
+        source.open(0)
+    assert time.monotonic() - began_s < 15
+    assert PASSWORD not in str(told.value)
+
+
+def test_a_server_that_nobody_vouches_for_is_refused(guarded):
+    servers, topic = guarded
+    with closing(kafka_source(servers, topic, "security.protocol=SSL")) as source, pytest.raises(ConfigError) as told:
+        source.open(0)
+    assert "certificate verify failed" in str(told.value)
+
+
+def test_a_broker_that_comes_back_is_waited_for(fragile_kafka_broker, caplog):
+    broker = fragile_kafka_broker
+    cluster = Cluster(broker.address)
+    topic = cluster.new_topic()
+    cluster.write(topic, range(50))
+    with caplog.at_level(logging.WARNING), closing(kafka_source(cluster.servers, topic)) as source:
+        source.open(0)
+        drain(source, 50)
+        broker.kill()
+        assert len(source.poll(1, 2.0)) == 0
+        broker.start()
+        cluster.write(topic, range(50, 60))
+        assert numbers_of(drain(source, 10, timeout_s=60.0)) == list(range(50, 60))
+        source.commit(55)
+        until_s = time.monotonic() + 30
+        while len(said_of_outages(caplog)) < 2 and time.monotonic() < until_s:
+            time.sleep(0.05)
+    assert [message.partition(": ")[2].split(" ")[0] for message in said_of_outages(caplog)] == ["no", "answers"]
+
+
+def said_of_outages(caplog):
+    """What a user sees; what librdkafka itself says goes to a logger of its own, which prints nothing."""
+    return [record.getMessage() for record in caplog.records if record.name == "scadles.streams.kafka"]
+
+
+def test_a_broker_that_stays_away_ends_the_stream(fragile_kafka_broker):
+    cluster = Cluster(fragile_kafka_broker.address)
+    topic = cluster.new_topic()
+    cluster.write(topic, range(50))
+    with closing(kafka_source(cluster.servers, topic, "patience_s=3")) as source:
+        source.open(0)
+        drain(source, 50)
+        fragile_kafka_broker.kill()
+        with pytest.raises(SourceError, match=r"no answer for \d+ s, \d+ times asked \(.*refused"):
+            source.poll(1, 60.0)
+        with pytest.raises(SourceError):
+            source.lag()
