@@ -48,7 +48,7 @@ def mqtt_from_url(
     try:
         from scadles.streams.mqtt.source import MqttSource
     except ModuleNotFoundError as error:
-        if error.name != "paho":
+        if (error.name or "").partition(".")[0] != "paho":
             raise
         raise MissingExtraError(f"{url.scheme}://", "mqtt") from None
     client_id = default_client_id(run_dir, device)

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -59,3 +62,24 @@ def test_nothing_is_connected_before_it_is_opened():
     source = open_source_url("mqtt://nobody.invalid/a", codec=CODEC, clock=VirtualClock())
     assert (source.position, source.lag(), source.duplicates, source.notices()) == (0, 0, 0, [])
     source.close()
+
+
+@pytest.mark.parametrize(
+    ("client", "url", "extra"), [("paho", "mqtt://host/a", "mqtt"), ("PIL", "mqtt://host/a", "images")]
+)
+def test_what_is_not_installed_is_named(client, url, extra):
+    code = (
+        "import sys, torch\n"
+        f"sys.modules[{client!r}] = None\n"
+        "from scadles.clock import VirtualClock\n"
+        "from scadles.config import CodecConfig\n"
+        "from scadles.errors import MissingExtraError\n"
+        "from scadles.streams import make_codec, open_source_url\n"
+        "try:\n"
+        "    codec = make_codec(CodecConfig(format='image'), (1, 2, 2), torch.uint8, classes=2)\n"
+        f"    open_source_url({url!r}, codec=codec, clock=VirtualClock())\n"
+        "except MissingExtraError as error:\n"
+        "    print(error)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert f"pip install 'scadles[{extra}]'" in ran.stdout, ran.stderr
