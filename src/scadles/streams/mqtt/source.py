@@ -32,11 +32,12 @@ class MqttSource(Source):
     a second time.
 
     **What is promised:** with persistence, ids, a broker that keeps sessions on its disk and room in its queue, each
-    message is trained on exactly once, over crashes of devices and restarts of the broker.
+    message is trained on exactly once, over crashes of devices and orderly restarts of the broker.
 
     **What is not:** messages without ids may be trained on twice after a crash. A broker that restarts without its
-    sessions (mosquitto: ``persistence true``, and ``autosave_interval 1`` where it may be killed) has lost what it had
-    not delivered; :meth:`notices` says so, nobody can say how much. Mosquitto queues 1,000 messages for each session
+    sessions (mosquitto: ``persistence true``) has lost what it had not delivered; :meth:`notices` says so, nobody can
+    say how much. One that is killed loses what it took in since it last wrote to its disk, and says nothing of it
+    (``autosave_interval 1``: within a second). Mosquitto queues 1,000 messages for each session
     and drops the newest beyond that without a word: raise ``max_queued_messages``. The broker sends no more while
     ``receive_max`` messages, at most 65,535, are unacknowledged: a checkpoint must come before that many are trained
     and held together, so ``checkpoint.every_steps`` times the batch must stay below it. Messages that were published
