@@ -104,7 +104,7 @@ def test_an_unreachable_broker_is_named(free_port):
         address = f"127.0.0.1:{free_port()}"
 
     said = refusal(source_at(Nobody, "camera"))
-    assert said == f"mqtt://{Nobody.address}: no connection within 12 s: Connection refused"
+    assert said == f"mqtt://{Nobody.address}: no connection within 10 s: Connection refused"
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ def test_encrypted_connections(fragile_mosquitto, certificates):
 
 def test_encryption_with_a_broker_that_has_none(mosquitto_broker, certificates):
     said = refusal(secure_source(mosquitto_broker, f"?ca={certificates / 'authority.pem'}"))
-    assert "no connection within 12 s" in said
+    assert "no connection within 10 s" in said
 
 
 def test_clients_that_prove_who_they_are(fragile_mosquitto, certificates, monkeypatch):
@@ -199,7 +199,7 @@ def test_clients_that_prove_who_they_are(fragile_mosquitto, certificates, monkey
         source = secure_source(broker, trusted + query)
         source.open(0)
         source.close()
-    assert "no connection within 12 s" in refusal(secure_source(broker, trusted))
+    assert "no connection within 10 s" in refusal(secure_source(broker, trusted))
     monkeypatch.setenv("UNLOCK", "open barley")
     with pytest.raises(ConfigError, match=r"cert=.*key=") as caught:
         secure_source(broker, trusted + locked)

@@ -206,3 +206,13 @@ def test_a_wrong_password_is_one_clear_message_and_nowhere_on_the_disk(
     assert run.err.strip() == f"error: mqtt://{broker.address}: the broker refuses us: Not authorized"
     for path in tmp_path.rglob("*"):
         assert path.is_dir() or b"open-sesame-4711" not in path.read_bytes(), path
+
+
+def test_a_broker_that_is_not_there_is_one_clear_message(start_training, write_config, free_port, tmp_path):
+    class Nobody:
+        address = f"127.0.0.1:{free_port()}"
+
+    config = write_config(tmp_path / "c.yaml", **settings_at(Nobody, "camera", [10, 10], steps=5))
+    run = start_training(tmp_path, config, "--local", 2, "--quiet", "--out", "run")
+    assert run.wait(60) == 2, run.err
+    assert run.err.strip() == f"error: mqtt://{Nobody.address}: no connection within 10 s: Connection refused"

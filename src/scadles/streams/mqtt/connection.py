@@ -18,7 +18,7 @@ from scadles.streams.secrets import read_secret
 #: User properties of a message: its number, which no other message of the stream has, and what Kafka calls its key.
 ID, KEY = "id", "key"
 #: A broker that has not answered for so long at the start is not there.
-ANSWER_S = 12.0
+ANSWER_S = 10.0
 _CONNECT_S = 5.0
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
 _COMMON = ("username", "password", "ca", "cert", "key", "key_password", "keepalive_s")

@@ -91,7 +91,7 @@ class Session:
             expected: whether the broker should know the session already.
 
         Raises:
-            ConfigError: nobody answers within 12 s, or we are refused.
+            ConfigError: nobody answers within 10 s, or we are refused.
         """
         self._expected = expected
         # Mosquitto 2.0.11 writes no session to its disk that began with a clean start. So one connection
