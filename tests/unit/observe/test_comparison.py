@@ -58,6 +58,16 @@ def test_what_should_be_equal_and_is_not_is_warned_of(new_run, change, fact, cap
     assert f"warning: the runs differ in {fact}\n" in capsys.readouterr().out
 
 
+def test_records_that_came_again_are_shown_where_there_are_any(new_run):
+    quiet = RunFolder(new_run("quiet"))
+    assert "records that came again" not in cells(compare([quiet]))
+    assert "duplicates" not in (quiet.path / "summary.json").read_text()
+    rows = tuple(row.model_copy(update={"duplicates": 3}) for row in quiet.summary.per_device)
+    again = RunFolder(new_run("again", per_device=rows))
+    assert [row.duplicates for row in again.summary.per_device] == [3] * len(rows)
+    assert cells(compare([quiet, again]))["records that came again"] == ("–", str(3 * len(rows)))
+
+
 def test_a_ledger_that_does_not_balance_is_shown(new_run):
     wrong = Samples(received=1000, trained=800, dropped=150, held=40, rejected=11)
     assert cells(compare([new_run(samples=wrong)]))["ledger balanced"] == ("NO",)

@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from scadles.observe import Evaluation, Finished, NonFinite, Progress, Rejection, Resumed, progress
+from scadles.observe import Evaluation, Finished, NonFinite, Notice, Progress, Rejection, Resumed, progress
 from scadles.observe.progress import sparkline
 
 
@@ -172,3 +172,11 @@ def test_sparklines():
     assert sparkline([0.1, 0.5, 0.9]) == "▁▅█"
     assert sparkline([0.3, 0.3]) == "▁▁"
     assert sparkline([0.0, 1.0], "ascii").isascii()
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_notice_is_shown_at_once_and_however_quiet_it_is(wall, quiet):
+    shower, out = shown(quiet=quiet)
+    with shower:
+        shower.update(Notice(step=3, time_s=1.0, message="device 1: the broker has forgotten us"))
+    assert out.getvalue().splitlines()[0 if quiet else 1] == "warning: device 1: the broker has forgotten us"
