@@ -136,6 +136,8 @@ def test_what_retention_took_is_lost_and_counted(cluster):
         source.open(25, mark)
         parts = drain(source, 30)
         assert sum(records.lost for records in parts) == 45
+        [notice] = source.notices()
+        assert "45 records of partition 0 were deleted before they were read" in notice
         assert numbers_of(parts) == list(range(70, 100))
         assert source.position == 100
     # a fresh run never had them

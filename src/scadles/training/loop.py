@@ -344,3 +344,4 @@ class LiveDevice:
 
     def _show_wait(self, held: int, target: int) -> None:
         self._tools.progress.waiting(f"gathering {held}/{target} samples")
+        self._tell()  # a stream that has broken off should not be waited for in silence

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from threading import Event, Thread
 from typing import Any
@@ -12,6 +11,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from scadles.clock import wall_seconds
 from scadles.errors import ScadlesError, SourceError
+from scadles.streams.kafka.address import KafkaAddress
 from scadles.streams.kafka.backlog import Backlog
 from scadles.streams.kafka.connection import Complaints
 from scadles.streams.kafka.outage import Outage
@@ -24,7 +24,6 @@ _LAST_COMMIT_S = 5.0
 _CUT_S = 10.0
 _OUT_OF_RANGE = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
 _REFUSED = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED)
-_log = logging.getLogger("scadles.streams.kafka")
 
 
 class Fetcher:
@@ -35,31 +34,37 @@ class Fetcher:
 
     Args:
         client: connected, without an assignment.
-        stream: its name, for messages.
-        topic: its topic.
+        address: of the topic.
         backlog: where messages go.
         complaints: what the client's threads say.
-        patience_s: wall seconds for which brokers may be away.
+        say: told what a user should know.
     """
 
     def __init__(
-        self, client: Consumer, stream: str, topic: str, backlog: Backlog, complaints: Complaints, patience_s: float
+        self,
+        client: Consumer,
+        address: KafkaAddress,
+        backlog: Backlog,
+        complaints: Complaints,
+        say: Callable[[str], object],
     ) -> None:
         self._client = client
-        self._stream = stream
-        self._topic = topic
+        self._stream = str(address)
+        self._topic = address.topic
+        self._say = say
         self._backlog = backlog
         self._partitions = list(backlog.fetched())
         self._complaints = complaints
-        self._outage = Outage(stream, patience_s)
-        self._cut_s = min(_CUT_S, patience_s)
+        self._outage = Outage(self._stream, address.patience_s, say)
+        self._cut_s = min(_CUT_S, address.patience_s)
         self._ask_at_s = wall_seconds()
         self._cut_since_s: float | None = None
         self._doubts = ""
+        self._stalled = False
         self._commit: Mapping[int, int] | None = None
         self._committing = False
         self._closing = Event()
-        self._thread = Thread(target=self._run, name=f"fetching {topic}", daemon=True)
+        self._thread = Thread(target=self._run, name=f"fetching {address.topic}", daemon=True)
 
     def start(self) -> None:
         """Begin to fetch where the backlog begins."""
@@ -75,7 +80,7 @@ class Fetcher:
         self._committing = False
         error = error or next((part.error for part in partitions if part.error is not None), None)
         if error is not None:
-            _log.warning("%s: the position could not be committed: %s", self._stream, error.str())
+            self._say(f"{self._stream}: lag tools see an old position, the new one was refused: {error.str()}")
 
     def close(self) -> None:
         """End the thread and the client."""
@@ -142,13 +147,17 @@ class Fetcher:
 
     def _find_again(self, partition: int) -> None:
         """Go on where the log begins now: what was before is gone through retention."""
-        low, high = self._ends(partition, _CUT_S)
+        try:
+            low, high = self._ends(partition, _ASK_S)
+        except KafkaException as error:
+            self._doubts, self._stalled = error.args[0].str(), True
+            return
         expected = self._backlog.fetched()[partition]
         if low > expected:
-            _log.warning(
-                "%s: %d records of partition %d are gone from the broker before they were read: its retention is too "
-                "short; counted as dropped", self._stream, low - expected, partition
-            )  # fmt: skip
+            self._say(
+                f"{self._stream}: {low - expected:,} records of partition {partition} were deleted before they were "
+                "read, and count as dropped: the retention of the topic is too short"
+            )
             self._backlog.leap(partition, low, lost=True)
         elif expected > high:
             self._bear_with_cut_log(partition, expected, high)
@@ -190,6 +199,9 @@ class Fetcher:
         else:
             self._outage.answered(wall_seconds())
             self._doubts = self._complaints.last = ""
+            if self._stalled:
+                self._stalled = False
+                self._assign()
 
     def _ends(self, partition: int, timeout_s: float) -> tuple[int, int]:
         low, high = self._client.get_watermark_offsets(TopicPartition(self._topic, partition), timeout_s)

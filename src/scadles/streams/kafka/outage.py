@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Callable
 
 from scadles.errors import SourceError
-
-_log = logging.getLogger("scadles.streams.kafka")
 
 
 class Outage:
@@ -15,17 +13,20 @@ class Outage:
     Args:
         stream: its name, for messages.
         patience_s: wall seconds after which an outage ends the run.
+        say: told the two lines.
 
-    >>> outage = Outage("kafka://host/topic", patience_s=60.0)
+    >>> outage = Outage("kafka://host/topic", patience_s=60.0, say=print)
     >>> outage.unanswered(100.0, "connection refused")
+    kafka://host/topic: no answer (connection refused); asking again for up to 60 s
     >>> outage.unanswered(161.0, "connection refused")
     Traceback (most recent call last):
     scadles.errors.SourceError: kafka://host/topic: no answer for 61 s, 2 times asked (connection refused); the last ...
     """
 
-    def __init__(self, stream: str, patience_s: float) -> None:
+    def __init__(self, stream: str, patience_s: float, say: Callable[[str], object]) -> None:
         self._stream = stream
         self._patience_s = patience_s
+        self._say = say
         self._since_s: float | None = None
         self._asked = 0
 
@@ -43,7 +44,7 @@ class Outage:
         self._asked += 1
         if self._since_s is None:
             self._since_s = now_s
-            _log.warning("%s: no answer (%s); asking again for up to %g s", self._stream, said, self._patience_s)
+            self._say(f"{self._stream}: no answer ({said}); asking again for up to {self._patience_s:g} s")
         elif now_s - self._since_s > self._patience_s:
             raise SourceError(
                 f"{self._stream}: no answer for {now_s - self._since_s:.0f} s, {self._asked} times asked ({said}); the "
@@ -53,5 +54,5 @@ class Outage:
     def answered(self, now_s: float) -> None:
         """Take note that a question was answered."""
         if self._since_s is not None:
-            _log.warning("%s: answers again after %.0f s", self._stream, now_s - self._since_s)
+            self._say(f"{self._stream}: answers again after {now_s - self._since_s:.0f} s")
         self._since_s, self._asked = None, 0

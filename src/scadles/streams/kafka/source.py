@@ -22,6 +22,7 @@ which it was polled.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,7 +55,7 @@ class KafkaSource(Source):
 
     __slots__ = (
         *("_address", "_backlog", "_client", "_codec", "_complaints", "_fetcher", "_places"),
-        *("_quarantine", "_started_unix_s"),
+        *("_notices", "_quarantine", "_started_unix_s"),
     )
 
     def __init__(
@@ -70,6 +71,7 @@ class KafkaSource(Source):
         self._codec = codec
         self._quarantine = quarantine
         self._started_unix_s = started_unix_s
+        self._notices: deque[str] = deque()
         self._client: Consumer | None = None
         self._backlog = Backlog({}, {})
         self._fetcher: Fetcher | None = None
@@ -86,9 +88,7 @@ class KafkaSource(Source):
             ManyPartitions(position, starts) if len(starts) > 1 else OnePartition(*next(iter(starts.items())))
         )
         self._backlog = Backlog(starts, {partition: high for partition, (_, high) in ranges.items()})
-        self._fetcher = Fetcher(
-            client, str(address), address.topic, self._backlog, self._complaints, address.patience_s
-        )
+        self._fetcher = Fetcher(client, address, self._backlog, self._complaints, self._notices.append)
         self._fetcher.start()
 
     def poll(self, max_records: int, timeout_s: float) -> Records:
@@ -134,6 +134,9 @@ class KafkaSource(Source):
     def mark(self, position: int) -> dict[str, Any]:
         offsets = {str(partition): offset for partition, offset in self._places.at(position).items()}
         return {"offsets": offsets, "started_unix_s": self._started_unix_s}
+
+    def notices(self) -> list[str]:
+        return [self._notices.popleft() for _ in range(len(self._notices))]
 
     def commit(self, position: int) -> None:
         self._backlog.check()
