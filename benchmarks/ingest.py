@@ -3,7 +3,8 @@
 ``ours`` is the source of kafka:// with the raw codec: its fetching thread, offsets, event times, labels and one tensor
 for each batch. ``bare`` is confluent-kafka's own ``consume`` in a loop that looks at nothing, on the same topic.
 ``one at a time`` polls a record, makes a tensor of it and appends it with ``torch.cat``, as the published code does.
-Prints each way's median rate, and its ratio to the bare loop turn by turn.
+Prints each way's median rate and processor time (all threads, those of the client included), and the ratio of rates to
+the bare loop turn by turn.
 
     python benchmarks/ingest.py [--records 60000] [--turns 5] [--broker HOST:PORT]
 
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import torch
 from confluent_kafka import Consumer, Producer, TopicPartition
@@ -38,8 +40,15 @@ BULK = 1000
 SLOW_SHARE = 10
 
 
-def ours(broker: str, topic: str, records: int) -> float:
-    """Records per second of the source, decoded, from the second batch on."""
+class Taken(NamedTuple):
+    """Records per wall second, and microseconds of processor time for each."""
+
+    rate: float
+    cpu_us: float
+
+
+def ours(broker: str, topic: str, records: int) -> Taken:
+    """The source, decoded."""
     codec = make_codec(CodecConfig(), SHAPE, torch.uint8, 10)
     source = open_source_url(
         f"kafka://{broker}/{topic}",
@@ -57,21 +66,21 @@ def ours(broker: str, topic: str, records: int) -> float:
         assert got.x.shape == (len(got), *SHAPE), "the batch is no tensor of samples"
         return len(got)
 
-    rate = timed(take, records)
+    taken = timed(take, records)
     source.close()
-    return rate
+    return taken
 
 
-def bare(broker: str, topic: str, records: int) -> float:
-    """Records per second of a loop that only consumes."""
+def bare(broker: str, topic: str, records: int) -> Taken:
+    """A loop that only consumes."""
     consumer = assigned(broker, topic)
-    rate = timed(lambda: len(consumer.consume(BULK, 10.0)), records)
+    taken = timed(lambda: len(consumer.consume(BULK, 10.0)), records)
     consumer.close()
-    return rate
+    return taken
 
 
-def one_at_a_time(broker: str, topic: str, records: int) -> float:
-    """Records per second where each is appended by itself; of fewer records, as it is slow."""
+def one_at_a_time(broker: str, topic: str, records: int) -> Taken:
+    """Each record appended by itself; fewer records, as it is slow."""
     consumer = assigned(broker, topic)
 
     def take() -> int:
@@ -83,21 +92,21 @@ def one_at_a_time(broker: str, topic: str, records: int) -> float:
             y = torch.cat([y, torch.tensor([int(message.key())])])
         return len(x)
 
-    rate = timed(take, max(4 * BATCH, records // SLOW_SHARE))
+    taken = timed(take, max(4 * BATCH, records // SLOW_SHARE))
     consumer.close()
-    return rate
+    return taken
 
 
-WAYS: dict[str, Callable[[str, str, int], float]] = {"bare": bare, "ours": ours, "one at a time": one_at_a_time}
+WAYS: dict[str, Callable[[str, str, int], Taken]] = {"bare": bare, "ours": ours, "one at a time": one_at_a_time}
 
 
-def timed(take: Callable[[], int], records: int) -> float:
-    """Records per second of ``take``, counted from when its first records are there."""
+def timed(take: Callable[[], int], records: int) -> Taken:
+    """What ``take`` takes, counted from when its first records are there."""
     take()
-    start, done = time.perf_counter(), 0
+    start, cpu, done = time.perf_counter(), time.process_time(), 0
     while done < records - 2 * BATCH:
         done += take()
-    return done / (time.perf_counter() - start)
+    return Taken(done / (time.perf_counter() - start), (time.process_time() - cpu) / done * 1e6)
 
 
 def assigned(broker: str, topic: str) -> Consumer:
@@ -122,18 +131,18 @@ def fill(broker: str, topic: str, records: int) -> None:
     producer.flush()
 
 
-def report(rates: dict[str, list[float]]) -> None:
+def report(taken: dict[str, list[Taken]]) -> None:
     """Print medians and ratios."""
-    print(f"{'':16}{'records/s':>12}{'MB/s':>8}{'of the bare loop':>19}{'of one at a time':>19}")
-    for name, mine in rates.items():
-        shares = [ratio(mine, rates[other]) for other in ("bare", "one at a time")]
-        median = statistics.median(mine)
-        print(f"{name:16}{median:12,.0f}{median * 3072 / 1e6:8.0f}{shares[0]:19.3f}{shares[1]:19.1f}")
+    print(f"{'':16}{'records/s':>12}{'MB/s':>8}{'CPU us each':>13}{'of the bare loop':>19}{'of one at a time':>19}")
+    for name, mine in taken.items():
+        shares = [ratio(mine, taken[other]) for other in ("bare", "one at a time")]
+        rate, cpu_us = (statistics.median(column) for column in zip(*mine, strict=True))
+        print(f"{name:16}{rate:12,.0f}{rate * 3072 / 1e6:8.0f}{cpu_us:13.2f}{shares[0]:19.3f}{shares[1]:19.1f}")
 
 
-def ratio(mine: list[float], other: list[float]) -> float:
-    """The median of ratios turn by turn."""
-    return statistics.median(a / b for a, b in zip(mine, other, strict=True))
+def ratio(mine: list[Taken], other: list[Taken]) -> float:
+    """The median of ratios of rates turn by turn."""
+    return statistics.median(a.rate / b.rate for a, b in zip(mine, other, strict=True))
 
 
 @contextmanager
@@ -157,17 +166,17 @@ def main() -> int:
         return 0
     torch.set_num_threads(1)
     topic = f"scadles-ingest-{time.time_ns()}"
-    rates: dict[str, list[float]] = {name: [] for name in WAYS}
+    taken: dict[str, list[Taken]] = {name: [] for name in WAYS}
     with a_broker(options.broker) as broker:
         topics = Topics(broker)
         topics.create([topic], Retention())
         fill(broker, topic, options.records)
         for _ in range(options.turns):
             for name, way in WAYS.items():
-                rates[name].append(way(broker, topic, options.records))
+                taken[name].append(way(broker, topic, options.records))
         topics.delete([topic])
     print(f"{options.records:,} records of 3,072 bytes, batches of {BATCH}, {options.turns} turns")
-    report(rates)
+    report(taken)
     return 0
 
 
