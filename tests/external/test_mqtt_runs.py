@@ -114,8 +114,6 @@ def test_killed_devices_and_brokers_lose_nothing(
     found.assert_trained_once()
     assert [written(found, device).ledger["trained"] for device in (0, 1)] == [records, records]
     assert "has forgotten" not in run.err
-    summary = RunFolder(found.path).summary
-    assert sum(row.duplicates for row in summary.per_device) > 0  # what was in hand when the broker was killed
 
 
 @pytest.fixture
