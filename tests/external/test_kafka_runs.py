@@ -111,6 +111,7 @@ def test_killed_devices_and_brokers_lose_nothing(
     broker.start()
     assert publisher.wait(120) == 0, publisher.err
     run.until(lambda: all(last_offset(found, device) == records - 1 for device in (0, 1)), "the last record", 120)
+    run.until(lambda: run.err.count("answers again") == 2, "the good news", 60)
     run.signal(signal.SIGTERM)
     assert run.wait() == 143, run.err
 

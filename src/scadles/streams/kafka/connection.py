@@ -43,7 +43,9 @@ class Complaints:
 
     def __call__(self, error: KafkaError) -> None:
         """Take note of an error: this is a client's ``error_cb``."""
-        self.last = error.str()
+        # which brokers and why has been said before, or will be in a moment
+        together = error.code() == KafkaError._ALL_BROKERS_DOWN
+        self.last = self.last or "all brokers are down" if together else error.str()
         if error.code() in _REFUSALS or error.fatal():
             self.refusal = error.str()
 

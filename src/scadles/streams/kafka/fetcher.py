@@ -108,7 +108,10 @@ class Fetcher:
             self._assign()
         room = self._backlog.room()
         if room:
-            self._sort(self._fetch(room))
+            messages = self._fetch(room)
+            self._sort(messages)
+            if messages and self._outage.going_on:
+                self._ask_at_s = wall_seconds()
             self._hear_of_ends()
         else:
             self._backlog.wait_for_room(_WAIT_S)
