@@ -105,6 +105,11 @@ class Backlog:
         with self._lock:
             self._ends[partition] = max(end, self._ends[partition])
 
+    def waits_at_broker(self) -> bool:
+        """Whether something should be there to fetch."""
+        with self._lock:
+            return any(end > self._fetched[partition] for partition, end in self._ends.items())
+
     def fetched(self) -> dict[int, int]:
         """Return the offset to fetch next from each partition."""
         with self._lock:

@@ -22,7 +22,8 @@ _ASK_S = 1.0
 _ASK_AGAIN_S = 0.5
 _LAST_COMMIT_S = 5.0
 _CUT_S = 10.0
-_OUT_OF_RANGE = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
+_STUCK_S = 5.0
+_OUT_OF_RANGE = (KafkaError._AUTO_OFFSET_RESET, KafkaError._LOG_TRUNCATION, KafkaError.OFFSET_OUT_OF_RANGE)
 _REFUSED = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED)
 
 
@@ -57,7 +58,7 @@ class Fetcher:
         self._complaints = complaints
         self._outage = Outage(self._stream, address.patience_s, say)
         self._cut_s = min(_CUT_S, address.patience_s)
-        self._ask_at_s = wall_seconds()
+        self._ask_at_s = self._moved_at_s = wall_seconds()
         self._cut_since_s: float | None = None
         self._doubts = ""
         self._stalled = False
@@ -110,8 +111,9 @@ class Fetcher:
         if room:
             messages = self._fetch(room)
             self._sort(messages)
-            if messages and self._outage.going_on:
-                self._ask_at_s = wall_seconds()
+            if messages:
+                self._moved_at_s = wall_seconds()
+                self._ask_at_s = self._moved_at_s if self._outage.going_on else self._ask_at_s
             self._hear_of_ends()
         else:
             self._backlog.wait_for_room(_WAIT_S)
@@ -146,7 +148,8 @@ class Fetcher:
         elif error.code() in _REFUSED:
             raise SourceError(f"{self._stream}: {error.str()}")
         else:
-            self._doubts = error.str()
+            # the client may fetch no more from this partition, until it is told to
+            self._doubts, self._stalled = error.str(), True
 
     def _find_again(self, partition: int) -> None:
         """Go on where the log begins now: what was before is gone through retention."""
@@ -191,7 +194,8 @@ class Fetcher:
     def _ask(self, room: int) -> None:
         """Ask the brokers for the ends where the client does not hear of them by itself, and after bad news."""
         doubts = self._doubts or self._complaints.last
-        if (room and not doubts) or wall_seconds() < self._ask_at_s:
+        silent = wall_seconds() - self._moved_at_s > _STUCK_S
+        if (room and not doubts and not silent) or wall_seconds() < self._ask_at_s:
             return
         self._ask_at_s = wall_seconds() + _ASK_AGAIN_S
         try:
@@ -200,11 +204,12 @@ class Fetcher:
         except KafkaException as error:
             self._outage.unanswered(wall_seconds(), self._complaints.last or doubts or error.args[0].str())
         else:
-            self._outage.answered(wall_seconds())
-            self._doubts = self._complaints.last = ""
-            if self._stalled:
-                self._stalled = False
+            # a client that has lost its brokers, or a partition, may not fetch again by itself
+            if self._stalled or self._outage.going_on or (silent and self._backlog.waits_at_broker()):
                 self._assign()
+            self._outage.answered(wall_seconds())
+            self._doubts, self._stalled, self._moved_at_s = "", False, wall_seconds()
+            self._complaints.last = ""
 
     def _ends(self, partition: int, timeout_s: float) -> tuple[int, int]:
         low, high = self._client.get_watermark_offsets(TopicPartition(self._topic, partition), timeout_s)
