@@ -37,8 +37,9 @@ def convert_batchnorm(model: nn.Module, to: str = "group") -> nn.Module:
             channel, of which a sample alone may be a single number.
 
     >>> model = nn.Sequential(nn.Conv2d(3, 64, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU())
-    >>> convert_batchnorm(model)[1]
-    GroupNorm(8, 64, eps=1e-05, affine=True)
+    >>> layer = convert_batchnorm(model)[1]
+    >>> type(layer).__name__, layer.num_groups, layer.num_channels
+    ('GroupNorm', 8, 64)
     """
     if to != "group":
         raise ConfigError(f"convert_batchnorm(to={to!r}): BatchNorm cannot become that{did_you_mean(to, ['group'])}")

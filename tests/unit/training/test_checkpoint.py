@@ -155,7 +155,7 @@ class TestTorn:
         store.folder.mkdir(parents=True)
         metadata = {"format": str(FORMAT + 1), "state": json.dumps({})}
         save_file({"a": torch.zeros(1)}, store.folder / "step-00000001.safetensors", metadata)
-        with pytest.raises(CheckpointError, match="has format 3, this version reads 2"):
+        with pytest.raises(CheckpointError, match=f"has format {FORMAT + 1}, this version reads {FORMAT}"):
             store.read(1)
 
     def test_a_crash_while_writing_leaves_the_older_ones(self, store, monkeypatch):
