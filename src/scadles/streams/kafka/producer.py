@@ -20,6 +20,9 @@ from scadles.streams.registry import SourceURL
 _OPTIONS: dict[str, Any] = {
     "enable.idempotence": True,
     "acks": "all",
+    # with more, a first batch that a new partition's leader is not ready for is overtaken by the second; its retry then
+    # looks like a duplicate, and counts as delivered although it is lost
+    "max.in.flight": 1,
     "linger.ms": 5,
     "queue.buffering.max.kbytes": 64 * 1024,
     "delivery.timeout.ms": 120_000,
