@@ -35,8 +35,7 @@ class RawCodec(Codec):
         self._size = labels.in_value + sample.nbytes
 
     def decode(self, values: Sequence[bytes | None], keys: Sequence[bytes | None]) -> Decoded:
-        sizes = np.fromiter((-1 if value is None else len(value) for value in values), np.int64, len(values))
-        reasons = {int(i): self._misfit(int(sizes[i])) for i in np.flatnonzero(sizes != self._size)}
+        reasons = self._misfits(values)
         if not self._labels.in_value:
             y, unlabelled = self._labels.of_keys(keys)
             reasons |= {i: reason for i, reason in unlabelled.items() if i not in reasons}
@@ -55,5 +54,12 @@ class RawCodec(Codec):
         key, start = self._labels.write(y)
         return key, start + self._sample.check(x).numpy().astype(self._sample.numpy, copy=False).tobytes()
 
-    def _misfit(self, size: int) -> str:
-        return "no value" if size < 0 else f"{size:,} bytes, expected {self._size:,}"
+    def _misfits(self, values: Sequence[bytes | None]) -> dict[int, str]:
+        """Return which values have not the size of a sample, and what is wrong with them."""
+        if None not in values and set(map(len, values)) <= {self._size}:  # type: ignore[arg-type]
+            return {}
+        return {
+            i: "no value" if value is None else f"{len(value):,} bytes, expected {self._size:,}"
+            for i, value in enumerate(values)
+            if value is None or len(value) != self._size
+        }

@@ -6,7 +6,7 @@ It knows offsets and nothing of the client: messages are whatever has an ``offse
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from threading import Condition, Lock
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from scadles.errors import ScadlesError
 MAX_MESSAGES = 8192
 MAX_BYTES = 32 * 2**20
 _BULK = 1000
+_LOOK_AGAIN_S = 0.05
 #: What lies this much further on is not read and thrown away, but jumped to.
 _FAR = 2000
 
@@ -85,7 +86,7 @@ class Backlog:
                 messages = [message for message in messages if message.offset() >= fetched]
             if not messages:
                 return
-            sizes = [len(message) for message in messages]
+            sizes = list(map(len, messages))
             self._queue.append(Run(partition, messages))
             self._messages += len(messages)
             self._bytes += sum(sizes)
@@ -132,24 +133,30 @@ class Backlog:
         if self._error is not None:
             raise self._error
 
-    def take(self, count: int, timeout_s: float) -> list[Run | Passed]:
+    def take(
+        self, count: int, timeout_s: float, fetch: Callable[[float], bool] = lambda left_s: False
+    ) -> list[Run | Passed]:
         """Return up to ``count`` messages, and what was passed before them, as soon as so many are there.
 
         Lost records come first or not at all: what follows them is for the next time.
+
+        Args:
+            count: at least 1.
+            timeout_s: how long to wait for them.
+            fetch: adds what comes within some seconds; says no where another thread is doing so.
         """
         deadline_s = wall_seconds() + timeout_s
         parts: list[Run | Passed] = []
-        with self._lock:
-            while True:
+        while True:
+            with self._lock:
                 self.check()
                 count -= self._move(count, parts)
                 self._freed.notify()
                 left_s = deadline_s - wall_seconds()
                 if count <= 0 or left_s <= 0 or self._stopped(parts):
                     return parts
-                self._wanted = count
-                self._arrived.wait(left_s)
-                self._wanted = 0
+            if not fetch(left_s):
+                self._wait_for(count, min(left_s, _LOOK_AGAIN_S))
 
     def lag(self) -> int:
         """Return how many offsets lie between what was handed out and the end of each partition, all together."""
@@ -172,6 +179,13 @@ class Backlog:
             passed = [self._pass(partition, self._ends[partition] - kept[partition]) for partition in waiting]
             self._freed.notify()
             return [part for part in passed if part is not None]
+
+    def _wait_for(self, count: int, timeout_s: float) -> None:
+        with self._lock:
+            if not self._queue:
+                self._wanted = count
+                self._arrived.wait(timeout_s)
+                self._wanted = 0
 
     def _waiting(self) -> dict[int, int]:
         return {partition: self._ends[partition] - handed for partition, handed in self._handed.items()}

@@ -1,13 +1,17 @@
-"""The thread that fetches: from the client's queue into ours, whatever the device is doing meanwhile."""
+"""Fetching: from the client's queue into ours, whatever the device is doing meanwhile.
+
+Whoever polls fetches itself, because handing thousands of messages from one thread to another costs as much as fetching
+them. While nobody polls, during a step or a checkpoint, a thread does it, and serves the client.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from scadles.clock import wall_seconds
 from scadles.errors import ScadlesError, SourceError
@@ -17,6 +21,7 @@ from scadles.streams.kafka.connection import Complaints
 from scadles.streams.kafka.outage import Outage
 
 _WAIT_S = 0.05
+_IDLE_S = 0.05
 _GATHER_S = 0.005
 _ASK_S = 1.0
 _ASK_AGAIN_S = 0.5
@@ -64,6 +69,8 @@ class Fetcher:
         self._stalled = False
         self._commit: Mapping[int, int] | None = None
         self._committing = False
+        self._turn = Lock()
+        self._polled_at_s = wall_seconds()
         self._closing = Event()
         self._thread = Thread(target=self._run, name=f"fetching {address.topic}", daemon=True)
 
@@ -71,6 +78,18 @@ class Fetcher:
         """Begin to fetch where the backlog begins."""
         self._assign()
         self._thread.start()
+
+    def fetch(self, timeout_s: float) -> bool:
+        """Fetch what comes within ``timeout_s`` in the polling thread; return False where the other one is at it."""
+        self._polled_at_s = wall_seconds()
+        if not self._turn.acquire(blocking=False):
+            return False
+        try:
+            self._try(lambda: self._work(min(timeout_s, _WAIT_S)))
+        finally:
+            self._turn.release()
+        self._polled_at_s = wall_seconds()
+        return True
 
     def commit(self, offsets: Mapping[int, int]) -> None:
         """Let the brokers know how far this device has come, soon: lag tools want to know, ScaDLES does not."""
@@ -91,44 +110,59 @@ class Fetcher:
         self._client.close()
 
     def _run(self) -> None:
+        while not self._closing.is_set() and self._try(self._work_where_nobody_polls):
+            pass
+        self._try(self._commit_for_the_last_time)
+
+    def _try(self, work: Callable[[], object]) -> bool:
+        """Do some work; what goes wrong is for the polling thread to raise."""
         try:
-            while not self._closing.is_set():
-                self._work()
-            self._commit_for_the_last_time()
+            work()
         except ScadlesError as error:
             self._backlog.fail(error)
         except KafkaException as error:
             self._backlog.fail(SourceError(f"{self._stream}: {error.args[0].str()}"))
         except Exception as error:
-            self._backlog.fail(SourceError(f"{self._stream}: the thread that fetches broke: {error!r}"))
+            self._backlog.fail(SourceError(f"{self._stream}: fetching broke: {error!r}"))
             raise
+        else:
+            return True
+        return False
 
-    def _work(self) -> None:
+    def _work_where_nobody_polls(self) -> None:
+        since_s = wall_seconds() - self._polled_at_s
+        if since_s < _IDLE_S:
+            self._closing.wait(_IDLE_S - since_s)
+            return
+        with self._turn:
+            self._work(_WAIT_S)
+
+    def _work(self, timeout_s: float) -> None:
         self._send_commit()
         if self._backlog.far():
             self._assign()
         room = self._backlog.room()
         if room:
-            messages = self._fetch(room)
+            messages = self._fetch(room, timeout_s)
             self._sort(messages)
             if messages:
                 self._moved_at_s = wall_seconds()
                 self._ask_at_s = self._moved_at_s if self._outage.going_on else self._ask_at_s
             self._hear_of_ends()
         else:
-            self._backlog.wait_for_room(_WAIT_S)
+            self._backlog.wait_for_room(timeout_s)
         self._ask(room)
 
-    def _fetch(self, room: int) -> list[Any]:
-        """Wait for a first message, then a moment for those behind it: handing over few at a time costs more."""
-        first = self._client.poll(_WAIT_S)
+    def _fetch(self, room: int, timeout_s: float) -> list[Any]:
+        """Wait for a first message, then a moment for those behind it: few at a time cost more."""
+        first = self._client.poll(timeout_s)
         if first is None:
             return []
         return [first, *(self._client.consume(room - 1, _GATHER_S) if room > 1 else ())]
 
     def _sort(self, messages: list[Any]) -> None:
         """Put messages, and what the client says between them, where they belong."""
-        if messages and len(self._partitions) == 1 and all(message.error() is None for message in messages):
+        if messages and len(self._partitions) == 1 and not any(map(Message.error, messages)):
             self._backlog.add(self._partitions[0], messages)
             return
         for (partition, good), run in groupby(messages, lambda one: (one.partition(), one.error() is None)):

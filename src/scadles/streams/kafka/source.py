@@ -23,14 +23,14 @@ which it was polled.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from confluent_kafka import Consumer
+from confluent_kafka import Consumer, Message
 
 from scadles.clock import unix_seconds
-from scadles.errors import ConfigError
+from scadles.errors import ConfigError, RunError
 from scadles.streams.codec import Codec
 from scadles.streams.contract import Records, Rejected, Source
 from scadles.streams.kafka.address import KafkaAddress
@@ -95,15 +95,14 @@ class KafkaSource(Source):
         lost = 0
         messages: list[Any] = []
         offsets: list[np.ndarray] = []
-        for part in self._backlog.take(max_records, timeout_s):
+        for part in self._backlog.take(max_records, timeout_s, self._opened().fetch):
             if isinstance(part, Run):
-                theirs = np.fromiter((m.offset() for m in part.messages), np.int64, len(part.messages))
-                offsets.append(self._places.of(part.partition, theirs))
+                offsets.append(self._places.of(part.partition, _offsets(part.messages)))
                 messages += part.messages
             else:
                 lost += part.records
                 self._places.passed(part.partition, part.records, part.end)
-        decoded = self._codec.decode([m.value() for m in messages], [m.key() for m in messages])
+        decoded = self._codec.decode(list(map(Message.value, messages)), list(map(Message.key, messages)))
         where = np.concatenate(offsets) if offsets else np.empty(0, np.int64)
         if self._quarantine is not None:
             for number, reason in decoded.rejected:
@@ -151,6 +150,11 @@ class KafkaSource(Source):
             self._client.close()
         self._fetcher = self._client = None
 
+    def _opened(self) -> Fetcher:
+        if self._fetcher is None:
+            raise RunError("the stream is not open")
+        return self._fetcher
+
     def _starts(
         self, ranges: Mapping[int, tuple[int, int]], position: int, mark: Mapping[str, Any] | None
     ) -> dict[int, int]:
@@ -170,7 +174,15 @@ class KafkaSource(Source):
             self._fetcher.committed(error, partitions)
 
     def _times(self, messages: list[Any]) -> np.ndarray:
-        stamps = np.fromiter((m.timestamp()[1] for m in messages), np.float64, len(messages)) / 1000.0
+        stamps = np.fromiter([ms for _, ms in map(Message.timestamp, messages)], np.float64, len(messages)) / 1000.0
         if len(stamps) and stamps.min() <= 0:
             stamps[stamps <= 0] = unix_seconds()
         return stamps - (self._started_unix_s or 0.0)
+
+
+def _offsets(messages: Sequence[Any]) -> np.ndarray:
+    """Return the offsets of messages of one partition, which mostly follow each other without a gap."""
+    first, last = messages[0].offset(), messages[-1].offset()
+    if last - first == len(messages) - 1:
+        return np.arange(first, last + 1, dtype=np.int64)
+    return np.fromiter(map(Message.offset, messages), np.int64, len(messages))
