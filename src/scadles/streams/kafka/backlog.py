@@ -16,7 +16,6 @@ from scadles.errors import ScadlesError
 #: Messages and bytes of their values that wait here at most; more stays in the client's queue, then at the broker.
 MAX_MESSAGES = 8192
 MAX_BYTES = 32 * 2**20
-_BULK = 1000
 _LOOK_AGAIN_S = 0.05
 #: What lies this much further on is not read and thrown away, but jumped to.
 _FAR = 2000
@@ -134,7 +133,7 @@ class Backlog:
             raise self._error
 
     def take(
-        self, count: int, timeout_s: float, fetch: Callable[[float], bool] = lambda left_s: False
+        self, count: int, timeout_s: float, fetch: Callable[[int, float], bool] = lambda count, left_s: False
     ) -> list[Run | Passed]:
         """Return up to ``count`` messages, and what was passed before them, as soon as so many are there.
 
@@ -143,7 +142,7 @@ class Backlog:
         Args:
             count: at least 1.
             timeout_s: how long to wait for them.
-            fetch: adds what comes within some seconds; says no where another thread is doing so.
+            fetch: adds up to so many that come within some seconds; says no where another thread is at it.
         """
         deadline_s = wall_seconds() + timeout_s
         parts: list[Run | Passed] = []
@@ -155,7 +154,7 @@ class Backlog:
                 left_s = deadline_s - wall_seconds()
                 if count <= 0 or left_s <= 0 or self._stopped(parts):
                     return parts
-            if not fetch(left_s):
+            if not fetch(count, left_s):
                 self._wait_for(count, min(left_s, _LOOK_AGAIN_S))
 
     def lag(self) -> int:
@@ -200,7 +199,7 @@ class Backlog:
             self._arrived.notify()
 
     def _room(self) -> int:
-        room = min(_BULK, MAX_MESSAGES - self._messages, (MAX_BYTES - self._bytes) // self._largest)
+        room = min(MAX_MESSAGES - self._messages, (MAX_BYTES - self._bytes) // self._largest)
         return max(room, int(not self._queue))
 
     def _stopped(self, parts: list[Run | Passed]) -> bool:

@@ -22,6 +22,7 @@ from scadles.streams.kafka.outage import Outage
 
 _WAIT_S = 0.05
 _IDLE_S = 0.05
+_BULK = 1024
 _GATHER_S = 0.005
 _ASK_S = 1.0
 _ASK_AGAIN_S = 0.5
@@ -79,13 +80,18 @@ class Fetcher:
         self._assign()
         self._thread.start()
 
-    def fetch(self, timeout_s: float) -> bool:
-        """Fetch what comes within ``timeout_s`` in the polling thread; return False where the other one is at it."""
+    def fetch(self, count: int, timeout_s: float) -> bool:
+        """Fetch up to ``count`` messages in the polling thread; return False where the other thread is at it.
+
+        Args:
+            count: at least 1.
+            timeout_s: how long to wait for the first one.
+        """
         self._polled_at_s = wall_seconds()
         if not self._turn.acquire(blocking=False):
             return False
         try:
-            self._try(lambda: self._work(min(timeout_s, _WAIT_S)))
+            self._try(lambda: self._work(count, min(timeout_s, _WAIT_S)))
         finally:
             self._turn.release()
         self._polled_at_s = wall_seconds()
@@ -135,13 +141,13 @@ class Fetcher:
             self._closing.wait(_IDLE_S - since_s)
             return
         with self._turn:
-            self._work(_WAIT_S)
+            self._work(_BULK, _WAIT_S)
 
-    def _work(self, timeout_s: float) -> None:
+    def _work(self, count: int, timeout_s: float) -> None:
         self._send_commit()
         if self._backlog.far():
             self._assign()
-        room = self._backlog.room()
+        room = min(count, _BULK, self._backlog.room())
         if room:
             messages = self._fetch(room, timeout_s)
             self._sort(messages)

@@ -81,7 +81,7 @@ def test_a_long_way_is_jumped():
 
 def test_room_ends_with_messages_or_bytes():
     backlog = Backlog({0: 0}, {0: 0})
-    assert backlog.room() == 1000
+    assert backlog.room() == MAX_MESSAGES
     backlog.add(0, messages(0, MAX_MESSAGES))
     assert backlog.room() == 0
     backlog.take(1, 0.0)
