@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import socket
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from scadles.clock import WallClock, wall_seconds
 from scadles.errors import RunError
+from scadles.testing.brokers.process import BrokerProcess, free_port
 
 #: What is missing where :func:`kafka_home` or java is.
 HOW_TO_PROVIDE = (
@@ -21,7 +18,6 @@ HOW_TO_PROVIDE = (
 )
 _BESIDE_THE_REPOSITORY = Path(__file__).resolve().parents[4].parent / "shared" / "kafka"
 _START_S = 90.0
-_STOP_S = 30.0
 _JAVA = ("-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.awt.headless=true")
 _CLUSTER = "MkU3OEVBNTcwNTJENDM2Qg"
 _ONE = ("offsets.topic", "transaction.state.log", "share.coordinator.state.topic")
@@ -36,14 +32,7 @@ def kafka_home() -> Path | None:
     return home if shutil.which("java") and any(home.glob("libs/kafka_*.jar")) else None
 
 
-def free_port() -> int:
-    """Return a TCP port of loopback that nobody uses at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class KafkaBroker:
+class KafkaBroker(BrokerProcess):
     """One broker. Its topics outlive it in ``folder``, so that it can be killed and started again.
 
     Topics are not created by themselves. Use it as a context manager, or call :meth:`start` and :meth:`stop`.
@@ -69,17 +58,6 @@ class KafkaBroker:
         self._folder = folder
         self._controller = free_port()
         self._properties = dict(properties or {})
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def address(self) -> str:
-        """``host:port`` for clients."""
-        return f"127.0.0.1:{self.port}"
-
-    @property
-    def pid(self) -> int | None:
-        """Process id while it runs."""
-        return self._process.pid if self._process else None
 
     def start(self, *, wait: bool = True) -> None:
         """Start it, again or for the first time; return when it answers, or at once."""
@@ -111,14 +89,6 @@ class KafkaBroker:
                 raise RunError(f"the broker in {self._folder} does not start, see its server.log: {said}")
             WallClock().sleep(0.1)
 
-    def stop(self) -> None:
-        """Let it end in an orderly way. Stopping twice is no error."""
-        self._end(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """End it as a power cut would (SIGKILL)."""
-        self._end(signal.SIGKILL)
-
     def tool(self, name: str, *arguments: str) -> str:
         """Run one of Kafka's own tools, for example ``consumer.group.ConsumerGroupCommand``; return what it printed."""
         command = self._java(
@@ -128,26 +98,6 @@ class KafkaBroker:
         if ran.returncode:
             raise RunError(f"{name} failed: {ran.stdout[-500:]} {ran.stderr[-500:]}")
         return ran.stdout
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    def _end(self, how: int) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.send_signal(how)
-        try:
-            process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(_STOP_S)
 
     def _java(self, program: str, *arguments: str, quiet: bool = False) -> list[str]:
         log = "-Dlog4j2.level=ERROR" if quiet else "-Dlog4j2.configurationFile=log4j2.yaml"
