@@ -178,3 +178,22 @@ def test_messages_that_cannot_be_read_are_rejected_and_kept_as_examples(mosquitt
     assert [example["offset"] for example in examples] == [1, 3, 4]
     assert base64.b64decode(examples[0]["value"]) == b"garbage"
     source.close()
+
+
+def test_acknowledgements_arrive_though_the_device_leaves_in_the_middle_of_a_flood(mosquitto_broker, sender):
+    """A socket that is closed with unread bytes tells the broker to forget what it has not read itself."""
+    topic, query = new_topic(), f"?client_id={new_topic().replace('/', '-')}"
+    first = source_at(mosquitto_broker, topic, query)
+    first.open(0)
+    sent = [sender.send(topic, bytes(2), number, wait=False) for number in range(5_000)]
+    take(first, 100)
+    first.commit(100)
+    mark = first.mark(100)
+    first.close()
+    for info in sent:
+        info.wait_for_publish(20)
+    second = source_at(mosquitto_broker, topic, query)
+    second.open(100, mark)
+    assert len(take(second, 500)) == 500
+    assert second.duplicates == 0
+    second.close()

@@ -134,12 +134,24 @@ class Session:
             self._fail(f"{type(error).__name__}: {error}")
 
     def _say_goodbye(self) -> None:
-        """Send the last acknowledgements, if the broker takes them in time; it may send those messages once more."""
+        """Send the last acknowledgements and wait until the broker has read them, or it sends those messages again.
+
+        To close a socket while messages wait in it unread resets the connection, and the broker's kernel then throws
+        away what the broker has not read. A broker answers in order, so its answer to a further request is the proof.
+        """
         self._send_acknowledgements()
+        self._settled.clear()
+        if self._client.is_connected():
+            self._subscribe()
         deadline_s = wall_seconds() + _GOODBYE_S
-        while self._client.want_write() and self._client.is_connected() and wall_seconds() < deadline_s:
-            self._client.loop(_TURN_S)
+        while not self._settled.is_set() and self._client.is_connected() and wall_seconds() < deadline_s:
+            self._turn()
         self._client.disconnect()
+
+    def _subscribe(self) -> None:
+        # retained messages are of the past, and would come once more after each connection
+        options = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
+        self._client.subscribe(self._broker.topic, options=options)
 
     def _attempt(self) -> None:
         """Connect, and serve the connection until it breaks."""
@@ -199,9 +211,7 @@ class Session:
                 self._forgotten()
         self._expected = True
         self._made_s = wall_seconds()
-        # retained messages are of the past, and would come once more after each connection
-        options = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
-        client.subscribe(self._broker.topic, options=options)
+        self._subscribe()
 
     def _on_subscribe(
         self, client: Client, userdata: Any, mid: int, reasons: list[ReasonCode], properties: Properties | None
@@ -231,7 +241,8 @@ class Session:
     def _on_message(self, client: Client, userdata: Any, message: MQTTMessage) -> None:
         del client, userdata
         self._messages += 1
-        self._received(message, self.life)
+        if not self._closing.is_set():  # who is leaving takes nothing in: not acknowledged, it comes again
+            self._received(message, self.life)
 
     def _fail(self, problem: str) -> None:
         self._failure = self._failure or problem
