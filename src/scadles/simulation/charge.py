@@ -12,7 +12,6 @@ from scadles.reduction import (
     FleetExchange,
     SparseReducer,
     Volume,
-    choose_reducer,
     gather_volume,
     split_volume,
     whole_volume,
@@ -75,14 +74,11 @@ class Charge:
 
     def _volume(self, reducer: SparseReducer, members: int) -> Volume:
         """Return what a device sends in a compressed step of the charged model."""
-        settings = self._config.compression
-        if settings.method == "whole":
-            return whole_volume(self._n, members, settings.values, SCALARS)
-        k = self._entries(reducer)
-        if settings.reduction == "auto":
-            return choose_reducer(self._n, k, members, settings.values, SCALARS).volume
-        way = gather_volume if settings.reduction == "gather" else split_volume
-        return way(self._n, k, members, settings.values, SCALARS)
+        values = self._config.compression.values
+        if reducer.name == "whole":
+            return whole_volume(self._n, members, values, SCALARS)
+        way = gather_volume if reducer.name == "gather" else split_volume
+        return way(self._n, self._entries(reducer), members, values, SCALARS)
 
     def _entries(self, reducer: SparseReducer) -> int:
         """Return how many entries a device sends of the charged message, whose layers nobody knows."""
