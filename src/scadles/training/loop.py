@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,7 +16,6 @@ from scadles.clock import timestamp, wall_seconds
 from scadles.config import RunConfig
 from scadles.connected import Batch, ConnectedDevice
 from scadles.errors import DataError, RunError
-from scadles.intake import IntakeState
 from scadles.observe import (
     CheckpointWritten,
     Evaluation,
@@ -33,10 +32,11 @@ from scadles.observe import (
     Summary,
 )
 from scadles.streams.quarantine import quarantine_path
-from scadles.training.checkpoint import Checkpoint, CheckpointStore, kept_back, pack, unpack
+from scadles.training.checkpoint import Checkpoint, CheckpointStore
 from scadles.training.evaluation import Evaluator, right_answers
 from scadles.training.fingerprint import agree, fingerprint
 from scadles.training.outcome import summarise, write_outcome
+from scadles.training.saving import restore, save
 from scadles.training.schedule import Schedule
 from scadles.training.signals import StopRequest
 from scadles.training.tally import Tally
@@ -181,8 +181,10 @@ class LiveDevice:
 
     def _start(self) -> None:
         if self._checkpoint_to_load is not None:
-            self._load(self._checkpoint_to_load)
+            self.tally = restore(self._checkpoint_to_load, self._device, self._schedule)
             self._checkpoint_to_load = None
+            self._tools.checkpoints.discard_after(self._learner.step_number)
+            self._ended_by = self._schedule.reason_to_end(self._learner, self.tally)
         else:
             self._device.intake.open()
         if self._resuming:
@@ -192,17 +194,6 @@ class LiveDevice:
         if self._learner.step_number == 0:
             self._checkpoint()
         self._device.start()
-
-    def _load(self, checkpoint: Checkpoint) -> None:
-        device = self._device
-        state = unpack(checkpoint, self._learner.model, self._learner.optimizer)
-        device.load(state["device"])
-        self._learner.exchange.load(kept_back(checkpoint), state["exchange"])
-        device.intake.open(IntakeState(**state["intake"]))
-        self.tally = Tally(**state["tally"])
-        self._schedule.next_evaluation_s = state["next_evaluation_s"]
-        self._tools.checkpoints.discard_after(self._learner.step_number)
-        self._ended_by = self._schedule.reason_to_end(self._learner, self.tally)
 
     def _complete(self, loss: Tensor | None, correct: int | None = None) -> Step:
         device = self._device
@@ -298,38 +289,17 @@ class LiveDevice:
 
     def _checkpoint(self) -> str:
         """Write a checkpoint once all devices are known to hold the same model; return the model's fingerprint."""
-        device = self._device
         self._share_statistics()
         model_sha256 = self._check_same_model()
-        ledger = device.intake.describe()
-        intake = device.intake.state()
-        tensors, numbers = self._learner.exchange.state()
-        state = {**self._state(intake), "exchange": numbers}
-        checkpoint = pack(self._learner.model, self._learner.optimizer, state, tensors)
-        self._tools.checkpoints.write(self._learner.step_number, checkpoint)
-        device.intake.source.commit(intake.position)
-        self._emit(CheckpointWritten, position=intake.position, ledger=ledger, model_sha256=model_sha256)
+        ledger = self._device.intake.describe()
+        position = save(self._device, self.tally, self._schedule, self._tools.checkpoints)
+        self._emit(CheckpointWritten, position=position, ledger=ledger, model_sha256=model_sha256)
         return model_sha256
 
     def _check_same_model(self) -> str:
-        device = self._device
         model_sha256 = fingerprint(self._learner.model, buffers=self.config.aggregation.batchnorm == "aggregate")
-        agree(model_sha256, device.fabric, f"comparing models after step {self._learner.step_number}")
+        agree(model_sha256, self._device.fabric, f"comparing models after step {self._learner.step_number}")
         return model_sha256
-
-    def _state(self, intake: IntakeState) -> dict[str, Any]:
-        device = self._device
-        tally = Tally(**self.tally.as_dict())
-        tally.bytes_sent += device.fabric.bytes_sent()
-        tally.collectives += device.fabric.collectives
-        tally.max_waiting = max(tally.max_waiting, device.intake.max_waiting)
-        return {
-            "device": device.state(),
-            "intake": asdict(intake),
-            "tally": tally.as_dict(),
-            "next_evaluation_s": self._schedule.next_evaluation_s,
-            "clock_s": self.clock_now_s,
-        }
 
     def _share_statistics(self) -> None:
         if self.config.aggregation.batchnorm == "aggregate":
