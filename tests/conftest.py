@@ -13,6 +13,8 @@ from torch.distributed import TCPStore
 from scadles.errors import PeerLostError
 from scadles.fabric import LocalFabric
 
+pytest_plugins = ["runs"]
+
 settings.register_profile("scadles", deadline=None)
 settings.load_profile("scadles")
 

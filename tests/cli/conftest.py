@@ -1,14 +1,21 @@
-"""Runs of the command line in processes of their own."""
+"""The command line in this process."""
 
-from runs import (  # noqa: F401 - fixtures
-    _nobody_is_left_behind,
-    _started,
-    digits_config,
-    finding,
-    free_port,
-    npz,
-    start,
-    start_training,
-    write_config,
-    write_npz,
-)
+import pytest
+
+from scadles.cli.app import main
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Type ``scadles ARGUMENTS``: ``command(*arguments)`` returns exit code, standard output and standard error."""
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["scadles", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        return (code, *capsys.readouterr())
+
+    return run

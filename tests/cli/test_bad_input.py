@@ -6,7 +6,6 @@ import socket
 import pytest
 
 import scadles
-from scadles.cli.app import main
 from scadles.config import load_config
 from scadles.errors import DataError
 
@@ -22,17 +21,12 @@ def folder(tmp_path, monkeypatch, write_config, npz):
 
 
 @pytest.fixture
-def train(folder, monkeypatch, capsys):
-    """Run the command line in this process; return exit code and standard error."""
+def train(folder, command):
+    """Type ``scadles train ARGUMENTS``; return exit code and standard error."""
 
     def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["scadles", "train", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code
-        return code, capsys.readouterr().err
+        code, _, err = command("train", *arguments)
+        return code, err
 
     return run
 

@@ -1,32 +1,22 @@
 """``scadles data``: what a user types, and what a user can get wrong; and the same picture in a run folder."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
 
-from scadles.cli.app import main
 from scadles.config import load_config
 from scadles.observe import RunFolder
 from scadles.simulation import simulate
 
 
 @pytest.fixture
-def data(tmp_path, monkeypatch, capsys):
-    """Run the command line in this process; return exit code, standard output and standard error."""
+def data(tmp_path, monkeypatch, command):
+    """Type ``scadles data ARGUMENTS`` where there is a configuration of ten devices with one label each."""
     monkeypatch.chdir(tmp_path)
     Path("c.yaml").write_text(yaml.safe_dump({"devices": 10, "steps": 2, "data": {"partition": "labels"}}))
-
-    def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["scadles", "data", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        return (code, *capsys.readouterr())
-
-    return run
+    return partial(command, "data")
 
 
 def test_a_table_is_printed_and_nothing_left_behind(data):

@@ -2,23 +2,16 @@ import re
 
 import pytest
 
-from scadles.cli.app import main
-
 
 @pytest.fixture
-def publish(tmp_path, monkeypatch, capsys, write_config, npz):
-    """Run ``scadles publish`` in this process; return exit code and standard error."""
+def publish(tmp_path, monkeypatch, command, write_config, npz):
+    """Type ``scadles publish c.yaml ARGUMENTS``; return exit code and standard error."""
     monkeypatch.chdir(tmp_path)
     write_config(tmp_path / "c.yaml", steps=2, data={"dataset": f"npz:{npz}"})
 
     def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["scadles", "publish", "c.yaml", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code
-        return code, capsys.readouterr().err
+        code, _, err = command("publish", "c.yaml", *arguments)
+        return code, err
 
     return run
 

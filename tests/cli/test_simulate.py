@@ -1,12 +1,12 @@
 """``scadles simulate``: what a user types, and what a user can get wrong."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
 
-from scadles.cli.app import main
 from scadles.observe import RunFolder
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -21,19 +21,9 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def simulate(folder, monkeypatch, capsys):
-    """Run the command line in this process; return exit code, standard output and standard error."""
-
-    def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["scadles", "simulate", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        return (code, *capsys.readouterr())
-
-    return run
+def simulate(folder, command):
+    """Type ``scadles simulate ARGUMENTS``."""
+    return partial(command, "simulate")
 
 
 def test_a_run_leaves_a_folder_with_a_picture_and_a_table_on_the_terminal(simulate):

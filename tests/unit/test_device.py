@@ -2,56 +2,21 @@ import math
 
 import pytest
 import torch
-from torch import nn
 from torch.nn.functional import cross_entropy
 
-from scadles.aggregation import GradientExchange, LearningRate
+import small_devices
 from scadles.batching import FixedBatch, RateBatch
-from scadles.buffer import Buffer, Persistence, Truncation
-from scadles.clock import VirtualClock
-from scadles.connected import ConnectedDevice
+from scadles.buffer import Truncation
 from scadles.errors import PeerLostError, RunError
 from scadles.fabric import LocalFabric
-from scadles.intake import Intake
-from scadles.learner import Learner
-from scadles.streams import Arrivals, Inspector, RateMeter, RateProfile, ReplaySource
+from small_devices import make_model, samples_of
 
-CLASSES = 3
+samples = samples_of(0)
 
 
-def samples(offsets):
-    angle = torch.from_numpy(offsets).double()[:, None] * torch.tensor([0.7, 1.3, 2.1, 0.1])
-    return angle.sin(), torch.from_numpy(offsets % CLASSES)
-
-
-def make_model(*, norm=False):
-    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6) if norm else nn.Tanh(), nn.Linear(6, CLASSES)).double()
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.copy_(torch.randn(p.shape, generator=generator))
-    return model
-
-
-def make_device(
-    fabric, *, rate_hz=20.0, rule=None, policy=None, norm=False, lr=0.1, mean="weighted", bucket_bytes=None
-):
-    clock = VirtualClock()
-    source = ReplaySource(samples, Arrivals(RateProfile.constant(rate_hz)), clock)
-    inspector = Inspector((4,), torch.float64, CLASSES)
-    intake = Intake(source, inspector, Buffer(1000), policy or Persistence(), RateMeter(), clock)
-    model = make_model(norm=norm)
-    learner = Learner(
-        model,
-        torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9),
-        LearningRate("linear", base_batch=8 * fabric.size),
-        GradientExchange(model.parameters(), fabric.reduce, fabric.rank, fabric.size, bucket_bytes),
-        prepare=lambda x: x,
-        mean=mean,
-    )
-    device = ConnectedDevice(intake, rule or FixedBatch(8, max_wait_s=5.0), learner, fabric, clock)
-    intake.open()
-    return device
+def make_device(fabric, *, rate_hz=20.0, rule=None, **more):
+    rule = rule or FixedBatch(8, max_wait_s=5.0)
+    return small_devices.make_device(fabric, rate_hz=rate_hz, rule=rule, momentum=0.9, **more)
 
 
 def alone(**settings):

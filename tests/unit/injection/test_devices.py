@@ -2,58 +2,27 @@
 
 import pytest
 import torch
-from torch import nn
 from torch.nn.functional import cross_entropy
 
-from scadles.aggregation import GradientExchange, LearningRate
+import small_devices
 from scadles.batching import FixedBatch
-from scadles.buffer import Buffer, Persistence
-from scadles.clock import VirtualClock
-from scadles.connected import ConnectedDevice
 from scadles.errors import FabricError, PeerLostError
 from scadles.fabric import LocalFabric
 from scadles.injection import Consent, Injection, Passing, SampleExchange, SampleFormat, Sharer
-from scadles.intake import Intake
-from scadles.learner import Learner
-from scadles.streams import Arrivals, Inspector, RateMeter, RateProfile, ReplaySource
+from small_devices import CLASSES, make_model, samples_of
 
-CLASSES = 3
 FORM = SampleFormat((4,), torch.float64, CLASSES)
-
-
-def samples_of(device):
-    def samples(offsets):
-        angle = (torch.from_numpy(offsets).double()[:, None] + 100 * device) * torch.tensor([0.7, 1.3, 2.1, 0.1])
-        return angle.sin(), torch.from_numpy(offsets + device) % CLASSES
-
-    return samples
-
-
-def make_model(*, norm=False):
-    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6) if norm else nn.Tanh(), nn.Linear(6, CLASSES)).double()
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.copy_(torch.randn(p.shape, generator=generator))
-    return model
 
 
 def make_device(
     fabric, rates_hz, *, alpha=1.0, beta=0.5, norm=False, mean="weighted", size=8, max_wait_s=1.0, **consent
 ):
-    clock, number = VirtualClock(), fabric.rank
-    source = ReplaySource(samples_of(number), Arrivals(RateProfile.constant(rates_hz[number])), clock)
-    intake = Intake(source, Inspector((4,), torch.float64, CLASSES), Buffer(1000), Persistence(), RateMeter(), clock)
-    model = make_model(norm=norm)
-    exchange = GradientExchange(model.parameters(), fabric.reduce, number, fabric.size)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    rate = LearningRate("linear", base_batch=8 * fabric.size)
-    learner = Learner(model, optimizer, rate, exchange, prepare=lambda x: x, mean=mean)
+    number, rule = fabric.rank, FixedBatch(size, max_wait_s)
     sharer = Sharer(number, Injection(alpha, beta, fabric.size, seed=5), Consent(**consent), Passing())
     shares = SampleExchange(sharer, FORM, fabric.share, most=size)
-    device = ConnectedDevice(intake, FixedBatch(size, max_wait_s), learner, fabric, clock, shares)
-    intake.open()
-    return device
+    return small_devices.make_device(
+        fabric, rate_hz=rates_hz[number], rule=rule, samples=samples_of(number), norm=norm, mean=mean, shares=shares
+    )
 
 
 def take_steps(device, steps):
