@@ -27,7 +27,11 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "weighted": {"method": "scadles", "buffer": {"policy": "persistence"}},
     "scadles": {"method": "scadles"},
     "norm": {"method": "scadles", "compression": {"ratio": 0.1, "gate": "norm", "delta": 0.3}},
-    "cost": {"method": "scadles", "compression": {"ratio": 0.1, "gate": "cost"}},
+    "cost": {
+        "method": "scadles",
+        "optimizer": {"momentum": 0.0},
+        "compression": {"ratio": 0.1, "gate": "cost", "momentum": 0.9},
+    },
 }
 
 

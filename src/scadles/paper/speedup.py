@@ -43,8 +43,8 @@ _REMARKS = (
     "stream hour (the paper's by the hours of DDL in its convergence figure).",
 )
 _WAYS_REMARKS = (
-    "Paper: the same numbers as above. Norm: as above. Cost: CR 0.1 whenever it saves time, whatever stays behind. "
-    "Dense: no compression at all.",
+    "Paper: the same numbers as above. Norm: as above. Cost: CR 0.1 whenever it saves time, whatever stays behind, and "
+    "momentum before selection (Deep Gradient Compression). Dense: no compression at all.",
     "CNC: compressed over all steps. Bytes: sent in a step, as a share of a dense one.",
     "A step of ScaDLES cannot be shorter than the second of stream that is its batch: compression saves at most what "
     "a dense step takes beyond that.",
