@@ -27,7 +27,7 @@ import yaml
 from scadles.config.tree import merged
 from scadles.data import load_digits
 from scadles.observe import RunFolder
-from scadles.paper.noniid import WAYS, needed
+from scadles.paper.skewed import WAYS, needed
 
 DEVICES = 4
 TITLES = {"iid": "all labels", "labels": "{} a device"}
@@ -90,7 +90,7 @@ def main() -> None:
     )
     print(f"{'way':20} {'labels':15} {'accuracy':>9} {'of devices':>15} {'injected':>9} {'MB sent':>8}")
     for way, split in ((way, split) for way in WAYS for split in TITLES):
-        if (options.only and way != options.only) or not needed((way, split, options.seed)):
+        if (options.only and way != options.only) or not needed(way, split):
             continue
         data = {"dataset": dataset, "labels_per_device": options.labels, "partition": split}
         summary = run(way, {**given, "data": data}, folder).summary

@@ -58,7 +58,7 @@ def paper(
 
     speedup: accuracy, buffer and time: ScaDLES as a whole against DDL (an hour; --quick: minutes)
 
-    noniid: accuracy with one label a device, and what helps: injection, GroupNorm (an hour; --quick: minutes)
+    noniid: accuracy with few labels a device, and what helps: injection, GroupNorm (an hour; --quick: minutes)
 
     injection: KB a step that data injection shares, and the accuracy that it buys (an hour; --quick: minutes)
 

@@ -18,8 +18,8 @@ from scadles.paper import (
     find_experiments,
     injection,
     learning,
-    noniid,
     rates,
+    skewed,
 )
 from scadles.paper.broker_watch import Observation
 from scadles.paper.published import COMPRESSION, HELD, OBSERVED, OVERALL, SETS, Held
@@ -50,7 +50,7 @@ def small(monkeypatch, observed):
     """Make runs short enough for the stand-in."""
     monkeypatch.setattr(learning, "QUICK", TINY)
     monkeypatch.setattr(compression, "QUICK", TINY)
-    monkeypatch.setattr(noniid, "QUICK", noniid.Size(8, 10, 20, 10))
+    monkeypatch.setattr(skewed, "QUICK", skewed.Size(8, 10, 20, 10, {"resnet152": 2, "vgg19": 1}))
     monkeypatch.setattr(injection, "QUICK_STEPS", 12)
     monkeypatch.setattr(buffers, "HELD", FEW)
 
