@@ -39,7 +39,7 @@ format: setup  ## let ruff put everything into its format
 	$(BIN)/ruff format .
 
 test: setup  ## all tests
-	$(BIN)/pytest --numprocesses 3 --dist loadfile
+	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 bench: setup  ## every benchmark; each prints ratios measured in one run
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
