@@ -25,12 +25,15 @@ class Cluster:
         self.servers = servers
         self._options = {"bootstrap.servers": servers, "log_level": 0}
         self.admin = AdminClient(self._options)
-        self.producer = Producer(self._options | {"linger.ms": 1, "batch.num.messages": 500})
+        # in order: the first requests to a new topic may fail, and must not be repeated behind later ones
+        in_order = {"enable.idempotence": True, "max.in.flight": 1}
+        self.producer = Producer(self._options | in_order | {"linger.ms": 1, "batch.num.messages": 500})
 
     def new_topic(self, partitions=1, **settings):
-        """Make a topic with a name of its own."""
+        """Make a topic with a name of its own, which keeps records however old they are."""
+        settings = {"retention.ms": -1} | {key.replace("_", "."): value for key, value in settings.items()}
         name = f"numbers-{next(_numbers)}"
-        wishes = [NewTopic(name, partitions, config={key.replace("_", "."): str(v) for key, v in settings.items()})]
+        wishes = [NewTopic(name, partitions, config={key: str(value) for key, value in settings.items()})]
         for made in self.admin.create_topics(wishes).values():
             made.result(30)
         return name
