@@ -59,6 +59,7 @@ def summarise(
     device: ConnectedDevice, config: RunConfig, tally: Tally, *, ended_by: str, wall_s: float, model_sha256: str
 ) -> Summary:
     """Put the figures of all devices together; every device calls this and gets the same summary, but for wall_s."""
+    tally = tally.up_to_now(device)
     figures = _gather(device, tally)
     # clocks differ by a little: device 0's is everybody's
     time_s, time_to_target_s = figures[0]["time_s"], figures[0]["time_to_target_s"]
@@ -70,7 +71,7 @@ def summarise(
         model_sha256=model_sha256,
         clock="wall",
         bytes_counted_by=device.fabric.bytes_counted_by,
-        collectives=tally.collectives + device.fabric.collectives,
+        collectives=tally.collectives,
     )
     rows = (_of_device(number, row) for number, row in enumerate(figures))
     return compose(config, device.learner, tally, ending, rows, range(len(figures)))
@@ -184,13 +185,13 @@ def _gather(device: ConnectedDevice, tally: Tally) -> list[dict[str, float]]:
         "wait": tally.wait_s,
         "compute": tally.compute_s,
         "sync": tally.sync_s,
-        "buffer_max_samples": max(tally.max_waiting, device.intake.max_waiting),
+        "buffer_max_samples": tally.max_waiting,
         "slowest_steps": tally.slowest_steps,
         "non_finite_steps": device.non_finite_steps,
         "online_accuracy": tally.correct / tally.judged if tally.judged else math.nan,
         **{f"{_SHARED}{name}": count for name, count in _shared_by(device).items()},
         "duplicates": device.intake.source.duplicates,
-        "bytes_sent": tally.bytes_sent + device.fabric.bytes_sent(),
+        "bytes_sent": tally.bytes_sent,
         "time_s": device.clock.now(),
         "time_to_target_s": math.nan if tally.time_to_target_s is None else tally.time_to_target_s,
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 from scadles.connected import ConnectedDevice
 from scadles.intake import IntakeState
@@ -23,7 +23,7 @@ def save(device: ConnectedDevice, tally: Tally, schedule: Schedule, store: Check
         "device": device.state(),
         "intake": asdict(intake),
         "exchange": exchange,
-        "tally": _up_to_now(tally, device).as_dict(),
+        "tally": tally.up_to_now(device).as_dict(),
         "next_evaluation_s": schedule.next_evaluation_s,
         "clock_s": device.clock.now(),
     }
@@ -44,13 +44,3 @@ def restore(checkpoint: Checkpoint, device: ConnectedDevice, schedule: Schedule)
     device.intake.open(IntakeState(**state["intake"]))
     schedule.next_evaluation_s = state["next_evaluation_s"]
     return Tally(**state["tally"])
-
-
-def _up_to_now(tally: Tally, device: ConnectedDevice) -> Tally:
-    """Return the sums with what fabric and intake count for the present attempt."""
-    return replace(
-        tally,
-        bytes_sent=tally.bytes_sent + device.fabric.bytes_sent(),
-        collectives=tally.collectives + device.fabric.collectives,
-        max_waiting=max(tally.max_waiting, device.intake.max_waiting),
-    )

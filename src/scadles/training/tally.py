@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
 
+from scadles.connected import ConnectedDevice
 from scadles.observe.events import Step
 
 
@@ -18,7 +19,7 @@ class Tally:
         lr_scale: sum over all steps.
         slowest_steps: steps in which everybody waited for this device.
         max_waiting: the most samples held or waiting at the source.
-        bytes_sent, collectives: of earlier attempts; the fabric counts the present one.
+        bytes_sent, collectives: of earlier attempts; the fabric counts the present one (:meth:`up_to_now`).
         judged, correct: samples of the device's own stream on which an answer was asked before they were trained on,
             and right answers among them.
         best_accuracy, final_accuracy, time_to_target_s, per_label: from evaluations.
@@ -69,6 +70,15 @@ class Tally:
         self.best_accuracy = max(accuracy, self.best_accuracy or 0.0)
         if target is not None and accuracy >= target and self.time_to_target_s is None:
             self.time_to_target_s = time_s
+
+    def up_to_now(self, device: ConnectedDevice) -> Self:
+        """Return the sums with what the device's fabric and intake count for the present attempt."""
+        return replace(
+            self,
+            bytes_sent=self.bytes_sent + device.fabric.bytes_sent(),
+            collectives=self.collectives + device.fabric.collectives,
+            max_waiting=max(self.max_waiting, device.intake.max_waiting),
+        )
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
