@@ -4,7 +4,6 @@ import itertools
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -283,18 +282,6 @@ def start_training(start):
         return start(folder, "-m", "scadles", "train", *arguments, **environment)
 
     return launch
-
-
-@pytest.fixture(scope="session")
-def free_port():
-    """Find a TCP port that nobody uses at the moment."""
-
-    def find():
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return probe.getsockname()[1]
-
-    return find
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 import scadles
 from scadles.errors import PeerLostError, RunError
 from scadles.observe import NonFinite, RunFolder, Step
+from scadles.testing.brokers.process import free_port
 
 # Run as each of two devices: arguments are the data set and a port for each run.
 SCRIPT = '''
@@ -80,7 +81,7 @@ print(json.dumps([summary.model_dump(mode="json") for summary in (whole, own, de
 
 
 @pytest.fixture(scope="module")
-def two_devices(tmp_path_factory, start, free_port, npz):
+def two_devices(tmp_path_factory, start, npz):
     """Three runs of the same two processes: with train(), with a loop, and with a loop that ends early."""
     folder = tmp_path_factory.mktemp("library")
     (folder / "script.py").write_text(SCRIPT)

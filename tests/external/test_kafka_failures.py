@@ -9,6 +9,7 @@ import pytest
 from kafka_tools import Cluster, drain, kafka_source, numbers_of
 from scadles.errors import ConfigError, SourceError
 from scadles.testing.brokers import kafka
+from scadles.testing.brokers.process import free_port
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -42,7 +43,7 @@ def certificates(_kafka_folder):
 @pytest.fixture(scope="module")
 def guarded(_kafka_folder, certificates):
     """A broker with an encrypted listener that asks for a password; returns it and that listener's port."""
-    port = kafka.free_port()
+    port = free_port()
     properties = {
         "listeners": f"PLAINTEXT://127.0.0.1:{{port}},SASL_SSL://127.0.0.1:{port},CONTROLLER://127.0.0.1:{{controller}}",
         "advertised.listeners": f"PLAINTEXT://127.0.0.1:{{port}},SASL_SSL://localhost:{port}",

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from scadles.observe import CheckpointWritten, RunFolder, Step
+from scadles.testing.brokers.process import free_port
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -171,7 +172,7 @@ def test_killed_runs_that_truncate_account_for_every_offset(
     assert written(found, 0).ledger["dropped"] > 0
 
 
-def test_no_secret_is_left_in_a_run_folder(start_training, write_config, free_port, tmp_path):
+def test_no_secret_is_left_in_a_run_folder(start_training, write_config, tmp_path):
     port = free_port()
     url = f"kafka://127.0.0.1:{port}/t?security.protocol=SASL_PLAINTEXT&sasl.mechanism=PLAIN&sasl.username=edge"
     plain = write_config(tmp_path / "plain.yaml", steps=5, stream={"url": f"{url}&sasl.password=open-sesame"})

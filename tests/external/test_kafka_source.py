@@ -10,6 +10,7 @@ from confluent_kafka import Producer, TopicPartition
 from kafka_tools import EPOCH_S, Cluster, drain, kafka_source, numbers_of
 from scadles.errors import ConfigError, SourceError
 from scadles.testing import SOURCE_CHECKS
+from scadles.testing.brokers.process import free_port
 
 SMALL_QUEUE = "queued.min.messages=1000&fetch.message.max.bytes=20000"
 
@@ -234,7 +235,7 @@ def test_what_cannot_be_read_is_said_at_once(cluster, numbers, topic, parameters
     assert time.monotonic() - began_s < 15
 
 
-def test_nobody_there_is_said_within_fifteen_seconds(free_port):
+def test_nobody_there_is_said_within_fifteen_seconds():
     began_s = time.monotonic()
     with closing(kafka_source(f"127.0.0.1:{free_port()}", "topic")) as source, pytest.raises(ConfigError) as told:
         source.open(0)

@@ -7,6 +7,7 @@ import pytest
 
 from mqtt_tools import Sender, new_topic, source_at, take
 from scadles.errors import ConfigError, SourceError
+from scadles.testing.brokers.process import free_port
 
 # paho leaves a socket to the garbage collector when its handshake fails
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")
@@ -99,7 +100,7 @@ def test_two_sources_with_one_client_id_are_told(mosquitto_broker):
     second.close()
 
 
-def test_an_unreachable_broker_is_named(free_port):
+def test_an_unreachable_broker_is_named():
     class Nobody:
         address = f"127.0.0.1:{free_port()}"
 

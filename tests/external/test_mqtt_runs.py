@@ -13,6 +13,7 @@ from scadles.config import CodecConfig
 from scadles.data.digits import load_digits
 from scadles.observe import CheckpointWritten, Rejection, RunFolder, Step
 from scadles.streams import make_codec
+from scadles.testing.brokers.process import free_port
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -207,7 +208,7 @@ def test_a_wrong_password_is_one_clear_message_and_nowhere_on_the_disk(
         assert path.is_dir() or b"open-sesame-4711" not in path.read_bytes(), path
 
 
-def test_a_broker_that_is_not_there_is_one_clear_message(start_training, write_config, free_port, tmp_path):
+def test_a_broker_that_is_not_there_is_one_clear_message(start_training, write_config, tmp_path):
     class Nobody:
         address = f"127.0.0.1:{free_port()}"
 

@@ -17,7 +17,7 @@ from scadles.streams import open_source_url
 from scadles.streams.codec import make_codec
 from scadles.streams.kafka.topics import Topics
 from scadles.streams.producing import Retention
-from scadles.testing.brokers import kafka
+from scadles.testing.brokers.process import free_port
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -111,7 +111,7 @@ def test_a_broker_that_comes_back_gets_everything_once(fragile_kafka_broker, sta
     assert Topics(fragile_kafka_broker.address).ends(["through"]).tolist() == [1500]
 
 
-LOGIN_PORT = kafka.free_port()
+LOGIN_PORT = free_port()
 WITH_PASSWORDS = {
     "listeners": f"PLAINTEXT://127.0.0.1:{{port}},SASL_PLAINTEXT://127.0.0.1:{LOGIN_PORT},"
     "CONTROLLER://127.0.0.1:{controller}",
