@@ -151,7 +151,7 @@ def _settings(config: ConfigLike, fabric: Fabric | None) -> RunConfig:
             f"devices = {settings.devices}, and this is one process: start it with scadles train CONFIG --local "
             f"{settings.devices}, or under torchrun --nproc-per-node {settings.devices}"
         )
-    return settings
+    return load_config(settings, ["devices=1"])
 
 
 def _place(settings: RunConfig, model: nn.Module | None) -> torch.device:

@@ -267,7 +267,7 @@ class TestRefusals:
 
 class TestInjection:
     def test_both_shares_switch_it_on(self):
-        given = [{}, {"alpha": 0.5}, {"beta": 0.5}, {"alpha": 0.5, "beta": 0.5}]
+        given = [{}, {"alpha": 0.5, "beta": 0}, {"alpha": 0, "beta": 0.5}, {"alpha": 0.5, "beta": 0.5}]
         assert [load_config({"steps": 1, "injection": one}).injection.on for one in given] == [False] * 3 + [True]
 
     def test_labels_are_for_all_or_for_each_device_and_survive_yaml(self):
@@ -280,6 +280,8 @@ class TestInjection:
         ("settings", "said"),
         [
             ({"alpha": 1.5}, "injection.alpha = 1.5"),
+            ({"alpha": 0.5}, "alpha 0.5: nothing is shared without beta; set injection.beta as well"),
+            ({"beta": 0.25}, "beta 0.25: nothing is shared without alpha; set injection.alpha as well"),
             ({"refuse_devices": [4]}, "injection.refuse_devices names device 4: devices are numbered 0 to 3"),
             ({"refuse_labels": {7: [1]}}, "injection.refuse_labels names device 7"),
             ({"allow_devices": [1, 2], "refuse_devices": [2]}, "device 2 is in allow_devices and in refuse_devices"),
@@ -288,3 +290,64 @@ class TestInjection:
     )
     def test_what_cannot_be_is_refused(self, settings, said):
         assert said in refusal({"devices": 4, "injection": settings})
+
+
+class TestCompression:
+    @pytest.mark.parametrize(
+        ("settings", "said"),
+        [
+            (
+                {"gate": "always"},
+                "gate always: nothing is compressed without a ratio; set compression.ratio (0.01, say",
+            ),
+            ({"momentum": 0.9}, "momentum 0.9: nothing is compressed without a ratio"),
+            ({"method": "randomk", "gate": "always"}, "method randomk: nothing is compressed without a ratio"),
+            ({"method": "whole"}, "method whole: nothing is compressed without a ratio; set compression.ratio (1 for"),
+            ({"ratio": None, "momentum": 0.9}, "momentum 0.9: without a ratio nothing is compressed"),
+            ({"ratio": 1, "method": "whole", "scope": "layer"}, "scope layer: method whole sends all entries"),
+            ({"ratio": 1, "method": "whole", "reduction": "gather"}, "leave reduction out (auto)"),
+            ({"ratio": 1, "method": "whole", "selection": "exact"}, "leave selection out (sampled)"),
+            ({"ratio": 0.1, "delta": 0.5}, "delta 0.5: the gate by cost does not look at it; set gate to norm or both"),
+            ({"ratio": 0.1, "smoothing": 0.5}, "smoothing 0.5: the gate by cost does not look at it"),
+        ],
+    )
+    def test_what_would_do_nothing_is_refused(self, settings, said):
+        assert said in refusal({"optimizer": {"momentum": 0}, "devices": 2, "compression": settings})
+
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {},
+            {"ratio": None},
+            {"ratio": None, "method": "randomk", "gate": "always", "scope": "layer", "delta": 0.5},
+            {"ratio": 0.1, "gate": "cost", "delta": 0.5},
+            {"ratio": 1, "method": "whole", "scope": "gradient", "reduction": "auto"},
+        ],
+    )
+    def test_what_a_sweep_leaves_as_it_is_is_not(self, settings):
+        config = load_config({"steps": 1, "compression": settings})
+        assert load_config(yaml.safe_load(config.to_yaml())) == config
+
+    def test_a_ratio_of_null_switches_it_off(self):
+        tree = {"steps": 1, "compression": {"ratio": 0.1, "gate": "always", "values": "float32"}}
+        assert load_config(tree, ["compression.ratio=null"]).compression.ratio is None
+
+    @pytest.mark.parametrize(
+        ("tree", "said"),
+        [
+            (
+                {"devices": 1, "optimizer": {"momentum": 0}, "compression": {"ratio": 0.1, "momentum": 0.9}},
+                "compression.momentum = 0.9: one device sends nothing, and nothing would have momentum",
+            ),
+            (
+                {"fabric": {"overlap": "on"}, "compression": {"ratio": 0.1}},
+                "fabric.overlap = on: with compression.ratio 0.1 a gradient is compressed as a whole",
+            ),
+        ],
+    )
+    def test_what_does_not_go_with_it_is_refused(self, tree, said):
+        assert said in refusal(tree)
+
+    def test_how_many_devices_there_are_may_be_known_later(self):
+        tree = {"steps": 1, "optimizer": {"momentum": 0}, "compression": {"ratio": 0.1, "momentum": 0.9}}
+        assert load_config(load_config(tree), ["devices=2"]).devices == 2

@@ -47,6 +47,41 @@ class CompressionConfig(Section):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        if self.method == "whole" and self.ratio not in (None, 1.0):
+        if self.method != "whole":
+            return self
+        if self.ratio not in (None, 1.0):
             raise ValueError(f"ratio {self.ratio:g}: method whole sends all entries; set the ratio to 1")
+        for name in ("reduction", "scope", "selection"):
+            value, default = getattr(self, name), type(self).model_fields[name].default
+            if value != default:
+                raise ValueError(
+                    f"{name} {value}: method whole sends all entries, slice by slice, so there is nothing to choose; "
+                    f"leave {name} out ({default})"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _takes_effect(self) -> Self:
+        """Refuse what would do nothing because the setting that it needs was left open.
+
+        A ratio of null that was said is another matter: it switches compression off and leaves the rest as it is.
+        """
+        said = [name for name in type(self).model_fields if name in self.model_fields_set]
+        if said and "ratio" not in said:
+            needed = "1 for method whole" if self.method == "whole" else "0.01, say"
+            raise ValueError(
+                f"{said[0]} {getattr(self, said[0])}: nothing is compressed without a ratio; set compression.ratio "
+                f"({needed}; null: no compression)"
+            )
+        if self.ratio is None and self.momentum:
+            raise ValueError(
+                f"momentum {self.momentum:g}: without a ratio nothing is compressed, and nothing would have momentum; "
+                "set a ratio, or momentum to null and optimizer.momentum instead"
+            )
+        for name in ("delta", "smoothing"):
+            if name in said and "gate" not in said:
+                raise ValueError(
+                    f"{name} {getattr(self, name):g}: the gate by {self.gate} does not look at it; set gate to norm "
+                    f"or both, or leave {name} out"
+                )
         return self

@@ -54,6 +54,17 @@ class InjectionConfig(Section):
         return named
 
     @model_validator(mode="after")
+    def _both_shares(self) -> Self:
+        """Refuse one share whose other was left open; a 0 that was said switches injection off."""
+        for one, other in (("alpha", "beta"), ("beta", "alpha")):
+            if getattr(self, one) > 0 and other not in self.model_fields_set:
+                raise ValueError(
+                    f"{one} {getattr(self, one):g}: nothing is shared without {other}; set injection.{other} as well "
+                    "(0: share nothing)"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _one_opinion(self) -> Self:
         both = sorted(set(self.allow_devices or ()) & set(self.refuse_devices))
         if both:

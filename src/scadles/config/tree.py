@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from scadles.config.addresses import without_secrets
 from scadles.config.codec import CodecConfig
@@ -66,7 +66,7 @@ Rate = Annotated[float, Field(ge=0)]
 class StreamConfig(Section):
     """Where samples come from."""
 
-    url: Annotated[str, AfterValidator(without_secrets)] = Field(
+    url: Annotated[str, BeforeValidator(without_secrets)] = Field(
         default="replay://",
         description="source of each device; {device} stands for its number; secrets as env:NAME or file:PATH",
     )
@@ -171,7 +171,9 @@ class FabricConfig(Section):
 
     backend: Literal["auto", "gloo", "nccl", "mpi"] = Field(default="auto", description="auto: nccl on CUDA, else gloo")
     deadline_s: float = Field(default=120.0, gt=0, description="wall seconds after which a silent device is lost")
-    overlap: Switch = Field(default="auto", description="send gradients while backward runs; auto: on CUDA")
+    overlap: Switch = Field(
+        default="auto", description="send gradients while backward runs; auto: on CUDA; not with compression"
+    )
     bucket_mb: float = Field(
         default=25.0, gt=0, description="size of one message when overlapping, of a slice with compression.scope bucket"
     )
@@ -272,13 +274,27 @@ class RunConfig(Section):
                 f"fabric.deadline_s = {self.fabric.deadline_s:g}: raise the deadline or lower "
                 f"{'batch.max_wait_s' if self.batch.rule == 'fixed' else 'batch.window_s'}"
             )
-        if self.compression.momentum is not None and self.optimizer.momentum:
-            raise ValueError(
-                f"compression.momentum = {self.compression.momentum:g} takes the place of the optimizer's: set "
-                "optimizer.momentum to 0"
-            )
         if self.batch.rule == "fixed" and self.batch.size > self.buffer.capacity:
             raise ValueError(f"batch.size {self.batch.size} does not fit buffer.capacity {self.buffer.capacity}")
+        return self
+
+    @model_validator(mode="after")
+    def _compresses(self) -> Self:
+        momentum = self.compression.momentum
+        if momentum is not None and self.optimizer.momentum:
+            raise ValueError(
+                f"compression.momentum = {momentum:g} takes the place of the optimizer's: set optimizer.momentum to 0"
+            )
+        if momentum and self.devices == 1 and "devices" in self.model_fields_set:
+            raise ValueError(
+                f"compression.momentum = {momentum:g}: one device sends nothing, and nothing would have momentum; set "
+                "devices to more, or compression.momentum to null and optimizer.momentum instead"
+            )
+        if self.compression.ratio is not None and self.fabric.overlap == "on":
+            raise ValueError(
+                f"fabric.overlap = on: with compression.ratio {self.compression.ratio:g} a gradient is compressed as a "
+                "whole, after the backward pass; set fabric.overlap to auto or off"
+            )
         return self
 
     def to_yaml(self) -> str:
