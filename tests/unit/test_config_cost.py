@@ -50,6 +50,12 @@ class TestProfiles:
             "a profile that leaves something open takes it from nowhere"
         )
 
+    @pytest.mark.parametrize("name", sorted(set(cost_profiles()) - {"free"}))
+    def test_compression_takes_time_with_one_that_ships(self, name):
+        tree = yaml.safe_load((PROFILES / f"{name}.yaml").read_text())
+        assert tree["compute"]["coding_s"] > 0
+        assert "selection and coding of a compressed gradient" in tree["note"].lower()
+
     @pytest.mark.parametrize("name", cost_profiles())
     def test_one_that_ships_is_on_the_settings_page(self, name):
         assert name in reference("cost")
