@@ -36,6 +36,7 @@ from scadles.reduction import (
     choose_reducer,
 )
 
+_FLOAT32 = 4
 _REDUCERS: dict[str, type[GatherReducer | SplitReducer | WholeReducer]] = {
     "gather": GatherReducer,
     "split": SplitReducer,
@@ -59,28 +60,53 @@ def build_fleet_exchange(config: RunConfig, model: nn.Module, fabric: Fabric) ->
     if config.compression.ratio is not None and config.devices > 1:
         # reducers that work together send nothing, and ask a fabric only for their place in it
         ends = LocalFabric.create(config.devices)
-        return FleetExchange(model.parameters(), [build_compressor(config, model, end) for end in ends])
+        charged = config.cost.message_bytes
+        n = None if charged is None else charged // _FLOAT32
+        return FleetExchange(model.parameters(), [build_compressor(config, model, end, n) for end in ends])
     return GradientExchange(model.parameters(), fabric.reduce, fabric.rank, config.devices)
 
 
-def build_compressor(config: RunConfig, model: nn.Module, fabric: Collectives) -> Compressor:
-    """Return what one device carries from step to step for compression."""
+def build_compressor(
+    config: RunConfig, model: nn.Module, fabric: Collectives, charged: int | None = None
+) -> Compressor:
+    """Return what one device carries from step to step for compression.
+
+    Args:
+        config: the run.
+        model: what is trained.
+        fabric: connects the devices.
+        charged: how many values a gradient has for whose messages the way is chosen; None: as many as the model's.
+    """
     settings = config.compression
     # gradients travel from the last layer to the first
-    sizes = [p.numel() for p in model.parameters() if p.requires_grad][::-1]
+    trained = [p for p in model.parameters() if p.requires_grad][::-1]
+    sizes, device = [p.numel() for p in trained], trained[0].device
     n = sum(sizes)
     selector = OncePerStep(_selector(config, sizes, fabric.rank))
-    name: str = "whole" if settings.method == "whole" else settings.reduction
-    if name == "auto":
-        name = choose_reducer(n, selector.k, fabric.size, settings.values, SCALARS).name
-    feedback: Feedback = ErrorFeedback(n)
+    name, why = str(settings.reduction), "as configured"
+    if settings.method == "whole":
+        name, why = "whole", "all entries are sent"
+    elif name == "auto":
+        k = selector.k if charged is None else charged_entries(config, charged)
+        link = config.cost.link
+        name, why = choose_reducer(
+            charged or n, k, fabric.size, settings.values, SCALARS, link.slowest_bps, link.longest_s
+        )
+    feedback: Feedback = ErrorFeedback(n, device)
     if settings.momentum is not None:
-        feedback = MomentumCorrection(feedback, n, settings.momentum)
+        feedback = MomentumCorrection(feedback, n, settings.momentum, device)
     gates = Gates(
         NormGate(settings.delta, settings.smoothing) if settings.gate in ("norm", "both") else None,
         CostGate() if settings.gate in ("cost", "both") else None,
     )
-    return Compressor(feedback, selector, _REDUCERS[name](fabric, selector, n, settings.values), gates, fabric.size)
+    reducer = _REDUCERS[name](fabric, selector, n, settings.values)
+    return Compressor(feedback, selector, reducer, gates, fabric.size, why)
+
+
+def charged_entries(config: RunConfig, n: int) -> int:
+    """Return how many of ``n`` values a device sends in a compressed step, where nobody knows their layers."""
+    slices = bucket_sizes(config, n) if config.compression.scope == "bucket" else [n]
+    return sum(config.compression.entries(size) for size in slices)
 
 
 def bucket_sizes(config: RunConfig, n: int) -> list[int]:

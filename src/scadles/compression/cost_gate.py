@@ -3,131 +3,141 @@
 from __future__ import annotations
 
 import math
+from collections import deque
+from typing import Any, NamedTuple
 
 from scadles.errors import ConfigError
 
+_REMEMBERED = 5
+_LOOKS = 2
 
-class CostGate:
-    """Compress where selection, coding and transfer together take less time than the transfer of the dense gradient.
 
-    Compression starts where it saves at least ``margin`` of the dense transfer and ends where it saves nothing, so that
-    noise between the two does not switch it. What coding takes is known only from steps that compressed, once it has
-    been observed: compression is tried as soon as the bandwidth is known, and again after ``retry_steps`` dense ones,
-    until then. Where compression would put no fewer bytes on the link it is never tried.
-
-    Args:
-        bandwidth_bps: bits per second of this device's link; None measures it.
-        margin: 0 to 1.
-        smoothing: weight of the newest measurement, above 0, at most 1.
-        retry_steps: at least 1.
+class Took(NamedTuple):
+    """What a step of one kind took, in seconds.
 
     Attributes:
-        why: the last decision in words.
-
-    >>> gate = CostGate(bandwidth_bps=8e6)
-    >>> gate.observe(coding_s=0.5)
-    >>> gate.decide(sparse_bytes=1e6, dense_bytes=3e6), gate.why
-    (True, 'compressed: 0.5 s of coding and 1 s for 1 MB against 3 s for 3 MB dense at 8 Mbit/s')
+        transfer_s: the collectives alone, waiting for the last device not included.
+        coding_s: selection, packing, adding up and decoding, waiting for nobody.
     """
 
-    def __init__(
-        self,
-        bandwidth_bps: float | None = None,
-        margin: float = 0.1,
-        smoothing: float = 0.2,
-        retry_steps: int = 100,
-    ) -> None:
-        _check(bandwidth_bps, margin, smoothing, retry_steps)
-        self._fixed = bandwidth_bps is not None
-        self._s_per_byte = 8 / bandwidth_bps if bandwidth_bps is not None else None
+    transfer_s: float
+    coding_s: float
+
+    @property
+    def seconds(self) -> float:
+        """Both together."""
+        return self.transfer_s + self.coding_s
+
+
+class CostGate:
+    """Compress where that takes less time than sending the dense gradient, by what both have really taken.
+
+    Latency, framing and coding are in what was measured, so that no model of the link is needed: the time of a kind of
+    step is the median of its last five. Both kinds are looked at for two steps first, dense ones before; then the
+    faster is taken. The other is looked at again from time to time, as seldom as it is slow, because what was slow once
+    need not be slow for ever. Compression starts where it saves at least ``margin`` and ends where it saves nothing, so
+    that noise does not switch it. Where it would put no fewer bytes on the link it is never tried.
+
+    Args:
+        margin: 0 to 1.
+        retry_steps: a look at the other kind takes one part in this of the time; at least 1.
+
+    Attributes:
+        reason: the last decision, without numbers.
+        why: the last decision, with them.
+
+    >>> gate = CostGate()
+    >>> for _ in range(2):
+    ...     gate.observe(compressed=False, transfer_s=3.0)
+    ...     gate.observe(compressed=True, transfer_s=1.0, coding_s=0.5)
+    >>> gate.decide(sparse_bytes=1e6, dense_bytes=3e6), gate.why
+    (True, 'compressed is faster: 0.5 s of coding and 1 s for 1 MB against 3 s for 3 MB dense')
+    """
+
+    def __init__(self, margin: float = 0.1, retry_steps: int = 100) -> None:
+        if not 0 <= margin < 1:
+            raise ConfigError(f"margin = {margin:g}: the share of the dense step to save at least, 0 to below 1")
+        if retry_steps < 1:
+            raise ConfigError(f"retry_steps = {retry_steps}: at least 1")
         self._margin = margin
-        self._smoothing = smoothing
         self._retry_steps = retry_steps
-        self._coding_s: float | None = None
+        self._dense: deque[Took] = deque(maxlen=_REMEMBERED)
+        self._sparse: deque[Took] = deque(maxlen=_REMEMBERED)
         self._compressing = False
-        self._dense_run = 0
-        self.why = "nothing decided yet"
+        self._run = 0
+        self.reason = self.why = "nothing decided yet"
 
     def decide(self, sparse_bytes: float, dense_bytes: float) -> bool:
         """Return whether the next step sends compressed; ask once a step.
 
         Args:
-            sparse_bytes: what the best collective for compressed messages would put on this device's link.
+            sparse_bytes: what compressed messages would put on this device's link.
             dense_bytes: what the dense all-reduce would.
         """
-        self._compressing, self.why = self._weigh(sparse_bytes, dense_bytes)
-        self._dense_run = 0 if self._compressing else self._dense_run + 1
-        return self._compressing
+        if sparse_bytes >= dense_bytes:
+            sizes = f"{_bytes(sparse_bytes)} against {_bytes(dense_bytes)} dense"
+            return self._say("compressed is no smaller", sizes, compress=False)
+        self._forget_what_is_old()
+        if len(self._dense) < _LOOKS:
+            return self._say("dense, to see what it takes", compress=False)
+        if len(self._sparse) < _LOOKS:
+            return self._say("compressed, to see what it takes", compress=True)
+        dense, sparse = _typical(self._dense), _typical(self._sparse)
+        limit_s = dense.seconds if self._compressing else (1 - self._margin) * dense.seconds
+        compress = sparse.seconds < limit_s
+        if compress != self._compressing:
+            self._compressing, self._run = compress, 0
+        self._run += 1
+        coded = f"{sparse.coding_s:.3g} s of coding and {sparse.transfer_s:.3g} s for {_bytes(sparse_bytes)}"
+        against = f"{coded} against {dense.seconds:.3g} s for {_bytes(dense_bytes)} dense"
+        return self._say(f"{'compressed' if compress else 'dense'} is faster", against, compress=compress)
 
-    def observe(
-        self, *, coding_s: float | None = None, transfer_s: float | None = None, transfer_bytes: float | None = None
-    ) -> None:
-        """Close a step with what was measured, None where nothing was.
+    def observe(self, *, compressed: bool, transfer_s: float, coding_s: float = 0.0) -> None:
+        """Take note of what a step took.
 
         Devices decide alike only from numbers that are the same on all of them: the slowest device's coding, and the
-        transfer as device 0 or the slowest link saw it, as they came with the messages.
+        transfer of who was ready last, as they came with the messages.
 
         Args:
-            coding_s: selection, packing, adding up and decoding of a compressed step, waiting for nobody.
-            transfer_s: of the collectives alone, waiting for the last device not included.
-            transfer_bytes: what it put on this device's link.
+            compressed: which kind of step it was.
+            transfer_s, coding_s: as in :class:`Took`; numbers that are none are passed over.
         """
-        if coding_s is not None and math.isfinite(coding_s):
-            self._coding_s = self._smoothed(self._coding_s, coding_s)
-        if self._fixed or transfer_s is None or transfer_bytes is None:
-            return
-        if 0 < transfer_s < math.inf and transfer_bytes > 0:
-            self._s_per_byte = self._smoothed(self._s_per_byte, transfer_s / transfer_bytes)
+        took = Took(transfer_s, coding_s)
+        if math.isfinite(took.seconds) and took.seconds >= 0:
+            (self._sparse if compressed else self._dense).append(took)
 
-    @property
-    def bandwidth_bps(self) -> float | None:
-        """Bits per second, as configured or measured; None while neither."""
-        return None if self._s_per_byte is None else 8 / self._s_per_byte
-
-    def state(self) -> dict[str, float]:
+    def state(self) -> dict[str, Any]:
         """Return what a checkpoint must hold."""
-        known = {"coding_s": self._coding_s, "s_per_byte": self._s_per_byte}
-        counts = {"compressing": float(self._compressing), "dense_run": float(self._dense_run)}
-        return counts | {name: value for name, value in known.items() if value is not None}
+        kinds = {"dense": [list(took) for took in self._dense], "sparse": [list(took) for took in self._sparse]}
+        return {**kinds, "compressing": self._compressing, "run": self._run}
 
-    def load(self, state: dict[str, float]) -> None:
-        """Go on from a state; a configured bandwidth stays as it is configured."""
-        self._coding_s = state.get("coding_s")
-        if not self._fixed:
-            self._s_per_byte = state.get("s_per_byte")
-        self._compressing, self._dense_run = bool(state["compressing"]), int(state["dense_run"])
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        for kind, name in ((self._dense, "dense"), (self._sparse, "sparse")):
+            kind.clear()
+            kind.extend(Took(*took) for took in state[name])
+        self._compressing, self._run = state["compressing"], state["run"]
 
-    def _weigh(self, sparse_bytes: float, dense_bytes: float) -> tuple[bool, str]:
-        if sparse_bytes >= dense_bytes:
-            sizes = f"{_bytes(sparse_bytes)} compressed are no fewer than {_bytes(dense_bytes)}"
-            return False, f"dense: {sizes}"
-        if self._s_per_byte is None:
-            return False, "dense: the bandwidth is not known yet"
-        if self._coding_s is None or self._dense_run >= self._retry_steps:
-            # a slow moment must not count for ever
-            self._coding_s = None
-            return True, "compressed: to learn what coding takes"
-        transfer_s, dense_s = sparse_bytes * self._s_per_byte, dense_bytes * self._s_per_byte
-        limit_s = dense_s if self._compressing else (1 - self._margin) * dense_s
-        compress = self._coding_s + transfer_s < limit_s
-        sparse = f"{self._coding_s:.3g} s of coding and {transfer_s:.3g} s for {_bytes(sparse_bytes)}"
-        dense = f"{dense_s:.3g} s for {_bytes(dense_bytes)} dense at {8e-6 / self._s_per_byte:.3g} Mbit/s"
-        return compress, f"{'compressed' if compress else 'dense'}: {sparse} against {dense}"
+    def _forget_what_is_old(self) -> None:
+        """Make room for a new look at the kind of step that is not taken, where that pays."""
+        taken, other = (self._sparse, self._dense) if self._compressing else (self._dense, self._sparse)
+        if len(taken) < _LOOKS or len(other) < _LOOKS:
+            return
+        dearer = _typical(other).seconds / max(_typical(taken).seconds, 1e-9)
+        if self._run >= self._retry_steps * max(1.0, dearer) * _LOOKS:
+            other.clear()
+            self._run = 0
 
-    def _smoothed(self, before: float | None, now: float) -> float:
-        return now if before is None else self._smoothing * now + (1 - self._smoothing) * before
+    def _say(self, reason: str, numbers: str = "", *, compress: bool) -> bool:
+        self.reason = reason
+        self.why = f"{reason}: {numbers}" if numbers else reason
+        return compress
+
+
+def _typical(kind: deque[Took]) -> Took:
+    """Return the median, of an even number the lower one: the first step of a kind is often a slow one."""
+    return sorted(kind, key=lambda took: took.seconds)[(len(kind) - 1) // 2]
 
 
 def _bytes(count: float) -> str:
     return f"{count / 1e6:.3g} MB"
-
-
-def _check(bandwidth_bps: float | None, margin: float, smoothing: float, retry_steps: int) -> None:
-    if bandwidth_bps is not None and not (math.isfinite(bandwidth_bps) and bandwidth_bps > 0):
-        raise ConfigError(f"bandwidth_bps = {bandwidth_bps:g}: above 0, in bits per second; leave it out to measure it")
-    if not 0 <= margin < 1:
-        raise ConfigError(f"margin = {margin:g}: the share of the dense transfer to save at least, 0 to below 1")
-    if not 0 < smoothing <= 1:
-        raise ConfigError(f"smoothing = {smoothing:g}: above 0 and at most 1")
-    if retry_steps < 1:
-        raise ConfigError(f"retry_steps = {retry_steps}: at least 1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from scadles.errors import ConfigError
 
@@ -25,8 +26,8 @@ class NormGate:
     >>> gate.decide()
     True
     >>> gate.observe(10.0, 4.0)
-    >>> gate.decide(), gate.cnc, round(gate.kept_energy, 2)
-    (False, 0.5, 0.6)
+    >>> gate.decide(), round(gate.left_out, 2)
+    (False, 0.4)
     """
 
     def __init__(self, delta: float, smoothing: float = 0.3) -> None:
@@ -37,67 +38,47 @@ class NormGate:
         self._delta = delta
         self._smoothing = smoothing
         self._left_out: float | None = None
-        self._steps = 0
-        self._compressed = 0
-        self._measured = 0
-        self._kept_sum = 0.0
 
     def decide(self) -> bool:
         """Return whether the next step sends compressed; ask as often as you like."""
         return self._left_out is not None and self._left_out <= self._delta
 
-    def observe(self, total_norm_sq: float, total_kept_sq: float, *, compressed: bool | None = None) -> None:
-        """Close a step with what came with its messages.
+    def observe(self, total_norm_sq: float, total_kept_sq: float) -> None:
+        """Close a step with what came with its messages; numbers that are none are passed over.
 
         Args:
             total_norm_sq: squared norms of the devices' vectors, added up.
             total_kept_sq: squared norms of what top-k keeps of them, added up, also where the vectors went out whole.
-            compressed: what was really sent, where another gate had its say; None: what this gate had decided.
         """
-        self._steps += 1
-        self._compressed += self.decide() if compressed is None else compressed
         if not (math.isfinite(total_norm_sq) and math.isfinite(total_kept_sq)):
             return
         left_out = abs(total_norm_sq - total_kept_sq) / total_norm_sq if total_norm_sq > 0 else 0.0
-        self._measured += 1
-        self._kept_sum += 1 - left_out
         before = left_out if self._left_out is None else self._left_out
         self._left_out = self._smoothing * left_out + (1 - self._smoothing) * before
-
-    @property
-    def steps(self) -> int:
-        """Steps observed."""
-        return self._steps
-
-    @property
-    def compressed_steps(self) -> int:
-        """Steps that were sent compressed."""
-        return self._compressed
-
-    @property
-    def cnc(self) -> float:
-        """Compressed steps over all steps, the paper's CNC ratio; 0 before the first."""
-        return self._compressed / self._steps if self._steps else 0.0
-
-    @property
-    def kept_energy(self) -> float:
-        """The share of the squared norm that top-k keeps, mean over all steps; 0 before the first."""
-        return self._kept_sum / self._measured if self._measured else 0.0
 
     @property
     def left_out(self) -> float | None:
         """The average that is held against delta; None before the first step."""
         return self._left_out
 
-    def state(self) -> dict[str, float]:
-        """Return what a checkpoint must hold."""
-        known = {} if self._left_out is None else {"left_out": self._left_out}
-        counts = {"steps": float(self._steps), "compressed": float(self._compressed), "measured": float(self._measured)}
-        return {**known, **counts, "kept_sum": self._kept_sum}
+    @property
+    def reason(self) -> str:
+        """What it says to the next step, without numbers."""
+        if self._left_out is None:
+            return "dense, to see what stays behind"
+        return "little stays behind" if self.decide() else "too much stays behind"
 
-    def load(self, state: dict[str, float]) -> None:
+    @property
+    def why(self) -> str:
+        """What it says to the next step, with numbers."""
+        if self._left_out is None:
+            return self.reason
+        return f"{self.reason}: {self._left_out:.3f} of the squared norm on average, delta = {self._delta:g}"
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold."""
+        return {"left_out": self._left_out}
+
+    def load(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
-        self._left_out = state.get("left_out")
-        self._steps, self._compressed = int(state["steps"]), int(state["compressed"])
-        self._measured = int(state["measured"])
-        self._kept_sum = state["kept_sum"]
+        self._left_out = state["left_out"]

@@ -61,6 +61,7 @@ class ErrorFeedback(Feedback):
 
     Args:
         n: values of an update.
+        device: where updates are.
 
     >>> feedback = ErrorFeedback(3)
     >>> total = feedback.add(torch.tensor([1.0, -4.0, 2.0]))
@@ -69,8 +70,8 @@ class ErrorFeedback(Feedback):
     [1.5, 0.5, 2.5]
     """
 
-    def __init__(self, n: int) -> None:
-        self._residual = torch.zeros(n)
+    def __init__(self, n: int, device: torch.device | str = "cpu") -> None:
+        self._residual = torch.zeros(n, device=device)
 
     def add(self, update: Tensor) -> Tensor:
         return self._residual.add_(update)
@@ -103,14 +104,23 @@ class MomentumCorrection(Feedback):
         inner: keeps the residual.
         n: values of an update.
         momentum: at least 0, below 1.
+        device: where updates are.
         masking: see above.
     """
 
-    def __init__(self, inner: Feedback, n: int, momentum: float = 0.9, *, masking: bool = True) -> None:
+    def __init__(
+        self,
+        inner: Feedback,
+        n: int,
+        momentum: float = 0.9,
+        device: torch.device | str = "cpu",
+        *,
+        masking: bool = True,
+    ) -> None:
         if not 0 <= momentum < 1:
             raise ConfigError(f"momentum = {momentum:g}: at least 0 and below 1")
         self._inner = inner
-        self._velocity = torch.zeros(n)
+        self._velocity = torch.zeros(n, device=device)
         self._momentum = momentum
         self._masking = masking
 

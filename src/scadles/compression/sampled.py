@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from threading import Lock
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -112,6 +112,12 @@ class SampledTopK(Selector):
                 return self._cut(found, count, threshold)
         self._threshold = None
         return self._exact.pick(values)
+
+    def state(self) -> list[Any]:
+        return [self._threshold]
+
+    def load(self, state: list[Any]) -> None:
+        [self._threshold] = state
 
     def _thresholds(self, array: Floats, generator: np.random.Generator) -> Iterator[float]:
         """Try the last one if it still holds, then one from a sample, then one that is surely low enough."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,6 +38,13 @@ class Selector(ABC):
         """Return the selected entries with their values."""
         indices = self.select(values, step)
         return Sparse(indices, values.index_select(0, indices))
+
+    def state(self) -> list[Any]:
+        """Return what a checkpoint must hold for the next selection to be the same, where it depends on the last."""
+        return []
+
+    def load(self, state: list[Any]) -> None:  # noqa: B027 - most carry nothing
+        """Go on from a state."""
 
 
 class ExactTopK(Selector):
@@ -105,6 +113,13 @@ class PerSlice(Selector):
         starts = np.cumsum([0, *self._sizes[:-1]]).tolist()
         parts = zip(self._selectors, torch.split(values, self._sizes), starts, strict=True)
         return torch.cat([selector.select(part, step) + start for selector, part, start in parts])
+
+    def state(self) -> list[Any]:
+        return [selector.state() for selector in self._selectors]
+
+    def load(self, state: list[Any]) -> None:
+        for selector, theirs in zip(self._selectors, state, strict=True):
+            selector.load(theirs)
 
 
 def _checked(k: int) -> int:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -64,6 +65,14 @@ class QuantityConfig(Section):
     factors: tuple[Positive, ...] = Field(default=(), description="what the value is multiplied by from then on")
     period_s: Positive | None = Field(default=None, description="length after which the times begin again; none: never")
 
+    @property
+    def middle(self) -> float:
+        """The value, or the mean (lognormal: the median) of what is drawn; factors are not in it."""
+        if self.uniform is not None:
+            return sum(self.uniform) / 2
+        drawn = self.normal or self.lognormal
+        return drawn[0] if drawn is not None else self.value or 0.0
+
     @model_validator(mode="after")
     def _possible(self) -> Self:
         given = [name for name in ("value", "uniform", "normal", "lognormal") if getattr(self, name) is not None]
@@ -80,6 +89,12 @@ class QuantityConfig(Section):
             raise ValueError(f"times_s {list(self.times_s)} must ascend from 0")
         _check_period(self.period_s, self.times_s[-1] if self.times_s else None, "times_s")
         return self
+
+
+def _middles(cost: float | tuple[float, ...] | QuantityConfig | None) -> tuple[float, ...]:
+    if isinstance(cost, QuantityConfig):
+        return (cost.middle,)
+    return cost if isinstance(cost, tuple) else () if cost is None else (cost,)
 
 
 Seconds = NotNegative | tuple[NotNegative, ...] | QuantityConfig
@@ -102,6 +117,16 @@ class LinkConfig(Section):
     latency_s: Seconds = Field(
         default=0.0, description="seconds before a message arrives; of its two ends the longer counts"
     )
+
+    @property
+    def slowest_bps(self) -> float:
+        """Bits per second of the slowest link, by the middle of what is drawn; infinite where nothing is said."""
+        return min(_middles(self.up_bps) + _middles(self.down_bps), default=math.inf)
+
+    @property
+    def longest_s(self) -> float:
+        """Latency of the slowest link, likewise."""
+        return max(_middles(self.latency_s), default=0.0)
 
 
 class AvailabilityConfig(Section):

@@ -90,16 +90,21 @@ class Compressed(_Frozen):
         ratio: share of the entries that a compressed step sends.
         values: how a value is sent.
         reduction: how sparse messages were added up.
+        reduction_why: why in this way.
         cnc: compressed steps over all steps.
-        kept_energy: mean share of the squared norm that was picked; None without a gate that asks for it.
-        why: what decided about the last step.
+        kept_energy: mean share of the squared norm that was picked, over the steps in which something was; None where
+            that never happened.
+        decisions: how many steps were decided about for which reason.
+        why: what decided about the last step, with its numbers.
     """
 
     ratio: float
     values: str
     reduction: str
+    reduction_why: str
     cnc: float
     kept_energy: float | None
+    decisions: dict[str, int]
     why: str
 
 

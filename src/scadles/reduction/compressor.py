@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from scadles.aggregation import Report, Reports
 from scadles.compression import CostGate, Feedback, NormGate, Selector, Sparse, squared_norm
 from scadles.reduction.contract import Reduction, SparseReducer
-from scadles.reduction.costs import dense_volume
+from scadles.reduction.costs import Volume, dense_volume
 
 SCALARS = len(Report._fields)
 
@@ -33,6 +34,12 @@ class OncePerStep(Selector):
         if self._picked is None or step is None or step != self._step:
             self._step, self._picked = step, self._inner.pick(values, step)
         return self._picked
+
+    def state(self) -> list[Any]:
+        return self._inner.state()
+
+    def load(self, state: list[Any]) -> None:
+        self._inner.load(state)
 
 
 @dataclass(frozen=True)
@@ -57,31 +64,47 @@ class Compressor:
         reducer: adds up what all devices send; made with the same selector.
         gates: decide alike on all devices, from reports that all have.
         size: how many devices there are.
+        reducer_why: why it is this reducer.
 
     Attributes:
-        reducer: as given.
+        reducer, reducer_why: as given.
         step: steps begun so far.
         compressed: whether the present step is compressed.
+        decisions: how many steps were decided about for which reason.
+        why: what decided about the present step, with its numbers.
     """
 
     def __init__(
-        self, feedback: Feedback, selector: OncePerStep, reducer: SparseReducer, gates: Gates, size: int
+        self,
+        feedback: Feedback,
+        selector: OncePerStep,
+        reducer: SparseReducer,
+        gates: Gates,
+        size: int,
+        reducer_why: str = "as configured",
     ) -> None:
         self.reducer = reducer
+        self.reducer_why = reducer_why
         self.step = 0
         self.compressed = False
+        self.decisions: dict[str, int] = {}
+        self.why = "nothing decided yet"
         self._feedback = feedback
         self._selector = selector
         self._gates = gates
         self._compressed_steps = 0
+        self._kept_sum, self._measured = 0.0, 0
         self._present = True
-        self._last_bytes = 0
-        self._last_compressed = False
-        self._sparse_bytes = reducer.volume(SCALARS).bytes_sent
-        self._dense_bytes = dense_volume(reducer.n + SCALARS * size, size).bytes_sent
+        self._last_compressed: bool | None = None
+        self._sparse_bytes = reducer.volume(SCALARS).gloo_bytes
+        self._dense_bytes = dense_volume(reducer.n + SCALARS * size, size).gloo_bytes
+
+    def charge(self, sparse: Volume, dense: Volume) -> None:
+        """Decide by what these messages put on the link, rather than by one's own: those of a simulated model."""
+        self._sparse_bytes, self._dense_bytes = sparse.gloo_bytes, dense.gloo_bytes
 
     def begin(self, update: Tensor, report: np.ndarray, *, present: bool = True) -> Tensor:
-        """Return the update with what was kept back, float32 ``[n]``; write the gate's statistics into the report.
+        """Return the update with what was kept back, float32 ``[n]``; write the statistics into the report.
 
         A device that is not present sends nothing, and keeps what it has.
         """
@@ -89,7 +112,7 @@ class Compressor:
         self._present = present
         self.compressed = self._decide()
         whole = self._feedback.add(update) if present else torch.zeros_like(update)
-        if self._gates.norm is not None:
+        if self.selects:
             picked = self._selector.pick(whole, self.step)
             report[_NORM_SQ], report[_KEPT_SQ] = squared_norm(whole), squared_norm(picked.values)
         return whole
@@ -107,20 +130,20 @@ class Compressor:
             elif self._present:
                 self._feedback.sent_all()
         self._compressed_steps += self.compressed
+        norm_sq, kept_sq = float(reports.norm_sq.sum()), float(reports.kept_sq.sum())
+        if self.selects and 0 < norm_sq < math.inf:
+            self._measured += 1
+            self._kept_sum += kept_sq / norm_sq
         if self._gates.norm is not None:
-            totals = (float(reports.norm_sq.sum()), float(reports.kept_sq.sum()))
-            self._gates.norm.observe(*totals, compressed=self.compressed)
-        if self._gates.cost is not None:
+            self._gates.norm.observe(norm_sq, kept_sq)
+        if self._gates.cost is not None and self._last_compressed is not None:
             # times are of the step before; who was ready last waited for nobody
-            coding_s = float(reports.coding_s.max()) if self._last_compressed else None
-            transfer_s = float(reports.transfer_s.min()) if self._last_bytes else None
-            self._gates.cost.observe(coding_s=coding_s, transfer_s=transfer_s, transfer_bytes=self._last_bytes or None)
-        self._last_bytes, self._last_compressed = self.bytes_sent, self.compressed
-
-    @property
-    def bytes_sent(self) -> int:
-        """What the present step's messages put on this device's link."""
-        return self._sparse_bytes if self.compressed else self._dense_bytes
+            self._gates.cost.observe(
+                compressed=self._last_compressed,
+                transfer_s=float(reports.transfer_s.min()),
+                coding_s=float(reports.coding_s.max()),
+            )
+        self._last_compressed = self.compressed
 
     @property
     def selects(self) -> bool:
@@ -134,25 +157,17 @@ class Compressor:
 
     @property
     def kept_energy(self) -> float | None:
-        """The mean share of the squared norm that is sent; None without a gate by norm."""
-        return self._gates.norm.kept_energy if self._gates.norm is not None else None
-
-    @property
-    def why(self) -> str:
-        """What decided about the last step, in words."""
-        if self._gates.cost is not None:
-            return self._gates.cost.why
-        if self._gates.norm is not None:
-            return f"{self._gates.norm.left_out or 0.0:.3f} of the squared norm stays behind on average"
-        return "every step is compressed"
+        """The mean share of the squared norm that is picked, over the steps in which something was; None before."""
+        return self._kept_sum / self._measured if self._measured else None
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the tensors and numbers that a checkpoint must hold."""
         tensors = {f"feedback/{name}": tensor for name, tensor in self._feedback.state().items()}
         tensors |= {f"reducer/{name}": tensor for name, tensor in self.reducer.state().items()}
+        numbers = {name: getattr(self, f"_{name}") for name in _NUMBERS}
         gates = {name: gate.state() for name, gate in vars(self._gates).items() if gate is not None}
-        last = {"last_bytes": self._last_bytes, "last_compressed": self._last_compressed}
-        return tensors, {"step": self.step, "gates": gates, "compressed_steps": self._compressed_steps, **last}
+        numbers |= {"step": self.step, "decisions": self.decisions}
+        return tensors, {**numbers, "gates": gates, "selector": self._selector.state()}
 
     def load(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Go on from what :meth:`state` returned.
@@ -162,18 +177,26 @@ class Compressor:
         """
         self._feedback.load(_below("feedback/", tensors))
         self.reducer.load(_below("reducer/", tensors))
+        self._selector.load(state["selector"])
         for name, gate in vars(self._gates).items():
             if gate is not None:
                 gate.load(state["gates"][name])
-        self.step, self._compressed_steps = state["step"], state["compressed_steps"]
-        self._last_bytes, self._last_compressed = state["last_bytes"], state["last_compressed"]
+        self.step, self.decisions = state["step"], dict(state["decisions"])
+        for name in _NUMBERS:
+            setattr(self, f"_{name}", state[name])
 
     def _decide(self) -> bool:
         norm, cost = self._gates.norm, self._gates.cost
-        by_norm = norm is None or norm.decide()
-        return by_norm and (cost is None or cost.decide(self._sparse_bytes, self._dense_bytes))
+        compress, reason, self.why = True, "always", "every step is compressed"
+        if norm is not None:
+            compress, reason, self.why = norm.decide(), norm.reason, norm.why
+        if cost is not None and compress:
+            compress, reason, self.why = cost.decide(self._sparse_bytes, self._dense_bytes), cost.reason, cost.why
+        self.decisions[reason] = self.decisions.get(reason, 0) + 1
+        return compress
 
 
+_NUMBERS = ("compressed_steps", "kept_sum", "measured", "last_compressed")
 _NORM_SQ, _KEPT_SQ = Report._fields.index("norm_sq"), Report._fields.index("kept_sq")
 
 

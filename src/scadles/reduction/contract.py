@@ -113,9 +113,10 @@ class SparseReducer(ABC):
         """
         self._check(v)
         parcels = self.begin(v, step)
-        received = None if parcels is None else self._fabric.swap(parcels, phase)
+        # a fabric of GPUs returns what it brings on a GPU
+        received = None if parcels is None else self._fabric.swap(parcels, phase).cpu()
         message = self.message(received, scalars, step, phase)
-        reduction = self.settle(self.add_up(self._fabric.gather(message, phase), step, phase))
+        reduction = self.settle(self.add_up(self._fabric.gather(message, phase).cpu(), step, phase))
         if v.device.type == "cpu":
             return reduction
         taken = Sparse(reduction.taken.indices.to(v.device), reduction.taken.values.to(v.device))

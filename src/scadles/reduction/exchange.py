@@ -1,4 +1,4 @@
-"""The exchange of gradients with compression: still one message a step, with everything in it."""
+"""The exchange of gradients with compression: one collective a step, or two, with everything in them."""
 
 from __future__ import annotations
 

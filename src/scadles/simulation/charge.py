@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from scadles.aggregation import GradientExchange
-from scadles.build.exchange import bucket_sizes
+from scadles.build.exchange import charged_entries
 from scadles.config import RunConfig
 from scadles.reduction import (
     SCALARS,
     FleetExchange,
     SparseReducer,
     Volume,
+    dense_volume,
     gather_volume,
     split_volume,
     whole_volume,
@@ -32,6 +33,7 @@ class Charge:
     Attributes:
         costs: as given.
         message_bytes: the size of a dense gradient message that is charged.
+        collectives: that have been charged so far.
     """
 
     def __init__(self, config: RunConfig, costs: Costs, exchange: GradientExchange) -> None:
@@ -41,6 +43,11 @@ class Charge:
         self._config = config
         # as many values as the charged message has
         self._n = self.message_bytes // _FLOAT32 if config.cost.message_bytes is not None else _values(exchange)
+        self.collectives = 0
+        if isinstance(exchange, FleetExchange):
+            dense = dense_volume(self.message_bytes // _FLOAT32, config.devices)
+            for compressor in exchange.compressors:
+                compressor.charge(self._volume(compressor.reducer, config.devices), dense)
 
     @property
     def ways(self) -> str:
@@ -57,10 +64,13 @@ class Charge:
     def exchange(self, present: np.ndarray, step: int, now_s: float) -> Exchange:
         """Return time and bytes of the exchange that these devices have done, bool ``[N]``."""
         members, exchange = np.flatnonzero(present), self._exchange
+        self.collectives += 1
         if not isinstance(exchange, FleetExchange):
             return self.costs.exchange(members, self.message_bytes, step, now_s)
         if exchange.compressor.compressed:
-            cost = self.costs.sparse(members, self._volume(exchange.compressor.reducer, len(members)), step, now_s)
+            volume = self._volume(exchange.compressor.reducer, len(members))
+            cost = self.costs.sparse(members, volume, step, now_s)
+            self.collectives += volume.parcel_bytes > 0  # a swap before the gathering
         else:
             cost = self.costs.exchange(members, self.message_bytes, step, now_s)
         selects = exchange.compressor.selects
@@ -78,15 +88,8 @@ class Charge:
         if reducer.name == "whole":
             return whole_volume(self._n, members, values, SCALARS)
         way = gather_volume if reducer.name == "gather" else split_volume
-        return way(self._n, self._entries(reducer), members, values, SCALARS)
-
-    def _entries(self, reducer: SparseReducer) -> int:
-        """Return how many entries a device sends of the charged message, whose layers nobody knows."""
-        if self._n == reducer.n:
-            return reducer.k
-        config = self._config
-        slices = bucket_sizes(config, self._n) if config.compression.scope == "bucket" else [self._n]
-        return sum(config.compression.entries(size) for size in slices)
+        k = reducer.k if self._n == reducer.n else charged_entries(self._config, self._n)
+        return way(self._n, k, members, values, SCALARS)
 
 
 def _values(exchange: GradientExchange) -> int:

@@ -90,7 +90,7 @@ class Costs:
             return Exchange(0.0, 0)
         up, down, latency_s = self._links(members, step, now_s)
         seconds = volume.seconds(float(np.minimum(up, down).min()), float(latency_s.max()))
-        return Exchange(seconds, volume.bytes_sent * len(members))
+        return Exchange(seconds, volume.gloo_bytes * len(members))
 
     def copies(self, members: int) -> int:
         """Return how often a device sends the samples that it shares: to each of the others, or to a star's hub."""

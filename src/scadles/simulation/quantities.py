@@ -64,14 +64,12 @@ class Quantity:
         seed, name = self._seed
         generator = numpy_generator(seed, name, draw)
         if config.uniform is not None:
-            low, high = config.uniform
-            drawn, middle = generator.uniform(low, high, self._devices), (low + high) / 2
+            drawn = generator.uniform(*config.uniform, self._devices)
         elif config.normal is not None:
-            middle, std = config.normal
-            drawn = generator.normal(middle, std, self._devices)
+            drawn = generator.normal(*config.normal, self._devices)
         elif config.lognormal is not None:
             middle, sigma = config.lognormal
             drawn = middle * np.exp(sigma * generator.standard_normal(self._devices))
         else:
-            drawn, middle = np.full(self._devices, config.value), 0.0
-        return np.maximum(drawn, FLOOR * middle)
+            drawn = np.full(self._devices, config.value)
+        return np.maximum(drawn, FLOOR * config.middle)

@@ -160,7 +160,7 @@ class Simulator:
             model_sha256=model_sha256,
             clock="virtual",
             bytes_counted_by=f"message sizes, {self._charge.ways}",
-            collectives=self._tally.steps,
+            collectives=self._charge.collectives,
             simulated=self._describe(),
         )
         return compose(self._config, self._learner, self._tally, ending, self._record.rows(), self._record.shown)

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from scadles.errors import CheckpointError, RunError
 from scadles.fabric import Fabric
 
-FORMAT = 3
+FORMAT = 4
 _MODEL, _OPTIMIZER, _KEPT_BACK = "model/", "optimizer/", "exchange/"
 _GENERATOR, _CUDA_GENERATOR = "generator/torch", "generator/cuda"
 

@@ -153,8 +153,10 @@ def _compressed(config: RunConfig, learner: Learner) -> Compressed | None:
         ratio=config.compression.ratio,
         values=config.compression.values,
         reduction=compressor.reducer.name,
+        reduction_why=compressor.reducer_why,
         cnc=compressor.cnc,
         kept_energy=compressor.kept_energy,
+        decisions=dict(compressor.decisions),
         why=compressor.why,
     )
 

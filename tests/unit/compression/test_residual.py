@@ -134,6 +134,13 @@ def test_a_state_goes_on_where_it_was():
     assert torch.equal(first.add(update(1)), second.add(update(1)))
 
 
+def test_what_is_kept_is_where_updates_are():
+    """On a device that computes nothing, and would refuse to add what is on another one."""
+    feedback = MomentumCorrection(ErrorFeedback(N, "meta"), N, device="meta")
+    assert feedback.add(torch.zeros(N, device="meta")).device.type == "meta"
+    assert {memory.device.type for memory in feedback.state().values()} == {"meta"}
+
+
 def test_a_state_of_another_model_is_refused():
     with pytest.raises(CheckpointError, match="residual has 3 values, this model 5"):
         ErrorFeedback(5).load({"residual": torch.zeros(3)})

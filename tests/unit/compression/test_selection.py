@@ -86,6 +86,22 @@ def test_a_threshold_that_holds_is_used_again():
     assert (selector.tried, selector.last) == (2, learned)
 
 
+def test_a_state_goes_on_with_the_threshold_that_holds():
+    """It tells among so many that the cut is by a sample of them, of which another first pass finds others."""
+    n = 3_000_000
+
+    def make():
+        return PerSlice([n, 10], [SampledTopK(n // 10, seed=0), ExactTopK(2)])
+
+    first, second, fresh = make(), make(), make()
+    first.select(vector(n + 10), step=1)
+    second.load(first.state())
+    values = vector(n + 10, seed=1)
+    expected = first.select(values, step=2)
+    assert torch.equal(second.select(values, step=2), expected)
+    assert not torch.equal(fresh.select(values, step=2), expected)
+
+
 @pytest.mark.parametrize("level", [0.0, 1.0])
 def test_equal_magnitudes_are_cut_to_k(level):
     values = torch.full((LONG,), level)

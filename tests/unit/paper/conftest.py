@@ -98,7 +98,9 @@ def follow_the_formulas(config, *, out, quiet):
 
 def summary(config, steps, time_s, accuracy):
     """Half of the steps are compressed where compression is on, to nothing."""
-    compressed = Compressed(ratio=0.1, values="int8", reduction="split", cnc=CNC, kept_energy=0.75, why="")
+    compressed = Compressed(
+        ratio=0.1, values="int8", reduction="split", reduction_why="", cnc=CNC, kept_energy=0.75, decisions={}, why=""
+    )
     on = config.compression.ratio is not None
     bytes_sent = round(DENSE_BYTES * config.devices * steps * (1 - CNC * on))
     device = DeviceSummary(

@@ -262,7 +262,7 @@ def test_what_a_checkpoint_holds_makes_the_next_steps_the_same():
     [fabric] = LocalFabric.create(1)
     way = {"gate": "norm", "delta": 0.4, "momentum": 0.5}
     settings_ = load_config(
-        {"devices": 1, "steps": 1, "optimizer": {"momentum": 0}, "compression": {"ratio": 0.1, **way}}
+        {"devices": 2, "steps": 1, "optimizer": {"momentum": 0}, "compression": {"ratio": 0.1, **way}}
     )
 
     def make():
@@ -280,6 +280,21 @@ def test_what_a_checkpoint_holds_makes_the_next_steps_the_same():
         assert torch.equal(mine, theirs)
     with pytest.raises(CheckpointError, match="no residual: it was written without this compression"):
         make().load({}, numbers)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device: run it on a machine that has one")
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_gradients_on_a_gpu_become_the_same_sum(in_threads, way):
+    given = gradients(4, 3)
+
+    def work(fabric, place):
+        exchange = exchange_of(fabric, model().to(place), **{**way, "selection": "exact"})
+        return [step(exchange, given[number, fabric.rank].to(place))[1].cpu() for number in range(4)]
+
+    on_cpu, on_gpu = (in_threads(3, lambda fabric, place=place: work(fabric, place)) for place in ("cpu", "cuda"))
+    for expected, found in zip(on_cpu, on_gpu, strict=True):
+        for mine, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-4)
 
 
 def test_a_step_in_which_nobody_has_anything_sends_nothing(in_threads):

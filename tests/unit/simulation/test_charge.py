@@ -18,9 +18,9 @@ LINK = {"up_bps": 1e6, "down_bps": 1e6}
 def run(tmp_path):
     """Simulate with compression, and these seconds of coding."""
 
-    def simulated(coding_s=0.0, **compression):
+    def simulated(coding_s=0.0, steps=8, **compression):
         cost = {"compute": {"coding_s": coding_s}, "link": LINK}
-        config = {**BASE, "cost": cost, "compression": {"ratio": 0.02, **compression}}
+        config = {**BASE, "steps": steps, "cost": cost, "compression": {"ratio": 0.02, **compression}}
         out = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
         simulate(config, out=out, quiet=True)
         return RunFolder(out)
@@ -28,12 +28,16 @@ def run(tmp_path):
     return simulated
 
 
-@pytest.mark.parametrize(("coding_s", "cnc", "why"), [(0.01, 6 / 8, "compressed: "), (60.0, 2 / 8, "dense: 60 s of")])
+@pytest.mark.parametrize(
+    ("coding_s", "cnc", "why"), [(0.01, 9 / 12, "compressed is faster: "), (60.0, 3 / 12, "dense is faster: 60 s of")]
+)
 def test_the_gate_by_cost_decides_by_the_charged_coding(run, coding_s, cnc, why):
-    """Two dense steps to learn the bandwidth, two compressed ones to learn what coding takes; then what is faster."""
-    found = run(coding_s, gate="cost").summary.compressed
+    """Three dense steps and three compressed ones to see what they take, measured one step late; then the faster."""
+    found = run(coding_s, gate="cost", steps=12).summary.compressed
     assert found.cnc == pytest.approx(cnc)
     assert found.why.startswith(why)
+    assert found.decisions["dense, to see what it takes"] == found.decisions["compressed, to see what it takes"] == 3
+    assert sum(found.decisions.values()) == 12
 
 
 def test_every_step_is_charged_for_its_own_coding(run):
@@ -43,7 +47,7 @@ def test_every_step_is_charged_for_its_own_coding(run):
 
 @pytest.mark.parametrize(("gate", "coding_s"), [("cost", 0.0), ("both", 5.0)])
 def test_a_dense_step_selects_only_for_the_gate_by_norm(run, gate, coding_s):
-    """The first step is dense: nobody knows the bandwidth yet."""
+    """The first step is dense: nobody knows what it takes yet."""
     quick, slow = (run(seconds, gate=gate).steps(0)[0] for seconds in (0.0, 5.0))
     assert slow.sync_s - quick.sync_s == pytest.approx(coding_s)
 
@@ -72,11 +76,43 @@ def test_a_step_is_charged_what_its_scope_sends(tmp_path, scope):
     whole = sum(layers)
     slices = {"gradient": [whole], "layer": layers, "bucket": [size] * (whole // size) + [whole % size]}[scope]
     k = sum(math.ceil(0.01 * part) for part in slices if part)
-    assert charged(tmp_path, {}, scope=scope) == gather_volume(whole, k, 3, "int8", SCALARS).bytes_sent
+    assert charged(tmp_path, {}, scope=scope) == gather_volume(whole, k, 3, "int8", SCALARS).gloo_bytes
 
 
 def test_a_charged_message_has_buckets_too(tmp_path):
     n, size = 1000, int(0.001 * 2**20) // 4
     k = 3 * math.ceil(0.01 * size) + math.ceil(0.01 * (n - 3 * size))
     cost = {"message_bytes": 4 * n}
-    assert charged(tmp_path, cost, scope="bucket") == gather_volume(n, k, 3, "int8", SCALARS).bytes_sent
+    assert charged(tmp_path, cost, scope="bucket") == gather_volume(n, k, 3, "int8", SCALARS).gloo_bytes
+
+
+@pytest.mark.parametrize(("reduction", "collectives"), [("gather", 1), ("split", 2)])
+def test_a_swap_and_a_gathering_are_two_collectives(run, reduction, collectives):
+    summary = run(gate="always", reduction=reduction).summary
+    assert summary.collectives_per_step == collectives
+
+
+def test_decisions_are_about_the_charged_message(tmp_path):
+    """A small model that stands for a large one compresses where the large one should."""
+    cost = {"message_bytes": 240_000_000, "link": {"up_bps": 5e9, "down_bps": 5e9, "latency_s": 0.001}}
+    simulate({**BASE, "steps": 10, "cost": cost, "compression": {"ratio": 0.01}}, out=tmp_path / "run", quiet=True)
+    found = RunFolder(tmp_path / "run").summary.compressed
+    assert found.why.startswith("compressed is faster: 0 s of coding and")
+    assert found.why.endswith(" s for 320 MB dense")  # a ring of three sends four thirds of a message
+    assert found.reduction == "split"
+    assert found.reduction_why.startswith("split is faster at 5000 Mbit/s and 1 ms: ")
+
+
+def test_a_link_with_latency_has_its_messages_gathered(tmp_path):
+    cost = {"link": {"up_bps": {"uniform": [1e9, 3e9]}, "latency_s": [0.01, 0.5, 0.02]}}
+    simulate({**BASE, "steps": 2, "cost": cost, "compression": {"ratio": 0.01}}, out=tmp_path / "run", quiet=True)
+    found = RunFolder(tmp_path / "run").summary.compressed
+    assert (found.reduction, found.reduction_why[:42]) == ("gather", "gather is faster at 2000 Mbit/s and 500 ms")
+
+
+def test_kept_energy_is_known_without_a_gate_that_asks_for_it(run):
+    always, norm = (run(gate=gate, delta=1.0).summary.compressed for gate in ("always", "norm"))
+    assert 0 < always.kept_energy < 1
+    assert always.kept_energy == pytest.approx(norm.kept_energy, abs=0.2)
+    assert norm.decisions == {"dense, to see what stays behind": 1, "little stays behind": 7}
+    assert always.decisions == {"always": 8}
