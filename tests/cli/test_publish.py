@@ -24,7 +24,7 @@ def publish(tmp_path, monkeypatch, command, write_config, npz):
         (("--set", "stream.url=http://host/topic"), "http:// takes no records"),
         (("--set", "stream.url=kafka://host/topic/{divice}"), "only {device} can be filled in"),
         (("--set", "stream.url=kafka://host/t?sasl.password=env:SCADLES_NOT_SET"), "SCADLES_NOT_SET is not set"),
-        (("--set", "stream.url=mqtt://host/t?passwort=x"), "unknown parameter 'passwort'; did you mean password?"),
+        (("--set", "stream.url=mqtt://host/t?usernme=x"), "unknown parameter 'usernme'; did you mean username?"),
         (("--set", "stream.url=mqtt://host/t", "--set", "stream.codec.shape=[3]"), "stream.codec.shape = [3]"),
     ],
 )

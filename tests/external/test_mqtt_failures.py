@@ -212,7 +212,7 @@ def test_clients_that_prove_who_they_are(fragile_mosquitto, certificates, monkey
     [
         ("?pasword=env:A", "unknown parameter 'pasword'; did you mean password"),
         ("?password=env:A", "password without username"),
-        ("?username=me&password=sesame", "give env:NAME or file:PATH"),
+        ("?username=me&password=sesame", "say where it is, env:NAME or file:PATH"),
         ("?username=me&password=env:NOT_SET_ANYWHERE", "NOT_SET_ANYWHERE is not set"),
         ("?ca=x.pem", "ca is of an encrypted connection; write mqtts://"),
         ("?receive_max=0", "receive_max=0 must be from 1 to 65535"),

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import parse_qsl, urlsplit
+from collections.abc import Iterator
+from urllib.parse import parse_qsl, unquote, urlsplit
 
-_SECRET = re.compile(r"password|passphrase|secret|key\.pem$|private\.key|oauthbearer\.config$|token$", re.IGNORECASE)
+_SECRET = re.compile(
+    r"pass?w|passo|passphrase|\bpwd\b|secret|token$|api.?key$|jaas\.config$|kinit\.cmd$|oauthbearer\.config$|key\.pem$"
+    r"|private\.key(?!\.file$)",
+    re.IGNORECASE,
+)
+_NAME = re.compile(r"[\w.-]+", re.ASCII)
+_PLACE = re.compile(r"(env|file):.")
+_BETWEEN = re.compile(r"[/?&;,\s]")
 
 
 def is_secret(parameter: str) -> bool:
@@ -17,31 +25,66 @@ def is_secret(parameter: str) -> bool:
     return _SECRET.search(parameter) is not None
 
 
-def without_secrets(url: str) -> str:
+def without_secrets(url: object) -> str:
     """Return an address that holds no secret, as it is.
 
+    An address in which a secret could not be found is refused as well: one that cannot be taken apart, and one with a
+    fragment, the part behind ``#``, which nobody reads.
+
     Raises:
-        ValueError: it holds one; the message does not tell it.
+        ValueError: it holds one, or cannot be looked through; the message does not tell it.
 
     >>> without_secrets("kafka://host/topic?sasl.password=env:KAFKA_PASSWORD")
     'kafka://host/topic?sasl.password=env:KAFKA_PASSWORD'
     >>> without_secrets("kafka://host/topic?sasl.password=sesame")
     Traceback (most recent call last):
     ValueError: sasl.password is written into run folders: say where it is, env:NAME or file:PATH, not what it is
+    >>> without_secrets("mqtt://host/camera/#")
+    Traceback (most recent call last):
+    ValueError: a # ends an address, and nobody reads what is behind it: write %23 for a # in a topic or value
     """
+    if not isinstance(url, str):
+        raise ValueError(f"must be an address, such as kafka://host/topic, not {type(url).__name__}")
+    if "#" in url:
+        raise ValueError(
+            "a # ends an address, and nobody reads what is behind it: write %23 for a # in a topic or value"
+        )
     try:
-        parts = urlsplit(url)
-        parameters = parse_qsl(parts.query, keep_blank_values=True)
-    except ValueError:
-        return url  # whoever opens it says what is wrong with it
-    if "@" in parts.netloc:
+        host, query = urlsplit(url).netloc, urlsplit(url).query
+        parameters = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+    except ValueError:  # whose text quotes the address
+        raise ValueError(
+            "cannot be read: write scheme://host/path?name=value&name=value, an IPv6 address in brackets"
+        ) from None
+    if "@" in url.partition("?")[0] or "@" in unquote(host):
         raise ValueError(
             "an address is written into run folders: give user and password as parameters, the password as env:NAME "
-            "or file:PATH"
+            "or file:PATH; write %40 for an @ in a topic"
         )
-    for name, value in parameters:
-        if is_secret(name) and not value.startswith(("env:", "file:")):
+    for name, value in [*parameters, *_stray(url.partition("?")[0], parameters)]:
+        if not _NAME.fullmatch(name):
+            raise ValueError("names of parameters are letters, digits, dots, dashes and underscores, after one ?")
+        if is_secret(name) and not _PLACE.match(value):
             raise ValueError(
                 f"{name} is written into run folders: say where it is, env:NAME or file:PATH, not what it is"
             )
     return url
+
+
+def shown(value: object) -> str:
+    """Return a wrong setting's value for a message, unless it may be an address that was never looked through.
+
+    >>> shown(3.5), shown("kafka://host/topic?sasl.password=sesame")
+    ('3.5', 'a value that is not shown, as it may hold a secret')
+    """
+    text = repr(value)
+    return "a value that is not shown, as it may hold a secret" if "://" in text or is_secret(text) else text
+
+
+def _stray(path: str, parameters: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Yield secrets that are given where no parameter is, because of a wrong or missing separator."""
+    for text in (unquote(path), *(value for _, value in parameters)):
+        for piece in _BETWEEN.split(text):
+            name, equals, value = piece.partition("=")
+            if equals and _NAME.fullmatch(name) and is_secret(name):
+                yield name, value

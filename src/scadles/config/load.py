@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from scadles.config.addresses import shown
 from scadles.config.reading import explain, read_yaml
 from scadles.config.tree import RunConfig, merged, profile_settings
 from scadles.errors import ConfigError
@@ -54,7 +55,7 @@ def _spelled_out(tree: dict[str, Any]) -> dict[str, Any]:
 def _parse_override(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not all(key.split(".")):
-        raise ConfigError(f"--set {text!r}: write it as key=value, for example --set batch.size=32")
+        raise ConfigError(f"--set {shown(text)}: write it as key=value, for example --set batch.size=32")
     try:
         tree: Any = yaml.safe_load(value)
     except yaml.YAMLError:

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from scadles.config.addresses import shown
 from scadles.config.section import sections_in
 from scadles.errors import ConfigError, did_you_mean
 
@@ -24,10 +25,18 @@ def read_yaml(path: Path, what: str = "configuration") -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"cannot read the {what} {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{path} is not YAML: {_unquoted(error)}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold settings (key: value), not {type(tree).__name__}")
     return tree
+
+
+def _unquoted(error: Exception) -> str:
+    """Return what a reader of YAML says, without the lines of the file that it quotes: a secret may be among them."""
+    for mark in (getattr(error, "context_mark", None), getattr(error, "problem_mark", None)):
+        if mark is not None:
+            mark.buffer = None
+    return " ".join(str(error).split())
 
 
 def explain(error: ValidationError, root: type[BaseModel]) -> str:
@@ -49,7 +58,7 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
         elif problem["type"] == "value_error":
             lines[field] = f"{field}: {message}" if field else message
         else:
-            lines[field] = f"{field} = {problem['input']!r}: {message[0].lower()}{message[1:]}"
+            lines[field] = f"{field} = {shown(problem['input'])}: {message[0].lower()}{message[1:]}"
     return "\n".join(lines.values())
 
 

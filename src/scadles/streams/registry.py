@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
+from scadles.config.addresses import without_secrets
 from scadles.errors import ConfigError, did_you_mean
 from scadles.streams.contract import Source
 
@@ -38,15 +39,13 @@ class SourceURL:
         """Take ``text`` apart.
 
         Raises:
-            ConfigError: no scheme, an unreadable host, or a parameter without a value or given twice.
+            ConfigError: no scheme, an unreadable host, a secret, or a parameter without a value or given twice.
         """
         try:
-            parts = urlsplit(text)
-            pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+            parts = urlsplit(without_secrets(text))
         except ValueError as error:
-            raise ConfigError(
-                f"stream.url {text!r} cannot be read: {error}; write scheme://host/path?name=value"
-            ) from None
+            raise ConfigError(f"stream.url: {error}") from None
+        pairs = parse_qsl(parts.query, keep_blank_values=True)
         if not parts.scheme or "://" not in text:
             raise ConfigError(f"stream.url {text!r} has no scheme: write for example replay:// or kafka://host/topic")
         query = dict(pairs)

@@ -12,7 +12,7 @@ from scadles.streams.producing import make_producer
     [
         ("replay://", "a replayed stream is no server"),
         ("kafak://host/topic", "takes no records; did you mean kafka?"),
-        ("mqtt://host/#", "names no topic"),
+        ("mqtt://host/", "names no topic"),
         ("mqtt://host/cam/%23", "many topics at once can be read and not published to"),
         ("mqtt://host/+/1", "many topics at once can be read and not published to"),
         ("kafka://host/topic?partition=1", "unknown parameter 'partition'; did you mean partitions?"),

@@ -48,10 +48,8 @@ def broker_of(url: SourceURL) -> Broker:
     """Return the broker and topic of an address; a topic's ``#`` is written ``%23``.
 
     Raises:
-        ConfigError: there is none, or the address carries a password.
+        ConfigError: there is none.
     """
-    if "@" in url.netloc:
-        raise ConfigError(f"{url.scheme}://: write user and password as ?username=NAME&password=env:VARIABLE")
     host, colon, port = url.netloc.rpartition(":") if not url.netloc.endswith("]") else (url.netloc, "", "")
     if not colon:
         host, port = url.netloc, str(_PORTS[url.scheme])

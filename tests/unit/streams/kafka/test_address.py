@@ -54,8 +54,9 @@ def test_every_option_of_the_client_can_be_given(monkeypatch):
         ("kafka://host/t?patience=9", "unknown parameter 'patience'; did you mean patience_s?"),
         ("kafka://host/t?enable.auto.commit=true", "enable.auto.commit is not yours to set"),
         ("kafka://host/t?group.id=x", "group.id is not yours to set"),
-        ("kafka://me:sesame@host/t", "write user and password as"),
-        ("kafka://host/t?sasl.password=sesame", "sasl.password: is written into run folders"),
+        ("kafka://me:sesame@host/t", "give user and password as parameters"),
+        ("kafka://host/t?sasl.jaas.config=sesame", "sasl.jaas.config is written into run folders"),
+        ("kafka://host/t?sasl.password=sesame", "sasl.password is written into run folders"),
     ],
 )
 def test_what_cannot_work_is_refused(text, told):

@@ -22,6 +22,7 @@ CODEC = make_codec(CodecConfig(), (2,), torch.uint8, classes=2)
         ("mqtt://10.0.0.1:2000/a/%23", ("mqtt", "10.0.0.1", 2000, "a/#")),
         ("mqtt://[::1]:2000/a", ("mqtt", "::1", 2000, "a")),
         ("mqtt://[::1]/+/b", ("mqtt", "::1", 1883, "+/b")),
+        ("mqtt://host/me%40home/a", ("mqtt", "host", 1883, "me@home/a")),
         ("mqtt://host/$share/group/a", ("mqtt", "host", 1883, "$share/group/a")),
     ],
 )
@@ -36,7 +37,9 @@ def test_brokers_and_topics(url, broker):
         ("mqtt://host:port/a", "names no broker"),
         ("mqtt://host:0/a", "names no broker"),
         ("mqtt://host", "names no topic"),
-        ("mqtt://me:sesame@host/a", "write user and password as"),
+        ("mqtt://host/a/#?username=me&password=sesame", "write %23 for a # in a topic"),
+        ("mqtt://host/a/#", "write %23 for a # in a topic"),
+        ("mqtt://me:sesame@host/a", "give user and password as parameters"),
     ],
 )
 def test_addresses_that_name_nothing(url, message):
