@@ -19,7 +19,7 @@ one bucket (``bucket_cap_mb`` above the size of the model)::
 # DDP compares a hook's annotations with the types themselves: here they must not become strings
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -31,13 +31,15 @@ from scadles.compression import (
     Feedback,
     SampledTopK,
     Sparse,
+    WireError,
     add_message,
     budget_bytes,
     encode,
 )
 from scadles.errors import CheckpointError, ConfigError
 
-_SCALARS = 2
+# weight, whether it was left out as not finite, whether it has a batch size
+_SCALARS = 3
 _NOTHING = Sparse(torch.empty(0, dtype=torch.int64), torch.empty(0))
 
 
@@ -56,12 +58,10 @@ class HookState:
         seed: of the samples that selection draws.
 
     Attributes:
-        batch_size: samples that the next loss is the mean of, to be set before each backward pass; 0 leaves this device
-            out. None: all devices count alike. Set it on all devices or on none.
         left_out: buckets that this device has left out because they were not finite.
 
     Raises:
-        ConfigError: a ratio that cannot be.
+        ConfigError: a ratio or a batch size that cannot be.
     """
 
     def __init__(
@@ -79,13 +79,28 @@ class HookState:
         self.ratio = ratio
         self.value_type = value_type
         self.process_group = process_group
-        self.batch_size: float | None = None
+        self._batch_size: float | None = None
         self.left_out = 0
         self._feedback = feedback
         self._seed = seed
         self._slots: dict[tuple[int, ...], _Slot] = {}
         # of each parameter what is kept back of it: views of its slot's memory, or what a checkpoint brought
         self._kept: dict[Tensor, dict[str, Tensor]] = {}
+
+    @property
+    def batch_size(self) -> float | None:
+        """Samples that the next loss is the mean of, to be set before each backward pass; 0 leaves this device out.
+
+        None: all devices count alike. Set it on all devices or on none.
+        """
+        return self._batch_size
+
+    @batch_size.setter
+    def batch_size(self, samples: float | None) -> None:
+        size = None if samples is None else float(samples)
+        if size is not None and not 0 <= size < math.inf:
+            raise ConfigError(f"batch_size = {size:g}: the samples of this device's batch; 0 leaves it out")
+        self._batch_size = size
 
     def state_dict(self, named_parameters: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
         """Return what this device's checkpoint must hold, by parameter; parameters are ``model.named_parameters()``."""
@@ -145,6 +160,7 @@ class _Slot:
 
     def __init__(self, n: int, feedback: Feedback, selector: SampledTopK, value_type: str, size: int) -> None:
         self.n = n
+        self.size = size
         self.feedback = feedback
         self.selector = selector
         self.value_type = value_type
@@ -171,7 +187,8 @@ def ddp_hook(
     use bfloat16.
 
     Raises:
-        WireError: by way of the future: the devices' models or settings differ.
+        WireError: by way of the future: the devices' models or settings differ, some have a batch size and others
+            none, or messages are of another step.
     """
     buffer = bucket.buffer()
     slot = state._slot(bucket.parameters())
@@ -184,11 +201,11 @@ def ddp_hook(
         weight = 0.0
     total = slot.feedback.add(gradient * weight) if weight > 0 else None
     exchange = _all_reduce if slot.dense else _all_gather
-    return exchange(state, slot, buffer, total, (weight, float(bad)))
+    return exchange(state, slot, buffer, total, (weight, float(bad), float(state.batch_size is not None)))
 
 
 def _all_gather(
-    state: HookState, slot: _Slot, buffer: Tensor, total: Tensor | None, scalars: tuple[float, float]
+    state: HookState, slot: _Slot, buffer: Tensor, total: Tensor | None, scalars: tuple[float, ...]
 ) -> torch.futures.Future[torch.Tensor]:
     picked = _NOTHING if total is None else slot.selector.pick(total, slot.steps)
     encoded = encode(
@@ -202,7 +219,7 @@ def _all_gather(
     if total is not None:
         slot.feedback.sent(*encoded.sent)
     message = encoded.message.to(_place(state, buffer))
-    size = dist.get_world_size(state.process_group)
+    step, size = slot.steps, slot.size
     messages = [torch.empty_like(message) for _ in range(size)]
     work = dist.all_gather(messages, message, group=state.process_group, async_op=True)
 
@@ -211,14 +228,20 @@ def _all_gather(
         total = torch.zeros(slot.n)
         # in the order of ranks, so that all devices end with the same bits
         headers = [add_message(each, total) for each in messages]
-        weight, bad = (sum(column) for column in zip(*(header.scalars for header in headers), strict=True))
-        return buffer.copy_(_mean(total, weight, bad))
+        for device, header in enumerate(headers):
+            if header.step != step:
+                raise WireError(
+                    f"device {device} sent a message of step {header.step}, this is step {step}: call backward, and "
+                    "load checkpoints, equally often everywhere"
+                )
+        sums = [sum(column) for column in zip(*(header.scalars for header in headers), strict=True)]
+        return buffer.copy_(_mean(total, sums, size))
 
     return _then(work, add_up)
 
 
 def _all_reduce(
-    state: HookState, slot: _Slot, buffer: Tensor, total: Tensor | None, scalars: tuple[float, float]
+    state: HookState, slot: _Slot, buffer: Tensor, total: Tensor | None, scalars: tuple[float, ...]
 ) -> torch.futures.Future[torch.Tensor]:
     message = torch.cat([torch.zeros(slot.n) if total is None else total, torch.tensor(scalars)])
     if total is not None:
@@ -228,8 +251,7 @@ def _all_reduce(
 
     def divide(done: torch.futures.Future[list[Tensor]]) -> Tensor:
         done.wait()
-        weight, bad = message[slot.n :].tolist()
-        return buffer.copy_(_mean(message[: slot.n], weight, bad))
+        return buffer.copy_(_mean(message[: slot.n], message[slot.n :].tolist(), slot.size))
 
     return _then(work, divide)
 
@@ -244,7 +266,10 @@ def _finite(values: Tensor) -> bool:
     return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
 
 
-def _mean(total: Tensor, weight: float, bad: float) -> Tensor:
+def _mean(total: Tensor, sums: Sequence[float], size: int) -> Tensor:
+    weight, bad, with_batch_size = sums
+    if with_batch_size not in (0, size):
+        raise WireError(f"batch_size is set on {with_batch_size:g} of {size} devices: set it on all of them or on none")
     if weight > 0:
         return total.div_(weight)
     return total.fill_(math.nan if bad else 0.0)

@@ -75,6 +75,26 @@ def test_what_cannot_be_is_refused(settings, named):
         HookState(**settings)
 
 
+@pytest.mark.parametrize("size", [-1, math.nan, math.inf])
+def test_a_batch_size_that_cannot_be_is_refused_where_it_is_set(size):
+    state = HookState(0.1)
+    with pytest.raises(ConfigError, match=f"batch_size = {size:g}: the samples of this device's batch"):
+        state.batch_size = size
+    assert state.batch_size is None
+
+
+@pytest.mark.parametrize("way", ["messages", "dense"])
+def test_a_batch_size_on_some_devices_only_is_an_error_on_all(said, way):
+    for device in said:
+        assert "batch_size is set on 1 of 3 devices" in device["one batch size"][way]
+
+
+def test_a_message_of_another_step_is_an_error_on_all(said):
+    assert "device 1 sent a message of step 2, this is step 1" in said[0]["another step"]
+    for device in said[1:]:
+        assert "device 0 sent a message of step 1, this is step 2" in device["another step"]
+
+
 def test_a_foreign_checkpoint_is_refused():
     layer = nn.Linear(2, 1)
     state = HookState(0.1)
@@ -224,6 +244,31 @@ def leave_out(rank):
     }
 
 
+def refused(model, rank):
+    try:
+        backward(model, *samples(rank, 0, 8))
+    except RuntimeError as error:
+        return str(error)
+    return "nothing"
+
+
+def one_batch_size(rank, state):
+    model = wrapped(state)
+    state.batch_size = 8 if rank == 1 else None
+    return refused(model, rank)
+
+
+def another_step(rank):
+    """Device 0 forgets how far it is."""
+    state, model = OnlyMessages(1.0), DistributedDataParallel(nn.Linear(30, 5))
+    model.register_comm_hook(state, ddp_hook)
+    for step in range(2):  # DDP deals the parameters out anew after the first
+        backward(model, *samples(rank, step, 8))
+    if rank == 0:
+        state.load_state_dict(model.named_parameters(), state.state_dict(model.named_parameters()))
+    return refused(model, rank)
+
+
 def is_dense(rank, ratio):
     state = HookState(ratio, value_type="float32")
     model = wrapped(state)
@@ -252,6 +297,11 @@ def device():
         **{f"conservation, {name}": conservation(rank, *kind) for name, kind in kinds.items()},
         "loss": learn(rank),
         "not finite": leave_out(rank),
+        "one batch size": {
+            "messages": one_batch_size(rank, OnlyMessages(1.0)),
+            "dense": one_batch_size(rank, HookState(1.0)),
+        },
+        "another step": another_step(rank),
         "dense": {str(ratio): is_dense(rank, ratio) for ratio in (0.01, 1.0)},
     }
     print(json.dumps(found))
