@@ -180,7 +180,10 @@ def open_parcel(parcel: Bytes, label: Label) -> Opened:
     if count == 0:
         return Opened(np.zeros(0, np.int64), np.zeros(0, np.float32), scalars, wanted)
     end = at + code.nbytes(count)
-    values = code.read(parcel[at:end], slice(0, count), count)
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = code.read(parcel[at:end], slice(0, count), count)
+    if not np.isfinite(values).all():
+        raise WireError("a parcel with NaN or infinity, which no sender writes")
     return Opened(_read_gaps(parcel[end:], count, width, label.span), values, scalars, wanted)
 
 

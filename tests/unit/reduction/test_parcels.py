@@ -145,6 +145,7 @@ def test_bytes_with_a_right_checksum_still_stand_for_entries_or_for_an_error(bod
     assert len(opened.indices) == len(opened.values)
     assert (np.diff(opened.indices, prepend=-1) > 0).all()
     assert (opened.indices < span).all()
+    assert np.isfinite(opened.values).all()
 
 
 def test_another_version_is_refused():
@@ -160,3 +161,17 @@ def test_another_version_is_refused():
 def test_what_is_not_finite_is_refused(bad):
     with pytest.raises(RunError, match="NaN or infinity"):
         packed(a_label(10), np.array([3]), np.array([bad], np.float32), 50)
+
+
+@pytest.mark.parametrize("value_type", VALUE_TYPES)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_value_that_no_sender_writes_is_refused_though_the_checksum_is_right(value_type, bad):
+    label = a_label(10, value_type)
+    parcel, _ = packed(label, np.arange(3), np.ones(3, np.float32), parcel_bytes(10, 3, value_type))
+    number = {"float16": np.array(bad, "<f2"), "bfloat16": np.array(bad, "<f4").view("<u4") >> 16}
+    code = number.get(value_type, np.array(bad, "<f4"))  # int8: the scale of the group
+    written = code.astype("<u2").tobytes() if value_type == "bfloat16" else code.tobytes()
+    parcel[7 : 7 + len(written)] = np.frombuffer(written, np.uint8)
+    parcel[:4] = np.frombuffer(label.checksum(parcel).to_bytes(4, "little"), np.uint8)
+    with pytest.raises(WireError, match="NaN or infinity, which no sender writes"):
+        open_parcel(parcel, label)
