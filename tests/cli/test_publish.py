@@ -25,6 +25,10 @@ def publish(tmp_path, monkeypatch, command, write_config, npz):
         (("--set", "stream.url=kafka://host/topic/{divice}"), "only {device} can be filled in"),
         (("--set", "stream.url=kafka://host/t?sasl.password=env:SCADLES_NOT_SET"), "SCADLES_NOT_SET is not set"),
         (("--set", "stream.url=mqtt://host/t?usernme=x"), "unknown parameter 'usernme'; did you mean username?"),
+        (
+            ("--set", "stream.url=mqtt://host/t", "--create-topics", "--retention-s", 60),
+            "mqtt://host:1883: MQTT has no topics to create and keeps no records for later: leave out --create-topics",
+        ),
         (("--set", "stream.url=mqtt://host/t", "--set", "stream.codec.shape=[3]"), "stream.codec.shape = [3]"),
     ],
 )

@@ -21,7 +21,7 @@ def publish(
     ] = None,
     records: Annotated[int | None, typer.Option(min=1, help="end after so many records on each topic")] = None,
     create_topics: Annotated[  # noqa: FBT002
-        bool, typer.Option("--create-topics", help="kafka: make the topics that are not there")
+        bool, typer.Option("--create-topics", help="kafka: make the topics that are not there; MQTT has none to make")
     ] = False,
     retention_s: Annotated[
         float | None, typer.Option(min=0.001, metavar="SECONDS", help="of new topics: records may go at this age")

@@ -10,6 +10,7 @@ from scadles.config import CodecConfig
 from scadles.errors import ConfigError
 from scadles.importing import import_callable
 from scadles.streams.codec.contract import Codec
+from scadles.streams.codec.guarded import GuardedCodec
 from scadles.streams.codec.image import ImageCodec
 from scadles.streams.codec.json_text import JsonCodec
 from scadles.streams.codec.labels import Labels
@@ -50,10 +51,22 @@ def make_codec(config: CodecConfig, shape: tuple[int, ...], dtype: torch.dtype, 
     own = import_callable("stream.codec.format", config.format, _FORMATS)
     if not isinstance(own, type):
         return OwnCodec(own, config.format, sample, config.max_bytes)
-    codec = own(sample)
-    if not isinstance(codec, Codec):
+    if not issubclass(own, Codec):
         raise ConfigError(f"stream.codec.format = {config.format!r}: {own.__name__} is no subclass of Codec")
-    return codec
+    return GuardedCodec(_made(own, config.format, sample), config.format, sample, config.max_bytes)
+
+
+def _made(own: Callable[[SampleType], Codec], name: str, sample: SampleType) -> Codec:
+    """Return the user's codec; what its constructor raises becomes a ConfigError."""
+    try:
+        return own(sample)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"stream.codec.format = {name!r} cannot be made: {type(error).__name__}: {error}; its constructor is given "
+            "one argument, the SampleType (shape, dtype) of a sample, and decode and encode must be there"
+        ) from error
 
 
 def _check(config: CodecConfig, sample: SampleType, expected: SampleType) -> None:

@@ -60,8 +60,11 @@ class MqttProducer(Producer):
         self._client.on_publish = self._on_publish
 
     def open(self, create: Retention | None) -> None:
-        """Connect; MQTT's topics need not be made."""
-        del create
+        if create is not None:
+            raise ConfigError(
+                f"{self._broker.place}: MQTT has no topics to create and keeps no records for later: leave out "
+                "--create-topics, --retention-s and --retention-mb"
+            )
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.SessionExpiryInterval = _EXPIRY_S
         connect(self._client, self._url, self._broker, properties=properties)

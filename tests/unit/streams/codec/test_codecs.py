@@ -348,6 +348,25 @@ class Half(Codec):
 class Other:
     def __init__(self, sample):
         pass
+
+class Greedy(Half):
+    def __init__(self, sample, more):
+        pass
+
+class Picky(Half):
+    def decode(self, values, keys):
+        if b"wrong" in values:
+            return "what?"
+        if b"flat" in values:
+            return Decoded(torch.zeros(1), torch.tensor([0]), [0], [])
+        if b"silent" in values:
+            return Decoded(torch.zeros(0, 2), torch.tensor([], dtype=torch.int64), [], [])
+        kept = [i for i, value in enumerate(values) if value != b"bad"]
+        x = torch.tensor([[float(part) for part in values[i].split()] for i in kept]).reshape(-1, 2)
+        bad = [(i, "bad") for i, value in enumerate(values) if value == b"bad"]
+        return Decoded(x, torch.tensor([int(keys[i]) for i in kept]), kept, bad)
+    def encode(self, x, y):
+        return "key", bytes(1 // y)
 """
 
 
@@ -377,6 +396,44 @@ def test_a_codec_of_the_users(own_module):
     assert codec_of(f"{own_module}:Half").encode(sample(), 0) == (None, bytes(SHAPE))
     with pytest.raises(ConfigError, match="Other is no subclass of Codec"):
         codec_of(f"{own_module}:Other")
+
+
+def test_a_codec_of_the_users_that_cannot_be_made_is_named(own_module):
+    with pytest.raises(
+        ConfigError, match=r"stream\.codec\.format = .*:Greedy' cannot be made: TypeError: .*'more'.*one arg"
+    ):
+        codec_of(f"{own_module}:Greedy")
+
+
+def test_mistakes_of_a_codec_of_the_users_cost_single_messages(own_module):
+    codec = codec_of(f"{own_module}:Picky", "float32", shape=(2,))
+    good = codec.decode([b"1 2", b"bad", b"3 4"], [b"1", b"1", b"2"])
+    assert (good.x.tolist(), good.y.tolist(), good.kept.tolist()) == ([[1, 2], [3, 4]], [1, 2], [0, 2])
+    assert list(good.rejected) == [(1, "bad")]
+    values = [b"1 2", b"x y", b"wrong", bytes(MAX_BYTES + 1), b"flat", b"silent", b"bad", None, b"3 4"]
+    mixed = codec.decode(values, [b"1"] * 8 + [b"2"])
+    assert (mixed.x.tolist(), mixed.y.tolist(), mixed.kept.tolist()) == ([[1, 2], [3, 4]], [1, 2], [0, 8])
+    assert (mixed.x.dtype, mixed.y.dtype) == (torch.float32, torch.int64)
+    assert [place for place, _ in mixed.rejected] == [1, 2, 3, 4, 5, 6, 7]
+    told = reasons(mixed)
+    assert told[0] == "cannot be read: ValueError: could not convert string to float: b'x'"
+    assert told[1] == f"{own_module}:Picky returned str, not what Decoded says"
+    assert told[2] == "20,001 bytes, at most 20,000 are allowed"
+    assert told[3:6] == [
+        "shape [] of 1, expected [2] of 1",
+        f"{own_module}:Picky does not say of each message whether it is kept or rejected",
+        "bad",
+    ]
+    assert "AttributeError" in told[6]
+    assert codec.decode([bytes(MAX_BYTES + 1)], [b"1"]).x.shape == codec.decode([], []).x.shape == (0, 2)
+
+
+def test_what_a_codec_of_the_users_cannot_write_is_said(own_module):
+    codec = codec_of(f"{own_module}:Picky", "float32", shape=(2,))
+    with pytest.raises(ConfigError, match="encode raised ZeroDivisionError"):
+        codec.encode(torch.zeros(2), 0)
+    with pytest.raises(ConfigError, match="encode returned str and bytes"):
+        codec.encode(torch.zeros(2), 1)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,106 @@
+"""The user's own codec, held to what a codec promises."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scadles.errors import ConfigError, ScadlesError
+from scadles.streams.codec.contract import Codec, Decoded
+from scadles.streams.codec.sample import SampleType, UnreadableError, convertible, short, too_long
+
+
+class GuardedCodec(Codec):
+    """A codec that somebody else wrote, whose mistakes cost messages and never the run.
+
+    Messages are handed on together. Where that raises, or brings something else than :class:`Decoded` says, they are
+    handed on one by one, and those with which it happens again are rejected, with what was raised as the reason.
+
+    Args:
+        inner: the codec.
+        name: of it, for messages.
+        sample: what each message must hold.
+        max_bytes: longer values never reach the codec.
+    """
+
+    __slots__ = ("_inner", "_max_bytes", "_name", "_sample")
+
+    def __init__(self, inner: Codec, name: str, sample: SampleType, max_bytes: int) -> None:
+        self._inner = inner
+        self._name = name
+        self._sample = sample
+        self._max_bytes = max_bytes
+
+    def decode(self, values: Sequence[bytes | None], keys: Sequence[bytes | None]) -> Decoded:
+        fitting = [i for i, value in enumerate(values) if value is None or len(value) <= self._max_bytes]
+        if fitting:
+            try:
+                parts = [self._decoded(fitting, values, keys)]
+            except Exception:  # noqa: BLE001 - a codec of the user's raises what it likes; which message it was is found
+                parts = [self._decoded_alone(i, values, keys) for i in fitting]
+            if len(fitting) == len(values) and len(parts) == 1:
+                return parts[0]
+        else:
+            parts = []
+        rejected = [found for part in parts for found in part.rejected]
+        rejected += [(i, str(too_long(values[i], self._max_bytes))) for i in set(range(len(values))) - set(fitting)]
+        return Decoded(
+            torch.cat([self._sample.empty(), *(part.x for part in parts)]),
+            torch.cat([torch.empty(0, dtype=torch.int64), *(part.y for part in parts)]),
+            np.concatenate([np.empty(0, np.int64), *(part.kept for part in parts)]),
+            sorted(rejected),
+        )
+
+    def encode(self, x: Tensor, y: int) -> tuple[bytes | None, bytes]:
+        try:
+            key, value = self._inner.encode(x, y)
+        except ScadlesError:
+            raise
+        except Exception as error:
+            raise ConfigError(f"stream.codec.format = {self._name!r}: encode raised {_in_words(error)}") from error
+        if not (isinstance(value, bytes) and isinstance(key, bytes | None)):
+            raise ConfigError(
+                f"stream.codec.format = {self._name!r}: encode returned {type(key).__name__} and "
+                f"{type(value).__name__}, not a key (bytes or None) and a value (bytes)"
+            )
+        return key, value
+
+    def _decoded_alone(self, i: int, values: Sequence[bytes | None], keys: Sequence[bytes | None]) -> Decoded:
+        try:
+            return self._decoded([i], values, keys)
+        except UnreadableError as error:
+            reason = str(error)
+        except Exception as error:  # noqa: BLE001 - as above
+            reason = f"cannot be read: {_in_words(error)}"
+        return Decoded(self._sample.empty(), torch.empty(0, dtype=torch.int64), np.empty(0, np.int64), [(i, reason)])
+
+    def _decoded(self, places: list[int], values: Sequence[bytes | None], keys: Sequence[bytes | None]) -> Decoded:
+        """Return what the codec makes of the messages at ``places``, which is what it must be."""
+        found: Any = self._inner.decode([values[i] for i in places], [keys[i] for i in places])
+        if not (isinstance(found, tuple) and len(found) == len(Decoded._fields)):
+            raise UnreadableError(f"{self._name} returned {type(found).__name__}, not what Decoded says")
+        x, y, kept = torch.as_tensor(found[0]), torch.as_tensor(found[1]), np.asarray(found[2], dtype=np.int64)
+        rejected = [(int(i), str(reason)) for i, reason in found[3]]
+        if sorted([*kept.tolist(), *(i for i, _ in rejected)]) != list(range(len(places))) or (np.diff(kept) < 0).any():
+            raise UnreadableError(f"{self._name} does not say of each message whether it is kept or rejected")
+        expected = self._sample
+        if tuple(x.shape) != (len(kept), *expected.shape):
+            raise UnreadableError(
+                f"shape {list(x.shape[1:])} of {len(x)}, expected {list(expected.shape)} of {len(kept)}"
+            )
+        if not convertible(x.dtype, expected.dtype):
+            raise UnreadableError(f"dtype {short(x.dtype)}, expected {short(expected.dtype)}")
+        if tuple(y.shape) != (len(kept),) or (len(y) and y.is_floating_point()):
+            raise UnreadableError(f"{self._name} returned no integer label for each sample")
+        where = np.array(places, dtype=np.int64)
+        return Decoded(
+            x.to(expected.dtype), y.to(torch.int64), where[kept], [(places[i], reason) for i, reason in rejected]
+        )
+
+
+def _in_words(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error)[:200]}"
