@@ -84,7 +84,7 @@ def learn(
         before = sent()
         reduction = reducer.reduce(v, [1.0] * SCALARS, step, f"step {step}")
         counts.append(sent() - before)
-        residual = v - reduction.taken.to_dense(len(scale))
+        residual = v - torch.zeros(len(scale)).index_copy_(0, *reduction.taken)
         entries = int(torch.count_nonzero(reduction.total))
     return counts, entries
 

@@ -17,7 +17,6 @@ from scadles.compression.wire import (
     dense_bytes,
     encode,
     encode_dense,
-    read_header,
 )
 
 __all__ = [
@@ -43,6 +42,5 @@ __all__ = [
     "dense_bytes",
     "encode",
     "encode_dense",
-    "read_header",
     "squared_norm",
 ]

@@ -69,23 +69,21 @@ class RandomK(Selector):
         k: entries (all, where there are fewer).
         seed: of the run.
         rank: of this device.
-        shared: draw the same on all devices, which then need no positions in their messages.
 
-    >>> one, other = (RandomK(3, seed=0, rank=rank, shared=True) for rank in (0, 1))
-    >>> torch.equal(one.select(torch.zeros(100), step=5), other.select(torch.zeros(100), step=5))
-    True
+    >>> len(RandomK(3, seed=0).select(torch.zeros(100), step=5))
+    3
     """
 
-    def __init__(self, k: int, seed: int, rank: int = 0, *, shared: bool = False) -> None:
+    def __init__(self, k: int, seed: int, rank: int = 0) -> None:
         self.k = _checked(k)
         self._seed = seed
-        self._device = "all devices" if shared else rank
+        self._rank = rank
         self._calls = 0
 
     def select(self, values: Tensor, step: int | None = None) -> Tensor:
         self._calls += 1
         n = values.numel()
-        generator = numpy_generator(self._seed, self._device, "random-k", self._calls if step is None else step)
+        generator = numpy_generator(self._seed, self._rank, "random-k", self._calls if step is None else step)
         return torch.from_numpy(one_of_each(min(self.k, n), n, generator)).to(values.device)
 
 

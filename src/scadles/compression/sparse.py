@@ -27,10 +27,6 @@ class Sparse(NamedTuple):
         """How many there are."""
         return self.values.numel()
 
-    def to_dense(self, n: int) -> Tensor:
-        """Return the vector of ``n`` values, zero where there is no entry."""
-        return torch.zeros(n).index_copy_(0, self.indices, self.values)
-
 
 def squared_norm(values: Tensor) -> float:
     """Return the squared Euclidean norm of float32 values.

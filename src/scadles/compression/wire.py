@@ -118,15 +118,6 @@ def encode_dense(values: Tensor, *, value_type: str, step: int = 0, scalars: Seq
     return EncodedDense(torch.from_numpy(message), torch.from_numpy(sent))
 
 
-def read_header(message: Tensor, expect_n: int) -> Header:
-    """Return the header of a message of either kind after checking all of it, without decoding it.
-
-    Raises:
-        WireError: not whole, altered, foreign, of another version or another model.
-    """
-    return _sections(message, expect_n).header
-
-
 def decode(message: Tensor, expect_n: int) -> tuple[Header, Sparse]:
     """Return the header and the entries of a sparse message about a vector of ``expect_n``.
 

@@ -38,7 +38,7 @@ def one_step(feedback, gradient, kind, value_type, budget):
     if kind == "compressed":
         encoded = encode(ExactTopK(60).pick(total), N, value_type=value_type, budget_bytes=budget)
         feedback.sent(*encoded.sent)
-        return decode(encoded.message, N)[1].to_dense(N)
+        return torch.zeros(N).index_copy_(0, *decode(encoded.message, N)[1])
     if kind == "dense":
         whole = total.clone()
         feedback.sent_all()

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scadles.compression import ExactTopK, PerSlice, RandomK, SampledTopK, Sparse, squared_norm
+from scadles.compression import ExactTopK, PerSlice, RandomK, SampledTopK, squared_norm
 from scadles.errors import ConfigError
 
 LONG = 300_000
@@ -162,16 +162,15 @@ def test_random_k_picks_every_entry_as_often_as_any_other():
     assert counts / 4000 == pytest.approx(np.full(20, 7 / 20), abs=0.04)
 
 
-def test_random_k_differs_between_steps_and_devices_unless_shared():
+def test_random_k_differs_between_steps_and_devices():
     values = torch.zeros(100_000)
 
-    def drawn(rank, step, *, shared=False):
-        return RandomK(100, seed=4, rank=rank, shared=shared).select(values, step)
+    def drawn(rank, step):
+        return RandomK(100, seed=4, rank=rank).select(values, step)
 
     assert torch.equal(drawn(0, 1), drawn(0, 1))
     assert not torch.equal(drawn(0, 1), drawn(0, 2))
     assert not torch.equal(drawn(0, 1), drawn(1, 1))
-    assert torch.equal(drawn(0, 1, shared=True), drawn(1, 1, shared=True))
 
 
 def test_slices_select_for_themselves():
@@ -197,9 +196,3 @@ def test_slices_select_for_themselves():
 def test_what_cannot_be_selected_is_said(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
-
-
-def test_a_sparse_vector_becomes_a_dense_one():
-    sparse = Sparse(torch.tensor([1, 3]), torch.tensor([2.0, -1.0]))
-    assert sparse.entries == 2
-    assert sparse.to_dense(5).tolist() == [0.0, 2.0, 0.0, -1.0, 0.0]

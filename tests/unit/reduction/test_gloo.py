@@ -61,7 +61,7 @@ def one_device(fabric, kind):
         # what is still under way has not left yet; once everybody meets again it has arrived
         fabric.gather(torch.zeros(1), "meeting again")
         bytes_sent.append(fabric.bytes_sent() - before)
-        residual = v - reduction.taken.to_dense(N)
+        residual = v - torch.zeros(N).index_copy_(0, *reduction.taken)
         arrived += reduction.total
         digest.update(reduction.total.numpy().tobytes() + reduction.scalars.tobytes())
     left = fabric.gather(updates - residual.double(), "what has left").sum(dim=0)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scadles.compression import ExactTopK, Sparse, WireError
+from scadles.compression import ExactTopK, WireError
 from scadles.errors import CheckpointError, ConfigError, PeerLostError, RunError
 from scadles.fabric import LocalFabric
 from scadles.reduction import GatherReducer, SplitReducer, reduce_together
@@ -35,7 +35,7 @@ def learn(fabric, reducer, n, steps, update=an_update):
         updates += u
         v = residual + u
         reduction = reducer.reduce(v, [fabric.rank, 10.0 * step], step, PHASE)
-        residual = v - reduction.taken.to_dense(n)
+        residual = v - torch.zeros(n).index_copy_(0, *reduction.taken)
         totals.append(reduction.total.clone())
         reductions.append(reduction)
     return totals, updates, residual, reductions
@@ -84,7 +84,7 @@ def test_no_shape_of_updates_loses_anything(data):
         given_away += sum(u.double() for u in updates)
         vs = [u + residual for u, residual in zip(updates, residuals, strict=True)]
         reductions = reduce_together(reducers, vs, [[]] * size, step, PHASE)
-        residuals = [v - r.taken.to_dense(n) for v, r in zip(vs, reductions, strict=True)]
+        residuals = [v - torch.zeros(n).index_copy_(0, *r.taken) for v, r in zip(vs, reductions, strict=True)]
         arrived += reductions[0].total
         for reduction in reductions:
             assert (reduction.taken.indices.diff() > 0).all()
@@ -117,7 +117,7 @@ def test_threads_and_one_process_agree_to_the_bit(in_threads, kind):
         vs = [residuals[rank] + an_update(n, rank, step) for rank in range(size)]
         scalars = [[rank, 10.0 * step] for rank in range(size)]
         reductions = reduce_together(reducers, vs, scalars, step, PHASE)
-        residuals = [v - r.taken.to_dense(n) for v, r in zip(vs, reductions, strict=True)]
+        residuals = [v - torch.zeros(n).index_copy_(0, *r.taken) for v, r in zip(vs, reductions, strict=True)]
         for rank, reduction in enumerate(reductions):
             assert torch.equal(reduction.total, outcomes[rank][0][step])
             assert reduction.kept_sq == outcomes[rank][3][step].kept_sq
@@ -152,7 +152,7 @@ def test_devices_with_nothing_take_part(in_threads, kind):
 def test_one_device_alone_sends_its_largest(in_threads, kind):
     [(totals, _, residual, reductions)] = in_threads(1, lambda f: learn(f, kind(f, ExactTopK(3), 40, "float32"), 40, 1))
     v = an_update(40, 0, 0)
-    expected = Sparse(*ExactTopK(3).pick(v)).to_dense(40)
+    expected = torch.zeros(40).index_copy_(0, *ExactTopK(3).pick(v))
     assert torch.equal(totals[0], expected)
     assert torch.equal(residual, v - expected)
     assert reductions[0].kept_sq == pytest.approx(float(expected.square().sum()))
@@ -283,7 +283,7 @@ def test_what_comes_back_to_the_owner_stays_with_it():
     second = torch.tensor([0.0, 4.0, 0.0, 2.0, 0.0, 0.0, 0.0, 0.0])
     one, other = reduce_together(reducers, [first, second], [[], []], 0, PHASE)
     # the first device owns entries 0 to 3, of which one may be sent on
-    left = first - one.taken.to_dense(n) + second - other.taken.to_dense(n)
+    left = first - torch.zeros(n).index_copy_(0, *one.taken) + second - torch.zeros(n).index_copy_(0, *other.taken)
     assert one.total.tolist() == other.total.tolist() == [0.0, 8.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
     assert left.tolist() == [0.0, 0.0, 3.0, 2.0, 0.0, 0.0, 0.0, 0.0]
 
@@ -296,7 +296,7 @@ def test_what_left_a_device_is_what_it_sent_itself():
     one, other = reduce_together(reducers, [first, second], [[], []], 0, PHASE)
     # the first device owns entries 0 to 3: of its own, 2 stays; of the second's, 0 is passed on and 3 stays here
     assert one.total.tolist() == [9.0, 4.0, 0.0, 0.0, 0.0, 0.0, 5.0, 1.0]
-    assert one.taken.to_dense(n).tolist() == [0.0, 4.0, 0.0, -2.0, 0.0, 0.0, 5.0, 0.0]
+    assert torch.zeros(n).index_copy_(0, *one.taken).tolist() == [0.0, 4.0, 0.0, -2.0, 0.0, 0.0, 5.0, 0.0]
     assert one.left.tolist() == [1, 6]
     assert other.left.tolist() == [0, 3, 7]
 
