@@ -9,13 +9,20 @@ from pydantic import Field, model_validator
 
 from scadles.config.section import Section
 
+_NOTHING_TO_CHOOSE = {
+    "whole": "sends all entries, slice by slice",
+    "powersgd": "sends factors of each matrix to everybody",
+}
+
 
 class CompressionConfig(Section):
     """How gradients become few bytes; a ratio switches it on."""
 
     ratio: float | None = Field(default=None, gt=0, le=1, description="share of the entries that is sent; none: all")
-    method: Literal["topk", "randomk", "whole"] = Field(
-        default="topk", description="the largest entries, drawn ones, or all of them (ratio 1) in less precise values"
+    method: Literal["topk", "randomk", "whole", "powersgd"] = Field(
+        default="topk",
+        description="the largest entries, drawn ones, all of them (ratio 1) in less precise values, or each layer's "
+        "matrix as two factors (PowerSGD) of the largest rank whose floats are at most this ratio, of rank 1 at least",
     )
     values: Literal["float32", "bfloat16", "float16", "int8"] = Field(
         default="int8", description="how a value is sent; error feedback keeps what rounding loses"
@@ -38,7 +45,7 @@ class CompressionConfig(Section):
         default=None, ge=0, lt=1, description="momentum before selection, with masking; then set optimizer.momentum 0"
     )
     reduction: Literal["auto", "gather", "split"] = Field(
-        default="auto", description="all get all messages, or each device sums a slice; auto: what sends less"
+        default="auto", description="all get all messages, or each device sums a slice; auto: the cheaper on cost.link"
     )
 
     def entries(self, n: int) -> int:
@@ -46,18 +53,23 @@ class CompressionConfig(Section):
         return max(1, math.ceil((self.ratio or 1.0) * n))
 
     @model_validator(mode="after")
-    def _whole(self) -> Self:
-        if self.method != "whole":
+    def _nothing_to_choose(self) -> Self:
+        if self.method not in _NOTHING_TO_CHOOSE:
             return self
-        if self.ratio not in (None, 1.0):
+        if self.method == "whole" and self.ratio not in (None, 1.0):
             raise ValueError(f"ratio {self.ratio:g}: method whole sends all entries; set the ratio to 1")
         for name in ("reduction", "scope", "selection"):
             value, default = getattr(self, name), type(self).model_fields[name].default
             if value != default:
                 raise ValueError(
-                    f"{name} {value}: method whole sends all entries, slice by slice, so there is nothing to choose; "
-                    f"leave {name} out ({default})"
+                    f"{name} {value}: method {self.method} {_NOTHING_TO_CHOOSE[self.method]}, so there is nothing to "
+                    f"choose; leave {name} out ({default})"
                 )
+        if self.method == "powersgd" and self.gate in ("norm", "both"):
+            raise ValueError(
+                f"gate {self.gate}: method powersgd learns what stays behind only as it sends, too late to decide by; "
+                "set gate to cost or always"
+            )
         return self
 
     @model_validator(mode="after")

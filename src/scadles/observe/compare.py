@@ -126,10 +126,15 @@ def _special_rows(runs: Sequence[RunFolder]) -> list[tuple[str, ...]]:
     trained = [s.simulated.trained if s.simulated else _NOTHING for s in summaries]
     charged = [s.simulated.charged if s.simulated else _NOTHING for s in summaries]
     cnc = [_NOTHING if s.compressed is None else f"{s.compressed.cnc:.3f}" for s in summaries]
+    kept = [
+        _NOTHING if s.compressed is None or s.compressed.kept_energy is None else f"{s.compressed.kept_energy:.3f}"
+        for s in summaries
+    ]
     again = [sum(device.duplicates for device in s.per_device) for s in summaries]
     return [
         ("records that came again", *(human_count(count) if count else _NOTHING for count in again)),
         ("steps compressed (CNC)", *cnc),
+        ("energy picked of it", *kept),
         ("limit of the streams", *limits),
         ("reached of it", *shares),
         ("trained", *trained),
