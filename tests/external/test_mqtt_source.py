@@ -146,6 +146,50 @@ def test_the_broker_holds_back_what_may_not_be_sent(mosquitto_broker, sender):
     source.close()
 
 
+@pytest.mark.parametrize("ids", [True, False], ids=["with ids", "without ids"])
+def test_no_more_than_the_capacity_of_what_waits_at_the_broker_waits_here(fragile_mosquitto, ids):
+    broker, topic, name = fragile_mosquitto(), new_topic(), new_topic().replace("/", "-")
+    asleep = source_at(broker, topic, f"?client_id={name}")
+    asleep.open(0)
+    asleep.close()
+    with Sender(broker) as sender:
+        sender.send_numbers(topic, range(3000), ids=ids)
+    source = source_at(broker, topic, f"?client_id={name}&session=keep&keepalive_s=4", capacity=10)
+    source.open(0)
+    time.sleep(7)  # longer than a broker waits for a client that says nothing
+    most, numbers, deadline = source.lag(), [], time.monotonic() + 90
+    assert 10 <= most <= 20
+    while len(numbers) < 3000 and time.monotonic() < deadline:
+        most = max(most, source.lag())
+        numbers += numbers_in(source.poll(10, 0.1))
+        if len(numbers) % 300 < 10:
+            source.commit(len(numbers))
+    assert numbers == list(range(3000))
+    assert most <= 20
+    assert (source.duplicates, source.notices()) == (0, [])
+    source.close()
+
+
+def test_more_than_the_capacity_may_be_trained_between_two_checkpoints(mosquitto_broker, sender):
+    topic = new_topic()
+    source = source_at(mosquitto_broker, topic, capacity=10)
+    source.open(0)
+    sender.send_numbers(topic, range(1000))
+    assert take(source, 1000) == list(range(1000))
+    source.commit(1000)
+    source.close()
+
+
+def test_a_filter_brings_many_topics(mosquitto_broker, sender):
+    prefix = new_topic()
+    source = source_at(mosquitto_broker, f"{prefix}/%23")
+    source.open(0)
+    for number, topic in enumerate((f"{prefix}/a", f"{prefix}/b/c", new_topic(), prefix)):
+        sender.send(topic, bytes([number, 0]), number)
+    assert take(source, 3) == [0, 1, 3]
+    source.close()
+
+
 def test_a_truncated_stream_drops_the_oldest_beyond_its_capacity(mosquitto_broker, sender):
     topic = new_topic()
     source = source_at(mosquitto_broker, topic, "?receive_max=10", truncates=True, capacity=40)

@@ -115,7 +115,7 @@ class Inbox:
         deadline_s = wall_seconds() + timeout_s
         with self._news:
             check()
-            while len(self._waiting) < count and (left_s := deadline_s - wall_seconds()) > 0:
+            while len(self._waiting) < count and not self.full() and (left_s := deadline_s - wall_seconds()) > 0:
                 self._news.wait(min(left_s, _SLICE_S))
                 check()
             taken = [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]
@@ -141,6 +141,10 @@ class Inbox:
         """Return how many have come and were neither taken nor passed over."""
         with self._news:
             return self._arrived - self.position
+
+    def full(self) -> bool:
+        """Whether no more should be read for now: everything is kept, and as much waits as may."""
+        return not self._terms.truncates and len(self._waiting) >= self._terms.capacity
 
     def mark(self, position: int) -> dict[str, Any]:
         """Return which messages before ``position`` the broker may deliver once more, and the duplicates so far."""

@@ -19,6 +19,7 @@ from scadles.errors import ConfigError, SourceError
 from scadles.streams.mqtt.connection import ANSWER_S, Broker, in_words
 
 _TURN_S = 0.05
+_REST_S = 0.01
 _PACKETS_A_TURN = 50
 _PAUSE_S = 1.0
 _GOODBYE_S = 1.0
@@ -43,6 +44,8 @@ class Session:
         received: called in the session's thread with each message and the life it belongs to.
         forgotten: called there when the broker knows nothing of a session that should be there.
         patience_s: wall seconds without a connection after which the stream is broken for good.
+        full: whether nothing more should be read for now. What is not read fills the buffers of the network, and then
+            the broker waits, however many messages MQTT lets it send.
 
     Attributes:
         life: grows when the broker has forgotten the session; message numbers (mid) of an earlier life mean nothing.
@@ -55,6 +58,7 @@ class Session:
         received: Received,
         forgotten: Callable[[], None],
         patience_s: float,
+        full: Callable[[], bool] = lambda: False,
     ) -> None:
         self.life = 0
         self._client = client
@@ -62,6 +66,8 @@ class Session:
         self._received = received
         self._forgotten = forgotten
         self._patience_s = patience_s
+        self._full = full
+        self._read_s = 0.0
         self._expected = False
         self._clearing = False
         self._messages = 0
@@ -175,15 +181,27 @@ class Session:
 
     def _turn(self) -> bool:
         """Read and write what there is; return whether the connection still stands."""
+        if self._rests():
+            self._settled.set()  # the answer to our subscription lies behind messages that it brought
+            self._send_acknowledgements()
+            self._closing.wait(_REST_S)
+            return self._client.is_connected()
+        self._read_s = wall_seconds()
         code = self._client.loop(_TURN_S)
         until, before = self._messages + _PACKETS_A_TURN, -1
-        while code == MQTTErrorCode.MQTT_ERR_SUCCESS and before < self._messages < until:
+        while code == MQTTErrorCode.MQTT_ERR_SUCCESS and before < self._messages < until and not self._full():
             before = self._messages
             code = self._client.loop_read()  # a turn of paho's own reads one message only
         self._send_acknowledgements()
         if self._client.is_connected():
             self._connected_s = wall_seconds()
         return code == MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def _rests(self) -> bool:
+        """Whether nothing is read now; a message every now and then shows, as does our ping, that we are all there."""
+        if self._closing.is_set() or not self._client.is_connected() or not self._full():
+            return False
+        return wall_seconds() - self._read_s < self._client.keepalive / 4
 
     def _send_acknowledgements(self) -> None:
         while self._acknowledgements and self._client.is_connected():

@@ -44,7 +44,10 @@ class MqttSource(Source):
     before the session began never come. Where the stream is truncated, messages that a device held when it crashed
     are gone, and count as never received.
 
-    Memory: ``receive_max`` (truncation: ``capacity``) times the size of a message.
+    Memory: ``capacity`` times the size of a message, beside what the buffer holds. Where everything is kept and so many
+    wait, nothing more is read from the connection until some are taken (but one message every quarter of
+    ``keepalive_s``); the rest waits in the broker's memory. ``receive_max`` limits what waits there for
+    acknowledgement, and no memory here: Mosquitto 2.0.11 sends more than that.
 
     Args:
         url: where, and how to log in.
@@ -87,7 +90,9 @@ class MqttSource(Source):
         properties.ReceiveMaximum = self._terms.receive_max
         kept = resumed or self._terms.keep_session
         connect(client, self._url, self._broker, False if kept else MQTT_CLEAN_START_FIRST_ONLY, properties)
-        self._session = Session(client, self._broker, self._receive, self._forget, self._terms.patience_s)
+        self._session = Session(
+            client, self._broker, self._receive, self._forget, self._terms.patience_s, self._inbox.full
+        )
         self._session.open(expected=kept)
 
     def poll(self, max_records: int, timeout_s: float) -> Records:

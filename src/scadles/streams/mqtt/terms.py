@@ -25,7 +25,8 @@ class Terms:
         truncates: whether the newest messages matter and not all: messages are acknowledged as they come, and the
             oldest of more than ``capacity`` waiting ones are dropped. Otherwise they are acknowledged after a
             checkpoint, and the broker holds back what it may not send.
-        capacity: messages that wait here at most, where the stream is truncated.
+        capacity: messages that wait here at most: of more, the oldest are dropped where the stream is truncated;
+            otherwise no more are read from the connection until some are taken.
         max_bytes: longer values are rejected and not kept.
         receive_max: unacknowledged messages at most, 1 to 65,535; the broker sends no more.
         expiry_s: how long the broker keeps the session of a device that is away.
