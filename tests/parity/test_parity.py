@@ -68,6 +68,11 @@ CONFIGS = {
         "model": "mlp",
         "compression": {"ratio": 1, "method": "whole", "gate": "always"},
     },
+    "factors": {
+        "method": "scadles",
+        "model": "mlp",
+        "compression": {"ratio": 0.2, "method": "powersgd", "gate": "always"},
+    },
     "injection": {
         "method": "scadles",
         "model": "mlp",

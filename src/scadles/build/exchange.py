@@ -30,6 +30,7 @@ from scadles.reduction import (
     Gates,
     GatherReducer,
     OncePerStep,
+    PowerSgdReducer,
     SplitReducer,
     TimedLink,
     WholeReducer,
@@ -83,15 +84,6 @@ def build_compressor(
     sizes, device = [p.numel() for p in trained], trained[0].device
     n = sum(sizes)
     selector = OncePerStep(_selector(config, sizes, fabric.rank))
-    name, why = str(settings.reduction), "as configured"
-    if settings.method == "whole":
-        name, why = "whole", "all entries are sent"
-    elif name == "auto":
-        k = selector.k if charged is None else charged_entries(config, charged)
-        link = config.cost.link
-        name, why = choose_reducer(
-            charged or n, k, fabric.size, settings.values, SCALARS, link.slowest_bps, link.longest_s
-        )
     feedback: Feedback = ErrorFeedback(n, device)
     if settings.momentum is not None:
         feedback = MomentumCorrection(feedback, n, settings.momentum, device)
@@ -99,8 +91,27 @@ def build_compressor(
         NormGate(settings.delta, settings.smoothing) if settings.gate in ("norm", "both") else None,
         CostGate() if settings.gate in ("cost", "both") else None,
     )
+    if settings.method == "powersgd":
+        shapes = [tuple(p.shape) for p in trained]
+        factors = PowerSgdReducer(fabric, shapes, settings.ratio or 1.0, settings.values, config.seed)
+        why = f"rank {factors.plan.rank}: {factors.k} floats for {n}"
+        return Compressor(feedback, selector, factors, gates, fabric.size, why)
+    name, why = _way(config, n, selector.k, fabric.size, charged)
     reducer = _REDUCERS[name](fabric, selector, n, settings.values)
     return Compressor(feedback, selector, reducer, gates, fabric.size, why)
+
+
+def _way(config: RunConfig, n: int, k: int, size: int, charged: int | None) -> tuple[str, str]:
+    """Return the way to add up ``k`` of ``n`` entries of each device, and why it is this one."""
+    settings = config.compression
+    if settings.method == "whole":
+        return "whole", "all entries are sent"
+    if settings.reduction != "auto":
+        return settings.reduction, "as configured"
+    if charged is not None:
+        n, k = charged, charged_entries(config, charged)
+    link = config.cost.link
+    return choose_reducer(n, k, size, settings.values, SCALARS, link.slowest_bps, link.longest_s)
 
 
 def charged_entries(config: RunConfig, n: int) -> int:
@@ -125,7 +136,7 @@ def _selector(config: RunConfig, sizes: list[int], rank: int) -> Selector:
 def _one_selector(config: RunConfig, n: int, rank: int) -> Selector:
     settings = config.compression
     k = settings.entries(n)
-    if settings.method == "whole":
+    if settings.method in ("whole", "powersgd"):
         return All(n)
     if settings.method == "randomk":
         return RandomK(k, config.seed, rank)

@@ -6,6 +6,7 @@ from scadles.reduction.costs import Choice, Volume, choose_reducer, dense_volume
 from scadles.reduction.exchange import CompressedExchange
 from scadles.reduction.fleet import FleetExchange
 from scadles.reduction.gather import GatherReducer
+from scadles.reduction.powersgd import PowerSgdReducer, powersgd_volume
 from scadles.reduction.split import SplitReducer
 from scadles.reduction.timed import TimedLink
 from scadles.reduction.whole import All, WholeReducer, whole_volume
@@ -21,6 +22,7 @@ __all__ = [
     "Gates",
     "GatherReducer",
     "OncePerStep",
+    "PowerSgdReducer",
     "Reduction",
     "SparseReducer",
     "SplitReducer",
@@ -31,6 +33,7 @@ __all__ = [
     "choose_reducer",
     "dense_volume",
     "gather_volume",
+    "powersgd_volume",
     "reduce_together",
     "split_volume",
     "whole_volume",

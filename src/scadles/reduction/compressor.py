@@ -106,13 +106,14 @@ class Compressor:
     def begin(self, update: Tensor, report: np.ndarray, *, present: bool = True) -> Tensor:
         """Return the update with what was kept back, float32 ``[n]``; write the statistics into the report.
 
-        A device that is not present sends nothing, and keeps what it has.
+        A device that is not present sends nothing, and keeps what it has. Where the reducer sends anything but picked
+        entries there are no statistics: what it keeps is known too late for this step's report.
         """
         self.step += 1
         self._present = present
         self.compressed = self._decide()
         whole = self._feedback.add(update) if present else torch.zeros_like(update)
-        if self.selects:
+        if self.selects and self.reducer.picks:
             picked = self._selector.pick(whole, self.step)
             report[_NORM_SQ], report[_KEPT_SQ] = squared_norm(whole), squared_norm(picked.values)
         return whole
@@ -157,7 +158,9 @@ class Compressor:
 
     @property
     def kept_energy(self) -> float | None:
-        """The mean share of the squared norm that is picked, over the steps in which something was; None before."""
+        """The mean share of the squared norm that is picked, over the steps in which something was; None before, and
+        where the reducer does not pick.
+        """
         return self._kept_sum / self._measured if self._measured else None
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

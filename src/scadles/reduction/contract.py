@@ -44,11 +44,13 @@ class Sums(NamedTuple):
         total: float32 ``[n]``, on the CPU.
         scalars: float64 ``[size, s]``.
         bounds: of the next step's slices, where there are slices.
+        start: what the next step's factors begin with, where there are factors.
     """
 
     total: Tensor
     scalars: NDArray[np.float64]
     bounds: NDArray[np.int64] | None = None
+    start: Tensor | None = None
 
 
 class Collectives(Protocol):
@@ -76,6 +78,7 @@ class SparseReducer(ABC):
 
     Attributes:
         name: of this way.
+        picks: whether its selector picks what is sent.
         n: as given.
         k: entries that each device sends at most.
 
@@ -84,6 +87,7 @@ class SparseReducer(ABC):
     """
 
     name: str
+    picks: bool = True
 
     def __init__(self, fabric: Collectives, selector: Selector, n: int, value_type: str = "int8") -> None:
         check_size(n)

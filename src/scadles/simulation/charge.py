@@ -10,10 +10,12 @@ from scadles.config import RunConfig
 from scadles.reduction import (
     SCALARS,
     FleetExchange,
+    PowerSgdReducer,
     SparseReducer,
     Volume,
     dense_volume,
     gather_volume,
+    powersgd_volume,
     split_volume,
     whole_volume,
 )
@@ -87,6 +89,11 @@ class Charge:
         values = self._config.compression.values
         if reducer.name == "whole":
             return whole_volume(self._n, members, values, SCALARS)
+        if isinstance(reducer, PowerSgdReducer):
+            # nobody knows the layers of a model that is only charged: its factors are as large a share as the trained's
+            scale, plan = self._n / reducer.n, reducer.plan
+            parcel, message = (round(scale * floats) for floats in (plan.parcel_floats, plan.message_floats))
+            return powersgd_volume(parcel, message, members, values, SCALARS)
         way = gather_volume if reducer.name == "gather" else split_volume
         k = reducer.k if self._n == reducer.n else charged_entries(self._config, self._n)
         return way(self._n, k, members, values, SCALARS)

@@ -58,6 +58,7 @@ WAYS = [
     {"gate": "norm", "delta": 0.3, "reduction": "split"},
     {"gate": "always", "method": "randomk", "values": "bfloat16"},
     {"gate": "always", "method": "whole", "ratio": 1.0},
+    {"gate": "always", "method": "powersgd"},
     {"gate": "always", "scope": "layer", "selection": "exact"},
     {"gate": "always", "scope": "bucket", "reduction": "split"},
 ]
@@ -286,9 +287,10 @@ def test_what_a_checkpoint_holds_makes_the_next_steps_the_same():
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_gradients_on_a_gpu_become_the_same_sum(in_threads, way):
     given = gradients(4, 3)
+    selection = {} if way.get("method") in ("whole", "powersgd") else {"selection": "exact"}
 
     def work(fabric, place):
-        exchange = exchange_of(fabric, model().to(place), **{**way, "selection": "exact"})
+        exchange = exchange_of(fabric, model().to(place), **{**way, **selection})
         return [step(exchange, given[number, fabric.rank].to(place))[1].cpu() for number in range(4)]
 
     on_cpu, on_gpu = (in_threads(3, lambda fabric, place=place: work(fabric, place)) for place in ("cpu", "cuda"))

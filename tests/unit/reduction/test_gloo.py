@@ -1,4 +1,4 @@
-"""Both ways between processes; run as a script, this file is one device of a gloo group."""
+"""All ways between processes; run as a script, this file is one device of a gloo group."""
 
 import hashlib
 import json
@@ -12,10 +12,14 @@ import torch
 from scadles.clock import WallClock
 from scadles.compression import ExactTopK
 from scadles.fabric import TorchFabric
-from scadles.reduction import GatherReducer, SplitReducer
+from scadles.reduction import GatherReducer, PowerSgdReducer, SplitReducer
 
-REDUCERS = {"gather": GatherReducer, "split": SplitReducer}
 DEVICES, N, K, STEPS = 4, 1_000_000, 20_000, 5
+REDUCERS = {
+    "gather": lambda fabric: GatherReducer(fabric, ExactTopK(K), N),
+    "split": lambda fabric: SplitReducer(fabric, ExactTopK(K), N),
+    "powersgd": lambda fabric: PowerSgdReducer(fabric, [(5000,), (1000, 995)], K / N),
+}
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +49,8 @@ def test_the_kernel_counts_the_bytes_that_the_volume_says(outcomes, name):
         assert outcome[name]["volume"] <= outcome[name]["bytes_sent"] <= 1.05 * outcome[name]["volume"]
 
 
-def one_device(fabric, kind):
-    reducer = kind(fabric, ExactTopK(K), N)
+def one_device(fabric, make):
+    reducer = make(fabric)
     generator = torch.Generator().manual_seed(fabric.rank)
     residual, updates, arrived = torch.zeros(N), torch.zeros(N).double(), torch.zeros(N).double()
     digest = hashlib.sha256()
@@ -76,7 +80,7 @@ def one_device(fabric, kind):
 
 if __name__ == "__main__":
     end = TorchFabric("gloo", 60.0, torch.device("cpu"), sleep=WallClock().sleep)
-    said = {name: one_device(end, kind) for name, kind in REDUCERS.items()}
+    said = {name: one_device(end, make) for name, make in REDUCERS.items()}
     print(json.dumps({**said, "counted_by": end.bytes_counted_by}), flush=True)
     sys.stdout.flush()
     os._exit(0)
