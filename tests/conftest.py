@@ -15,8 +15,10 @@ from scadles.fabric import LocalFabric
 
 pytest_plugins = ["runs"]
 
-settings.register_profile("scadles", deadline=None)
-settings.load_profile("scadles")
+# the same examples in every run of the same code; HYPOTHESIS_PROFILE=explore looks for others
+settings.register_profile("scadles", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None, max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "scadles"))
 
 
 @pytest.fixture(scope="session", autouse=True)
