@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import ssl
 from collections.abc import Collection
 from typing import NamedTuple
 from urllib.parse import unquote
 
 from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY, CleanStartOption, Client
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.properties import Properties
 
+from scadles.clock import wall_seconds
 from scadles.errors import ConfigError
 from scadles.streams.registry import SourceURL
 from scadles.streams.secrets import read_secret
@@ -60,7 +62,28 @@ def broker_of(url: SourceURL) -> Broker:
     return Broker(url.scheme, host.strip("[]"), int(port), unquote(url.path))
 
 
-def make_client(url: SourceURL, client_id: str, ours: Collection[str] = ()) -> Client:
+class PatientClient(Client):
+    """A client that knows messages for a sign of life.
+
+    paho only counts answers to its pings. Such an answer lies behind all messages that wait to be read, so that a
+    healthy connection with many of them would be given up.
+
+    Attributes:
+        heard_s: wall seconds at which the last message came; whoever gets it sets this.
+    """
+
+    heard_s = -math.inf
+
+    @property
+    def hears(self) -> bool:
+        """Whether messages come, and no ping is needed."""
+        return wall_seconds() - self.heard_s < self.keepalive / 2
+
+    def loop_misc(self) -> MQTTErrorCode:
+        return MQTTErrorCode.MQTT_ERR_SUCCESS if self.hears else super().loop_misc()
+
+
+def make_client(url: SourceURL, client_id: str, ours: Collection[str] = ()) -> PatientClient:
     """Return a client for MQTT 5 that is not connected yet; secrets are read from where the address says they are.
 
     Parameters of all clients: ``username`` and ``password`` (``env:NAME`` or ``file:PATH``); for mqtts ``ca`` (a file
@@ -76,7 +99,7 @@ def make_client(url: SourceURL, client_id: str, ours: Collection[str] = ()) -> C
         ConfigError: an unknown parameter, a secret that is not there, a certificate that cannot be read.
     """
     url.expect(*_COMMON, *ours)
-    client = Client(CallbackAPIVersion.VERSION2, client_id, protocol=MQTTProtocolVersion.MQTTv5)
+    client = PatientClient(CallbackAPIVersion.VERSION2, client_id, protocol=MQTTProtocolVersion.MQTTv5)
     client.connect_timeout = _CONNECT_S
     if (password := url.text("password", "")) and "username" not in url.query:
         raise ConfigError(f"{url.scheme}://: password without username")

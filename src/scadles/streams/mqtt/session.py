@@ -16,13 +16,13 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from scadles.clock import wall_seconds
 from scadles.errors import ConfigError, SourceError
-from scadles.streams.mqtt.connection import ANSWER_S, Broker, in_words
+from scadles.streams.mqtt.connection import ANSWER_S, Broker, PatientClient, in_words
 
 _TURN_S = 0.05
 _REST_S = 0.01
 _PACKETS_A_TURN = 50
 _PAUSE_S = 1.0
-_GOODBYE_S = 1.0
+_GOODBYE_S = 10.0
 # a broker need not say that it gives a session to another client: it closes, and each takes the session back
 _SHORT_S = 3.0
 _SHORT_ONES = 5
@@ -53,7 +53,7 @@ class Session:
 
     def __init__(
         self,
-        client: Client,
+        client: PatientClient,
         broker: Broker,
         received: Received,
         forgotten: Callable[[], None],
@@ -67,7 +67,8 @@ class Session:
         self._forgotten = forgotten
         self._patience_s = patience_s
         self._full = full
-        self._read_s = 0.0
+        self._read_s = self._spoke_s = 0.0
+        self._awaited: int | None = None
         self._expected = False
         self._clearing = False
         self._messages = 0
@@ -123,7 +124,7 @@ class Session:
         """Say goodbye; the session stays at the broker. Closing twice is no error."""
         self._closing.set()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
-            self._thread.join(2.0)
+            self._thread.join(_GOODBYE_S + 2.0)
 
     def _run(self) -> None:
         try:
@@ -148,16 +149,24 @@ class Session:
         self._send_acknowledgements()
         self._settled.clear()
         if self._client.is_connected():
-            self._subscribe()
+            self._awaited = self._subscribe()
         deadline_s = wall_seconds() + _GOODBYE_S
         while not self._settled.is_set() and self._client.is_connected() and wall_seconds() < deadline_s:
             self._turn()
         self._client.disconnect()
 
-    def _subscribe(self) -> None:
+    def _subscribe(self) -> int | None:
+        """Ask for the topic's messages; return the number by which the answer tells what it answers."""
         # retained messages are of the past, and would come once more after each connection
         options = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
-        self._client.subscribe(self._broker.topic, options=options)
+        self._spoke_s = wall_seconds()
+        return self._client.subscribe(self._broker.topic, options=options)[1]
+
+    def _speak(self) -> None:
+        """Give the broker a sign of life where no pings are sent: to subscribe once more changes nothing."""
+        pinged = self._made_s is None or not self._client.hears or not self._client.is_connected()
+        if not pinged and wall_seconds() - self._spoke_s > self._client.keepalive / 2:
+            self._subscribe()
 
     def _attempt(self) -> None:
         """Connect, and serve the connection until it breaks."""
@@ -181,6 +190,7 @@ class Session:
 
     def _turn(self) -> bool:
         """Read and write what there is; return whether the connection still stands."""
+        self._speak()
         if self._rests():
             self._settled.set()  # the answer to our subscription lies behind messages that it brought
             self._send_acknowledgements()
@@ -234,13 +244,14 @@ class Session:
     def _on_subscribe(
         self, client: Client, userdata: Any, mid: int, reasons: list[ReasonCode], properties: Properties | None
     ) -> None:
-        del client, userdata, mid, properties
+        del client, userdata, properties
         for reason in reasons:
             if reason.is_failure:
                 self._fail(f"the broker does not let us subscribe to {self._broker.topic}: {reason}")
             elif reason.value < 1:
                 self._fail(f"the broker grants {self._broker.topic} with QoS 0 only, which loses messages")
-        self._settled.set()
+        if self._awaited is None or mid == self._awaited:
+            self._settled.set()
 
     def _on_disconnect(
         self,
@@ -259,6 +270,7 @@ class Session:
     def _on_message(self, client: Client, userdata: Any, message: MQTTMessage) -> None:
         del client, userdata
         self._messages += 1
+        self._client.heard_s = wall_seconds()
         if not self._closing.is_set():  # who is leaving takes nothing in: not acknowledged, it comes again
             self._received(message, self.life)
 
