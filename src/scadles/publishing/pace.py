@@ -23,7 +23,7 @@ GRACE_S = 1.0
 #: Whoever is stopped waits so long for acknowledgements.
 PARTING_S = 5.0
 #: A server that acknowledges nothing for so long, while records wait for it, is given up.
-SILENCE_S = 30.0
+SILENCE_S = 60.0
 
 
 @dataclass
@@ -86,7 +86,7 @@ class Pacer:
         Where records are so late that they have not left a second after ``until_s``, they never do.
 
         Raises:
-            SourceError: no server acknowledged anything for 30 s while records waited for it.
+            SourceError: no server acknowledged anything for 60 s while records waited for it.
         """
         agenda = [(line.feed.due_s, number) for number, line in enumerate(self._lines)]
         heapify(agenda)
