@@ -77,5 +77,21 @@ def take(source, count, timeout_s=20.0):
     return numbers
 
 
+def until(condition, what, timeout_s=30.0):
+    """Wait for ``condition()``."""
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, f"no {what} within {timeout_s} s"
+        time.sleep(0.05)
+
+
+def until_saved(broker):
+    """Wait until the broker has begun and ended to write its sessions down, as it does every second."""
+    saved = broker.folder / "mosquitto.db"
+    for _ in range(2):  # the first one may have begun before
+        before = saved.stat().st_mtime_ns if saved.exists() else None
+        until(lambda before=before: saved.exists() and saved.stat().st_mtime_ns != before, "sessions on the disk")
+
+
 def numbers_in(records):
     return [int(a) + 256 * int(b) for a, b in records.x.tolist()]

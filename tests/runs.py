@@ -83,7 +83,7 @@ class Started:
             time.sleep(0.002)
         self.process.wait(10)
 
-    def wait(self, timeout_s=60.0):
+    def wait(self, timeout_s=150.0):
         """Return the exit code, once every process of the run has ended."""
         deadline_s = time.monotonic() + timeout_s
         code = self.process.wait(timeout_s)
@@ -92,7 +92,7 @@ class Started:
             time.sleep(0.03)
         return code
 
-    def until(self, condition, what, timeout_s=60.0, pause_s=0.03):
+    def until(self, condition, what, timeout_s=150.0, pause_s=0.03):
         """Wait for ``condition()`` while the run goes on, and return its outcome."""
         deadline_s = time.monotonic() + timeout_s
         while not (found := condition()):

@@ -39,7 +39,7 @@ def scadles(tmp_path_factory, start_training, digits_config):
 def ddl(tmp_path_factory, start_training, digits_config):
     """The example as conventional training, ended by its duration."""
     folder = tmp_path_factory.mktemp("ddl")
-    settings = ("--set", "method=ddl", "--set", "duration_s=25")
+    settings = ("--set", "method=ddl", "--set", "duration_s=40")
     run = start_training(folder, digits_config, "--local", 4, *settings, "--out", "run")
     assert run.wait(100) == 0, run.err
     return run, RunFolder(folder / "run")

@@ -110,7 +110,7 @@ def test_killed_devices_and_brokers_lose_nothing(
     broker.kill()
     time.sleep(5.0)
     broker.start()
-    run.until(lambda: run.err.count("answers again") == 2, "the good news", 60)
+    run.until(lambda: all(heard_again(run, device) for device in (0, 1)), "the good news", 60)
     publisher.signal(signal.SIGINT)
     assert publisher.wait(120) == 130, publisher.err
     records = ends(broker, "kept-0", "kept-1")
@@ -122,10 +122,12 @@ def test_killed_devices_and_brokers_lose_nothing(
     found.assert_trained_once()
     assert [written(found, device).ledger["trained"] for device in (0, 1)] == records
     for device in (0, 1):
-        said = [line for line in run.err.splitlines() if f"kept-{device}" in line]
-        assert len(said) == 2, run.err
-        assert "no answer" in said[0]
-        assert "answers again after" in said[1]
+        said = ["no answer" in line for line in run.err.splitlines() if f"kept-{device}: " in line]
+        assert said == [True, False] * (len(said) // 2) != [], run.err  # more than once where the machine stands still
+
+
+def heard_again(run, device):
+    return any(f"kept-{device}: answers again after" in line for line in run.err.splitlines())
 
 
 def last_offset(found, device):

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from mqtt_tools import Sender, new_topic, source_at, take
+from mqtt_tools import Sender, new_topic, source_at, take, until, until_saved
 from scadles.errors import ConfigError, SourceError
 from scadles.testing.brokers.process import free_port
 
@@ -15,13 +15,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:Resource
 
 def client_name():
     return new_topic().replace("/", "-")
-
-
-def until(condition, what, timeout_s=30.0):
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s, f"no {what} within {timeout_s} s"
-        time.sleep(0.05)
 
 
 def refusal(source):
@@ -42,7 +35,7 @@ def test_a_killed_broker_that_keeps_sessions_loses_nothing(fragile_mosquitto):
         sender.send_numbers(topic, range(300))
         assert take(source, 200) == list(range(200))
         source.commit(100)
-        time.sleep(2.5)  # the broker writes its sessions down every second
+        until_saved(broker)
     broker.kill()
     broker.start()
     with Sender(broker) as sender:
@@ -70,7 +63,11 @@ def test_a_broker_that_forgets_sessions_is_told_of_and_gone_on_with(fragile_mosq
     assert len(notices) == 1
     assert f"has forgotten this device's session: messages of {topic}" in notices[0]
     with Sender(broker) as sender:
-        sender.send_numbers(topic, range(50, 80))
+        heard = []
+        sender.client.on_publish = lambda client, userdata, mid, reason, properties: heard.append(reason.value)
+        # the notice comes before the subscription: 16 says that nobody has one
+        until(lambda: sender.send(topic, bytes([50, 0]), 50, "0") and heard[-1] != 16, "subscription")
+        sender.send_numbers(topic, range(51, 80))
         assert take(source, 60) == list(range(20, 80))  # what had come stays
         source.commit(80)
         sender.send_numbers(topic, range(80, 90))

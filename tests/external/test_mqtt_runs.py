@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from mqtt_tools import Sender, new_topic
+from mqtt_tools import Sender, new_topic, until_saved
 from scadles.config import CodecConfig
 from scadles.data.digits import load_digits
 from scadles.observe import CheckpointWritten, Rejection, RunFolder, Step
@@ -103,7 +103,7 @@ def test_killed_devices_and_brokers_lose_nothing(
     run.kill_all()
     run = started("--resume")
     trains_for_a_while(run)
-    time.sleep(3.0)  # the broker writes its sessions down every second
+    until_saved(broker)
     assert publisher.wait(120) == 0, publisher.err
     broker.kill()
     broker.start()

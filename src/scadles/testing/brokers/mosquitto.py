@@ -38,6 +38,7 @@ class Mosquitto(BrokerProcess):
 
     Attributes:
         port: of clients, the same after a restart.
+        folder: as given.
 
     Raises:
         RunError: there is no Mosquitto, or it does not start.
@@ -53,29 +54,29 @@ class Mosquitto(BrokerProcess):
             raise RunError(HOW_TO_PROVIDE)
         self.port = free_port()
         self._program = program
-        self._folder = folder
+        self.folder = folder
         self._lines = lines
         self._persistence = persistence
 
     def start(self) -> None:
         """Start it, again or for the first time; return when it answers."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        configuration = self._folder / "mosquitto.conf"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        configuration = self.folder / "mosquitto.conf"
         configuration.write_text("".join(f"{line}\n" for line in self._configuration()))
-        with (self._folder / "mosquitto.log").open("ab") as log:
+        with (self.folder / "mosquitto.log").open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603
                 [str(self._program), "-c", str(configuration)], stdout=log, stderr=log
             )
         deadline_s = wall_seconds() + _START_S
         while not _answers(self.port):
             if self._process.poll() is not None or wall_seconds() > deadline_s:
-                said = (self._folder / "mosquitto.log").read_text(errors="replace")[-500:]
+                said = (self.folder / "mosquitto.log").read_text(errors="replace")[-500:]
                 self.kill()
-                raise RunError(f"the broker in {self._folder} does not start: {said}")
+                raise RunError(f"the broker in {self.folder} does not start: {said}")
             WallClock().sleep(0.02)
 
     def _configuration(self) -> list[str]:
-        kept = [f"persistence_location {self._folder.resolve()}/", "autosave_interval 1"]
+        kept = [f"persistence_location {self.folder.resolve()}/", "autosave_interval 1"]
         return [
             f"listener {self.port} 127.0.0.1",
             "max_queued_messages 0",

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import socket
 import subprocess
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
+# from the system: tests seed the other one, all alike
+_RANDOM = random.SystemRandom()
+_BELOW_EPHEMERAL = 15_000, 32_000
+
 
 def free_port() -> int:
-    """Return a TCP port of loopback that nobody uses at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a TCP port of loopback that nobody uses, and that the kernel gives to nobody who asks for just any."""
+    while True:
+        port = _RANDOM.randrange(*_BELOW_EPHEMERAL)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class BrokerProcess(ABC):
