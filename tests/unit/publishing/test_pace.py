@@ -154,7 +154,7 @@ def test_a_server_that_acknowledges_nothing_is_given_up():
     producer = InMemory(clock, serves_hz=0.0)
     with pytest.raises(SourceError, match=r"records wait, and none was acknowledged for 60 s"):
         paced(lines_to(producer, 10.0), clock, 1000.0)
-    assert 30 < clock.now() < 61
+    assert 60 < clock.now() < 61
 
 
 def test_a_quiet_stream_is_no_silent_server():
