@@ -93,7 +93,8 @@ class _Int8(ValueCode):
         np.minimum(scale, _LARGEST_SCALE, out=scale)
         scales[:] = scale
         scale[scale == 0] = np.inf
-        rounded = np.rint(rows / scale[:, None]) + np.float32(0)  # a receiver reads no negative zero
+        rounded = np.rint(rows / scale[:, None])
+        rounded += 0  # a receiver reads no negative zero
         numbers[:] = rounded.ravel()[: len(values)].astype(np.int8)
         read: Floats = (rounded * scales[:, None]).ravel()
         return read[: len(values)]
