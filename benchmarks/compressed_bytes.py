@@ -22,9 +22,8 @@ import shared
 import torch
 from torch import Tensor
 
-from scadles.compression import SampledTopK
-from scadles.fabric import Fabric, LocalFabric, TorchFabric
-from scadles.reduction import (
+from scadles.exchange.compression import SampledTopK
+from scadles.exchange.reduction import (
     SCALARS,
     Collectives,
     GatherReducer,
@@ -35,6 +34,7 @@ from scadles.reduction import (
     gather_volume,
     split_volume,
 )
+from scadles.fabric import Fabric, LocalFabric, TorchFabric
 from scadles.seeding import numpy_generator
 
 RATIOS = (0.1, 0.01, 0.001)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from scadles.compression import ExactTopK, SampledTopK, Sparse, add_message, budget_bytes, decode, encode
+from scadles.exchange.compression import ExactTopK, SampledTopK, Sparse, add_message, budget_bytes, decode, encode
 
 NAIVE_BITS = 96  # a 32-bit value and a 64-bit position for each kept entry
 

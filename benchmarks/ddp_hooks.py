@@ -26,8 +26,8 @@ from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDSt
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
+from scadles.exchange.ddp_hook import HookState, ddp_hook
 from scadles.fabric.byte_counters import SocketCounter
-from scadles.hooks import HookState, ddp_hook
 
 BATCH = 38
 WARM_UP = 4

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from scadles import build
+from scadles import assembly
 from scadles.config import load_config
 from scadles.simulation.simulator import Simulator
 
@@ -51,11 +51,11 @@ def peak_bytes() -> int:
 def simulated(devices: int, steps: int, gradients: str, threads: int) -> dict:
     """Return what one cluster takes; what is slow or large only the first time has happened before."""
     warm = settings(2 * CHUNK_DEVICES * 8, 2, gradients, threads)
-    dataset = build.build_dataset(warm)
-    Simulator(warm, dataset, build.build_network(warm, dataset)).run()
+    dataset = assembly.build_dataset(warm)
+    Simulator(warm, dataset, assembly.build_network(warm, dataset)).run()
     config = settings(devices, steps, gradients, threads)
     before, start = peak_bytes(), time.perf_counter()
-    simulator = Simulator(config, dataset, build.build_network(config, dataset))
+    simulator = Simulator(config, dataset, assembly.build_network(config, dataset))
     built, built_cpu = time.perf_counter(), time.process_time()
     summary = simulator.run()
     seconds, cpu_seconds = time.perf_counter() - built, time.process_time() - built_cpu
@@ -73,8 +73,8 @@ def torch_alone(devices: int, steps: int, way: str, threads: int) -> dict:
     """Return what PyTorch takes for the same gradients and updates, with samples drawn per step for all devices."""
     torch.set_num_threads(threads)
     config = settings(2, 1, "fused", threads)
-    dataset = build.build_dataset(config)
-    model = build.build_network(config, dataset)
+    dataset = assembly.build_dataset(config)
+    model = assembly.build_network(config, dataset)
     optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
     rng = np.random.default_rng(0)
     optimizer.zero_grad()

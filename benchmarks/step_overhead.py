@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
-from scadles.aggregation import GradientExchange, Report
+from scadles.exchange.aggregation import GradientExchange, Report
 from scadles.fabric import TorchFabric
 
 BATCH = 38

@@ -3,12 +3,12 @@
 import torch
 from torch import nn
 
-from scadles.aggregation import GradientExchange, LearningRate
-from scadles.buffer import Buffer, Persistence
 from scadles.clock import VirtualClock
-from scadles.connected import ConnectedDevice
-from scadles.intake import Intake
-from scadles.learner import Learner
+from scadles.device.buffer import Buffer, Persistence
+from scadles.device.connected import ConnectedDevice
+from scadles.device.intake import Intake
+from scadles.device.learner import Learner
+from scadles.exchange.aggregation import GradientExchange, LearningRate
 from scadles.streams import Arrivals, Inspector, RateMeter, RateProfile, ReplaySource
 
 CLASSES = 3

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from scadles._version import __version__
 
 if TYPE_CHECKING:
-    from scadles.build import open_source
+    from scadles.assembly import open_source
     from scadles.clock import Clock, VirtualClock, WallClock
     from scadles.config import RunConfig, load_config
-    from scadles.connected import Batch
+    from scadles.device.connected import Batch
     from scadles.errors import (
         CheckpointError,
         ConfigError,
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
         ScadlesError,
         SourceError,
     )
+    from scadles.exchange.ddp_hook import HookState, ddp_hook
     from scadles.fabric import Fabric, LocalFabric
-    from scadles.hooks import HookState, ddp_hook
     from scadles.models import convert_batchnorm
     from scadles.observe import Summary
-    from scadles.run import join, train
     from scadles.simulation import simulate
     from scadles.streams import Records, Source, register_source
     from scadles.training.loop import LiveDevice
+    from scadles.training.run import join, train
 
 _HOMES = {
-    "Batch": "scadles.connected",
+    "Batch": "scadles.device.connected",
     "CheckpointError": "scadles.errors",
     "Clock": "scadles.clock",
     "ConfigError": "scadles.errors",
@@ -45,7 +45,7 @@ _HOMES = {
     "DivergedError": "scadles.errors",
     "Fabric": "scadles.fabric",
     "FabricError": "scadles.errors",
-    "HookState": "scadles.hooks",
+    "HookState": "scadles.exchange.ddp_hook",
     "LiveDevice": "scadles.training.loop",
     "LocalFabric": "scadles.fabric",
     "MissingExtraError": "scadles.errors",
@@ -60,13 +60,13 @@ _HOMES = {
     "VirtualClock": "scadles.clock",
     "WallClock": "scadles.clock",
     "convert_batchnorm": "scadles.models",
-    "ddp_hook": "scadles.hooks",
-    "join": "scadles.run",
+    "ddp_hook": "scadles.exchange.ddp_hook",
+    "join": "scadles.training.run",
     "load_config": "scadles.config",
-    "open_source": "scadles.build",
+    "open_source": "scadles.assembly",
     "register_source": "scadles.streams",
     "simulate": "scadles.simulation",
-    "train": "scadles.run",
+    "train": "scadles.training.run",
 }
 
 __all__ = [

@@ -14,9 +14,9 @@ import typer
 import yaml
 
 from scadles import VirtualClock, load_config, open_source
-from scadles.batching import BatchRule
 from scadles.cli.app import app
 from scadles.cli.settings import reference
+from scadles.device.batching import BatchRule
 from scadles.models import build_model
 
 ROOT = Path(__file__).parents[2]

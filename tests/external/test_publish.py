@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from scadles.build import build_dataset, build_partition, samples_of
+from scadles.assembly import build_dataset, build_partition, samples_of
 from scadles.clock import WallClock
 from scadles.config import load_config
 from scadles.errors import ConfigError
 from scadles.paper.broker_watch import observe
-from scadles.publish import publish
+from scadles.publishing.publish import publish
 from scadles.streams import open_source_url
 from scadles.streams.codec import make_codec
 from scadles.streams.kafka.topics import Topics

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
 import scadles
-from scadles.build import build_dataset, build_network
+from scadles.assembly import build_dataset, build_network
 from scadles.config import load_config
 from scadles.observe import CheckpointWritten, Header, events_path, read_events
 from scadles.simulation import simulate

@@ -46,7 +46,9 @@ def test_importing_is_fast_because_torch_comes_later():
     assert said.splitlines() == ["[]", "True True"]
 
 
-@pytest.mark.parametrize("package", ["aggregation", "fabric", "models", "observe", "streams", "testing", "data"])
+@pytest.mark.parametrize(
+    "package", ["exchange.aggregation", "compression", "fabric", "models", "observe", "streams", "testing", "data"]
+)
 def test_packages_export_what_they_say(package):
     module = importlib.import_module(f"scadles.{package}")
     assert all(hasattr(module, name) for name in module.__all__)

@@ -48,8 +48,8 @@ def main() -> None:
 
 
 def _report(error: ScadlesError) -> None:
-    from scadles.launch import hand_over
     from scadles.observe.console import print_error
+    from scadles.training.launch import hand_over
 
     if error.exit_code == ConfigError.exit_code and hand_over(error):
         return

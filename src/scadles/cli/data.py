@@ -23,8 +23,8 @@ def data(
 
     Of more than 100 devices, 100 evenly chosen ones are shown. Exit codes: 0 shown, 2 a setting cannot work.
     """
-    from scadles.build import build_dataset
-    from scadles.build.holdings import build_holdings
+    from scadles.assembly import build_dataset
+    from scadles.assembly.holdings import build_holdings
     from scadles.config import load_config
 
     checked = load_config(config, settings or [])

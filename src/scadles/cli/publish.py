@@ -45,7 +45,7 @@ def publish(
     Exit codes: 0 all records arrived, 1 some did not, 2 a setting cannot work, 130 ended by Ctrl-C or SIGTERM.
     """
     from scadles.config import load_config
-    from scadles.publish import publish as run_publisher
+    from scadles.publishing.publish import publish as run_publisher
     from scadles.streams.producing import Retention
 
     if not create_topics and (retention_s is not None or retention_mb is not None):

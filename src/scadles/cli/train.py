@@ -43,8 +43,8 @@ def train(
     if resume and out is None:
         raise ConfigError("--resume needs --out: the folder of the run to go on with")
     if local is None:
-        from scadles import run
         from scadles.observe import default_folder
+        from scadles.training import run
 
         checked = load_config(config, overrides)
         alone = "WORLD_SIZE" not in os.environ
@@ -59,8 +59,8 @@ def train(
 def _train_locally(
     config: Path, devices: int, overrides: list[str], out: Path | None, *, resume: bool, quiet: bool
 ) -> None:
-    from scadles.launch import LaunchError, launch_local
     from scadles.observe import default_folder
+    from scadles.training.launch import LaunchError, launch_local
 
     if "WORLD_SIZE" in os.environ:
         raise ConfigError("--local starts its own processes: leave it out under torchrun")

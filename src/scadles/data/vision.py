@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from scadles.data.dataset import ArrayDataset
+from scadles.data.torchvision import import_torchvision
 from scadles.errors import ConfigError, DataError
-from scadles.vision import import_torchvision
 
 NAMES = ("CIFAR10", "CIFAR100", "FashionMNIST", "KMNIST", "MNIST", "SVHN")
 _UNREADABLE = (AssertionError, EOFError, HTTPException, KeyError, OSError, RuntimeError, TypeError, ValueError)

@@ -52,7 +52,7 @@ def observe(address: str, topics: int, rate_hz: float, seconds: float) -> Observ
         ConfigError: the broker does not answer, or refuses.
         KeyboardInterrupt: somebody stopped it.
     """
-    from scadles.publish import publish
+    from scadles.publishing.publish import publish
     from scadles.streams.kafka.topics import Topics
     from scadles.streams.producing import Retention
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scadles.injection import Injection
+from scadles.device.injection import Injection
 from scadles.paper.published import BATCH, GB, SAMPLE_BYTES, Network
 
 

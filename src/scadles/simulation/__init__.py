@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
-from scadles import build
-from scadles.build.holdings import draw_holdings
+from scadles import assembly
+from scadles.assembly.holdings import draw_holdings
 from scadles.config import RunConfig, load_config
 from scadles.data import Dataset
 from scadles.errors import ConfigError
@@ -59,8 +59,8 @@ def simulate(
     run_dir = Path(out) if out is not None else default_folder(settings.method)
     if problem := occupied(run_dir, 0, resumable=False):
         raise ConfigError(problem)
-    dataset = build.build_dataset(settings)
-    network = build.build_network(settings, dataset, model)
+    dataset = assembly.build_dataset(settings)
+    network = assembly.build_network(settings, dataset, model)
     fresh = copy.deepcopy(network) if limit else network
     progress = Progress(
         f"{settings.method} on {settings.data.dataset}, simulated",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from scadles.aggregation import GradientExchange
-from scadles.build.exchange import charged_entries
+from scadles.assembly.exchange import charged_entries
 from scadles.config import RunConfig
-from scadles.reduction import (
+from scadles.exchange.aggregation import GradientExchange
+from scadles.exchange.reduction import (
     SCALARS,
     FleetExchange,
     PowerSgdReducer,

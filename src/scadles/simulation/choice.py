@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch.nn.functional import cross_entropy
 
 from scadles.config import RunConfig
+from scadles.device.learner import Learner
 from scadles.errors import ConfigError
-from scadles.learner import Learner
+from scadles.exchange.reduction import FleetExchange
 from scadles.models import Nothing
-from scadles.reduction import FleetExchange
 from scadles.simulation.gradients import (
     FusedGradients,
     Gradients,

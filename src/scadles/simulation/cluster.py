@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scadles.aggregation import Report, Reports
-from scadles.device import Device
-from scadles.learner import Learner, Outcome
+from scadles.device.device import Device
+from scadles.device.learner import Learner, Outcome
+from scadles.exchange.aggregation import Report, Reports
 from scadles.simulation.agenda import Agenda
 from scadles.simulation.charge import Charge
 from scadles.simulation.gifts import NO_GIFTS

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from scadles.config import CostConfig
-from scadles.reduction import Volume
+from scadles.exchange.reduction import Volume
 from scadles.simulation.availability import Availability
 from scadles.simulation.collectives import COLLECTIVES, Arrivals, Exchange, share_by_hub, share_directly
 from scadles.simulation.quantities import Quantity

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scadles.buffer import Chunk
+from scadles.device.buffer import Chunk
 from scadles.records import Records
 
 

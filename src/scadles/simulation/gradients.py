@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.modules.dropout import _DropoutNd
 
-from scadles.buffer import Chunk
 from scadles.data import Dataset, Partition
-from scadles.learner import Learner
+from scadles.device.buffer import Chunk
+from scadles.device.learner import Learner
 from scadles.records import Records
 from scadles.simulation.gifts import NO_GIFTS, Gift, Gifts, picked
 from scadles.training.evaluation import right_answers

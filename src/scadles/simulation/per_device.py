@@ -12,9 +12,9 @@ from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.functional import cross_entropy
 from torch.nn.modules.conv import _ConvNd
 
-from scadles.buffer import Chunk
-from scadles.learner import Learner
-from scadles.reduction import FleetExchange
+from scadles.device.buffer import Chunk
+from scadles.device.learner import Learner
+from scadles.exchange.reduction import FleetExchange
 from scadles.simulation.gifts import NO_GIFTS, Gifts
 from scadles.simulation.gradients import Gradients, Lookup, LossFunction, Shares
 from scadles.simulation.statistics import FleetStatistics

@@ -12,8 +12,8 @@ import torch
 
 from scadles._version import __version__
 from scadles.config import RunConfig
-from scadles.device import Device
-from scadles.learner import Learner
+from scadles.device.device import Device
+from scadles.device.learner import Learner
 from scadles.models import Nothing
 from scadles.observe import (
     DeviceSummary,

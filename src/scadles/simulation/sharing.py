@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from scadles.buffer import Chunk
-from scadles.device import Device
-from scadles.injection import Injection, SampleFormat, Sharer
+from scadles.device.buffer import Chunk
+from scadles.device.device import Device
+from scadles.device.injection import Injection, SampleFormat, Sharer
 from scadles.records import Records
 from scadles.simulation.costs import Costs
 from scadles.simulation.gifts import Gift, Gifts

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
-from scadles import build
-from scadles.build.exchange import build_fleet_exchange
-from scadles.build.injection import build_injection, build_sample_format, injects
+from scadles import assembly
+from scadles.assembly.exchange import build_fleet_exchange
+from scadles.assembly.injection import build_injection, build_sample_format, injects
 from scadles.clock import wall_seconds
 from scadles.config import RunConfig
 from scadles.data import Dataset
@@ -67,10 +67,10 @@ class Simulator:
         # in the in-memory fabric all simulated devices are one end: their sum is already there
         self._fabric = LocalFabric.create(1)[0]
         exchange = build_fleet_exchange(config, model, self._fabric)
-        self._learner = build.build_learner(config, dataset, model, optimizer, exchange)
-        self._devices = build.build_fleet(config, dataset, self._learner)
+        self._learner = assembly.build_learner(config, dataset, model, optimizer, exchange)
+        self._devices = assembly.build_fleet(config, dataset, self._learner)
         self._statistics = FleetStatistics(model, config.devices)
-        lookup = Lookup(dataset, build.build_partition(config, dataset), self._learner)
+        lookup = Lookup(dataset, assembly.build_partition(config, dataset), self._learner)
         self._learns = not isinstance(model, Nothing)
         self._gradients = choose_gradients(config, self._learner, lookup, loss, self._statistics)
         self._costs = Costs(config.cost, config.devices, config.seed)

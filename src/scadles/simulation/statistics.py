@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from scadles.aggregation import BatchNormStatistics
+from scadles.exchange.aggregation import BatchNormStatistics
 
 
 class FleetStatistics:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from scadles.clock import timestamp, wall_seconds
 from scadles.config import RunConfig
-from scadles.connected import Batch, ConnectedDevice
+from scadles.device.connected import Batch, ConnectedDevice
 from scadles.errors import DataError, RunError
 from scadles.observe import (
     CheckpointWritten,

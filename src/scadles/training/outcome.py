@@ -14,13 +14,13 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from scadles.buffer import Ledger
 from scadles.config import RunConfig
-from scadles.connected import ConnectedDevice
+from scadles.device.buffer import Ledger
+from scadles.device.connected import ConnectedDevice
+from scadles.device.learner import Learner
 from scadles.errors import MissingExtraError, RunError
-from scadles.learner import Learner
+from scadles.exchange.reduction import CompressedExchange, FleetExchange
 from scadles.observe import Compressed, DeviceSummary, RunFolder, Samples, Seconds, Shared, Simulated, Summary
-from scadles.reduction import CompressedExchange, FleetExchange
 from scadles.training.checkpoint import own_copy
 from scadles.training.tally import Tally
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from scadles.connected import ConnectedDevice
-from scadles.intake import IntakeState
+from scadles.device.connected import ConnectedDevice
+from scadles.device.intake import IntakeState
 from scadles.training.checkpoint import Checkpoint, CheckpointStore, kept_back, pack, unpack
 from scadles.training.schedule import Schedule
 from scadles.training.tally import Tally

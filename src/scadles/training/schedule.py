@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from scadles.config import RunConfig
-from scadles.learner import Learner
+from scadles.device.learner import Learner
 from scadles.training.tally import Tally
 
 

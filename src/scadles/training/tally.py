@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
-from scadles.connected import ConnectedDevice
+from scadles.device.connected import ConnectedDevice
 from scadles.observe.events import Step
 
 

@@ -109,7 +109,7 @@ def test_a_broken_installation(monkeypatch, tmp_path):
     def fail(name):
         raise RuntimeError("wrong torch")
 
-    monkeypatch.setattr("scadles.vision.importlib.import_module", fail)
+    monkeypatch.setattr("scadles.data.torchvision.importlib.import_module", fail)
     with pytest.raises(ConfigError, match="wrong torch"):
         vision.load_torchvision("MNIST", tmp_path)
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scadles.build import build_dataset, build_partition, samples_of
+from scadles.assembly import build_dataset, build_partition, samples_of
 from scadles.clock import VirtualClock
 from scadles.config import load_config
 from scadles.publishing import Feed

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from scadles.aggregation import GradientExchange, LearningRate
 from scadles.config import DataConfig
 from scadles.data import ArrayDataset, make_partition
+from scadles.device.learner import Learner
+from scadles.exchange.aggregation import GradientExchange, LearningRate
 from scadles.fabric import LocalFabric
-from scadles.learner import Learner
 from scadles.records import Span
 from scadles.simulation.gradients import Lookup
 

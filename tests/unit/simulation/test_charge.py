@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from scadles.build import build_dataset, build_network
+from scadles.assembly import build_dataset, build_network
 from scadles.config import load_config
+from scadles.exchange.reduction import SCALARS, gather_volume
 from scadles.observe import RunFolder
-from scadles.reduction import SCALARS, gather_volume
 from scadles.simulation import simulate
 
 BASE = {"devices": 3, "steps": 8, "stream": {"rates": [40, 12, 8]}, "model": "mlp", "picture": False}

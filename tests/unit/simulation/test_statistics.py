@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from scadles.aggregation import BatchNormStatistics
+from scadles.exchange.aggregation import BatchNormStatistics
 from scadles.fabric import LocalFabric
 from scadles.simulation.statistics import FleetStatistics
 

@@ -1,0 +1,278 @@
+"""The only place that turns configuration into objects."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from scadles.assembly.exchange import build_exchange
+from scadles.assembly.injection import build_injection, build_sample_exchange, build_sharers, injects
+from scadles.clock import Clock, VirtualClock, WallClock
+from scadles.config import OptimizerConfig, ProfileConfig, RunConfig, load_config
+from scadles.data import Dataset, Partition, load_dataset, make_partition
+from scadles.device.batching import BatchRule, FixedBatch, RateBatch, ShrunkBatch
+from scadles.device.buffer import Buffer, BufferPolicy, Persistence, Truncation
+from scadles.device.connected import ConnectedDevice
+from scadles.device.device import Device
+from scadles.device.intake import Intake
+from scadles.device.learner import Learner
+from scadles.errors import ConfigError
+from scadles.exchange.aggregation import GradientExchange, LearningRate, scaling_for
+from scadles.fabric import Fabric, LocalFabric, TorchFabric
+from scadles.models import build_model, convert_batchnorm
+from scadles.records import Records
+from scadles.streams import Inspector, RateMeter, Samples, Source, draw_rates, open_source_url
+from scadles.streams.codec import Codec, make_codec
+from scadles.streams.quarantine import Quarantine, quarantine_path
+from scadles.streams.rejections import RejectionLimit
+
+_INSPECTED_AT_ONCE = 4096
+
+
+def build_dataset(config: RunConfig) -> Dataset:
+    """Load the data set that ``data`` names."""
+    data = config.data
+    return load_dataset(
+        data.dataset,
+        root=data.root,
+        classes=data.classes,
+        shape=data.shape,
+        test_samples=data.test_samples,
+        seed=config.seed,
+    )
+
+
+def build_source(
+    config: RunConfig, device: int, rate_hz: float, samples: Samples | None, clock: Clock, **live: Any
+) -> Source:
+    """Return the stream of one device, not opened yet; ``replay://`` gets its rate and the configured profile.
+
+    Without ``samples`` a replayed stream brings positions only.
+
+    Args:
+        config: the run.
+        device: its number.
+        rate_hz: of a replayed stream.
+        samples: what a replayed stream plays.
+        clock: stream time.
+        live: what the sources of live records need: ``codec``, ``run_dir``, ``quarantine``.
+    """
+    live |= {
+        "capacity": config.buffer.capacity,
+        "max_bytes": config.stream.codec.max_bytes,
+        "truncates": config.buffer.policy == "truncation",
+    }
+    url = stream_url(config, device)
+    if url == "replay://":
+        parameters = profile_of(config, device).model_dump()
+        parameters["profile"] = parameters.pop("name")
+        url += "?" + urlencode({"rate": rate_hz, "seed": config.seed, "device": device, **parameters})
+    return open_source_url(url, samples=samples, clock=clock, device=device, **live)
+
+
+def stream_url(config: RunConfig, device: int) -> str:
+    """Return the address of one device's stream."""
+    try:
+        return config.stream.url.format(device=device)
+    except (KeyError, IndexError, ValueError):
+        raise ConfigError(
+            f"stream.url = {config.stream.url!r}: only {{device}} can be filled in; write other braces doubled"
+        ) from None
+
+
+def profile_of(config: RunConfig, device: int) -> ProfileConfig:
+    """Return how one device's rate varies."""
+    profile = config.stream.profile
+    return profile if isinstance(profile, ProfileConfig) else profile[device]
+
+
+def build_codec(config: RunConfig, dataset: Dataset) -> Codec:
+    """Return how the messages of a live stream are read and written."""
+    return make_codec(config.stream.codec, dataset.shape, dataset.dtype, dataset.classes)
+
+
+def build_quarantine(config: RunConfig, device: int, run_dir: Path | None) -> Quarantine | None:
+    """Return where a device keeps examples of rejected records; None without a run folder."""
+    if run_dir is None:
+        return None
+    return Quarantine(quarantine_path(run_dir, device), config.stream.quarantine_mb, device)
+
+
+def build_rule(config: RunConfig) -> BatchRule:
+    """Return the batch rule, for fewer own samples where those of others are to take their place."""
+    batch = config.batch
+    rule: BatchRule = RateBatch(batch.window_s, batch.min, batch.max)
+    if batch.rule == "fixed":
+        rule = FixedBatch(batch.size, batch.max_wait_s)
+    if config.injection.batch == "constant" and injects(config):
+        rule = ShrunkBatch(rule, build_injection(config).growth)
+    return rule
+
+
+def build_policy(config: RunConfig) -> BufferPolicy:
+    """Return the buffer policy."""
+    return Persistence() if config.buffer.policy == "persistence" else Truncation(config.batch.window_s)
+
+
+def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
+    """Return a built-in optimizer over a model's parameters."""
+    if config.name == "sgd":
+        return SGD(model.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+    kind = Adam if config.name == "adam" else AdamW
+    return kind(model.parameters(), config.lr, weight_decay=config.weight_decay)
+
+
+def build_learning_rate(config: RunConfig, optimizer: Optimizer) -> LearningRate:
+    """Return the rule for the learning rate; its base batch is ``batch.size`` on every device."""
+    lr = config.lr
+    return LearningRate(
+        scaling_for(optimizer) if lr.scaling == "auto" else lr.scaling,
+        base_batch=config.batch.size * config.devices,
+        warmup_samples=lr.warmup_samples,
+        milestones=lr.milestones,
+        gamma=lr.gamma,
+    )
+
+
+def build_learner(
+    config: RunConfig,
+    dataset: Dataset,
+    model: nn.Module,
+    optimizer: Optimizer | None,
+    exchange: GradientExchange,
+) -> Learner:
+    """Return model, optimizer (None: the built-in one) and the rules of training them."""
+    optimizer = optimizer or build_optimizer(config.optimizer, model)
+    rate = build_learning_rate(config, optimizer)
+    return Learner(model, optimizer, rate, exchange, dataset.prepare, mean=config.aggregation.mean)
+
+
+def build_network(config: RunConfig, dataset: Dataset, model: nn.Module | None = None) -> nn.Module:
+    """Return ``model``, or where that is None the network that the settings name, normalised as they say."""
+    network = build_model(config.model, dataset.shape, dataset.classes, config.seed) if model is None else model
+    return convert_batchnorm(network) if config.normalization == "group" else network
+
+
+def build_fabric(config: RunConfig, place: torch.device) -> Fabric:
+    """Return the way to the other devices: torchrun's process group, or nobody for a run of one."""
+    if "WORLD_SIZE" not in os.environ:
+        return LocalFabric.create(1)[0]
+    backend = config.fabric.backend
+    if backend == "auto":
+        backend = "nccl" if place.type == "cuda" else "gloo"
+    return TorchFabric(backend, config.fabric.deadline_s, place, sleep=WallClock().sleep)
+
+
+def build_device(
+    config: RunConfig,
+    dataset: Dataset,
+    model: nn.Module,
+    optimizer: Optimizer | None,
+    fabric: Fabric,
+    clock: Clock,
+    run_dir: Path | None = None,
+) -> ConnectedDevice:
+    """Return one device, ready to start."""
+    partition = build_partition(config, dataset)
+    samples = samples_of(dataset, partition, fabric.rank)
+    rate_hz = draw_rates(config.stream.rates, config.devices, config.seed)[fabric.rank]
+    replayed = config.stream.url.startswith("replay:")
+    quarantine = build_quarantine(config, fabric.rank, run_dir)
+    source = build_source(
+        *(config, fabric.rank, rate_hz, samples, clock),
+        codec=None if replayed else build_codec(config, dataset),
+        run_dir=run_dir,
+        quarantine=quarantine,
+    )
+    inspector = Inspector(dataset.shape, dataset.dtype, dataset.classes)
+    intake = Intake(
+        *(source, inspector, Buffer(config.buffer.capacity), build_policy(config), RateMeter(), clock),
+        quarantine=quarantine,
+        limit=RejectionLimit(config.stream.max_rejected_share),
+    )
+    return ConnectedDevice(
+        intake,
+        build_rule(config),
+        build_learner(config, dataset, model, optimizer, build_exchange(config, model, fabric)),
+        fabric,
+        clock,
+        build_sample_exchange(config, dataset, partition, fabric),
+    )
+
+
+def build_fleet(config: RunConfig, dataset: Dataset, learner: Learner) -> list[Device]:
+    """Return the devices of a simulated cluster, which share ``learner``, each with a virtual clock of its own.
+
+    Their streams bring positions in place of samples, unless the data set has samples that must be looked at.
+    """
+    if not config.stream.url.startswith("replay:"):
+        raise ConfigError(
+            f"stream.url = {config.stream.url!r}: only a replayed stream can be simulated; leave the URL out and "
+            "describe what it brings with stream.rates and stream.profile"
+        )
+    rates = draw_rates(config.stream.rates, config.devices, config.seed)
+    inspector = Inspector(dataset.shape, dataset.dtype, dataset.classes)
+    partition, looked_at = build_partition(config, dataset), not _all_good(dataset, inspector)
+    sharer = build_sharers(config, dataset, partition) if injects(config) else None
+    rule, policy = build_rule(config), build_policy(config)
+    fleet = []
+    for number, rate_hz in enumerate(rates):
+        clock = VirtualClock()
+        samples = samples_of(dataset, partition, number) if looked_at else None
+        source = build_source(config, number, rate_hz, samples, clock)
+        intake = Intake(source, inspector, Buffer(config.buffer.capacity), policy, RateMeter(), clock)
+        intake.open()
+        fleet.append(Device(number, intake, rule, learner, clock, sharer(number) if sharer else None))
+    return fleet
+
+
+def open_source(url: str, *, dataset: str = "digits", clock: Clock | None = None) -> Source:
+    """Return the stream at ``url``, opened at its beginning.
+
+    Args:
+        url: for example ``replay://?rate=50&profile=bursts``.
+        dataset: what ``replay://`` plays.
+        clock: stream time; None is the wall clock.
+
+    Raises:
+        ConfigError: an unknown scheme or parameter.
+
+    >>> from scadles.clock import VirtualClock
+    >>> source = open_source("replay://?rate=40", clock=VirtualClock())
+    >>> len(source.poll(max_records=100, timeout_s=2.0))
+    80
+    """
+    config = load_config({"data": {"dataset": dataset}, "steps": 1})
+    played = build_dataset(config)
+    samples = samples_of(played, build_partition(config, played), 0)
+    source = open_source_url(url, samples=samples, clock=clock or WallClock(), codec=build_codec(config, played))
+    source.open(0)
+    return source
+
+
+def build_partition(config: RunConfig, dataset: Dataset) -> Partition:
+    """Return who gets which samples."""
+    return make_partition(config.data, dataset, config.devices, config.seed)
+
+
+def samples_of(dataset: Dataset, partition: Partition, device: int) -> Samples:
+    """Return the way from a device's stream offsets to samples."""
+    mine = np.array([device])
+    return lambda offsets: dataset.samples(partition.indices(mine, offsets))
+
+
+def _all_good(dataset: Dataset, inspector: Inspector) -> bool:
+    """Whether every training sample would pass inspection; an endless data set is made to."""
+    for start in range(0, dataset.train_size or 0, _INSPECTED_AT_ONCE):
+        numbers = np.arange(start, min(start + _INSPECTED_AT_ONCE, dataset.train_size or 0))
+        x, y = dataset.samples(numbers)
+        if inspector.split(Records(numbers, np.zeros(len(numbers)), x, y))[1]:
+            return False
+    return True

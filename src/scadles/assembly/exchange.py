@@ -1,0 +1,143 @@
+"""From settings to the exchange of gradients, with compression or without."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from scadles.clock import wall_seconds
+from scadles.config import RunConfig
+from scadles.exchange.aggregation import GradientExchange
+from scadles.exchange.compression import (
+    CostGate,
+    ErrorFeedback,
+    ExactTopK,
+    Feedback,
+    MomentumCorrection,
+    NormGate,
+    PerSlice,
+    RandomK,
+    SampledTopK,
+    Selector,
+)
+from scadles.exchange.reduction import (
+    SCALARS,
+    All,
+    Collectives,
+    CompressedExchange,
+    Compressor,
+    FleetExchange,
+    Gates,
+    GatherReducer,
+    OncePerStep,
+    PowerSgdReducer,
+    SplitReducer,
+    TimedLink,
+    WholeReducer,
+    choose_reducer,
+)
+from scadles.fabric import Fabric, LocalFabric
+
+_FLOAT32 = 4
+_REDUCERS: dict[str, type[GatherReducer | SplitReducer | WholeReducer]] = {
+    "gather": GatherReducer,
+    "split": SplitReducer,
+    "whole": WholeReducer,
+}
+
+
+def build_exchange(config: RunConfig, model: nn.Module, fabric: Fabric) -> GradientExchange:
+    """Return the exchange of one device at its end of a fabric."""
+    if config.compression.ratio is not None and fabric.size > 1:
+        link = TimedLink(fabric, wall_seconds)
+        return CompressedExchange(model.parameters(), link, build_compressor(config, model, link))
+    on_cuda = next(model.parameters()).is_cuda
+    overlap = config.fabric.overlap == "on" or (config.fabric.overlap == "auto" and on_cuda)
+    bucket_bytes = int(config.fabric.bucket_mb * 2**20) if overlap else None
+    return GradientExchange(model.parameters(), fabric.reduce, fabric.rank, fabric.size, bucket_bytes)
+
+
+def build_fleet_exchange(config: RunConfig, model: nn.Module, fabric: Fabric) -> GradientExchange:
+    """Return the exchange of all devices of a cluster that share this process, and one end of a fabric."""
+    if config.compression.ratio is not None and config.devices > 1:
+        # reducers that work together send nothing, and ask a fabric only for their place in it
+        ends = LocalFabric.create(config.devices)
+        charged = config.cost.message_bytes
+        n = None if charged is None else charged // _FLOAT32
+        return FleetExchange(model.parameters(), [build_compressor(config, model, end, n) for end in ends])
+    return GradientExchange(model.parameters(), fabric.reduce, fabric.rank, config.devices)
+
+
+def build_compressor(
+    config: RunConfig, model: nn.Module, fabric: Collectives, charged: int | None = None
+) -> Compressor:
+    """Return what one device carries from step to step for compression.
+
+    Args:
+        config: the run.
+        model: what is trained.
+        fabric: connects the devices.
+        charged: how many values a gradient has for whose messages the way is chosen; None: as many as the model's.
+    """
+    settings = config.compression
+    # gradients travel from the last layer to the first
+    trained = [p for p in model.parameters() if p.requires_grad][::-1]
+    sizes, device = [p.numel() for p in trained], trained[0].device
+    n = sum(sizes)
+    selector = OncePerStep(_selector(config, sizes, fabric.rank))
+    feedback: Feedback = ErrorFeedback(n, device)
+    if settings.momentum is not None:
+        feedback = MomentumCorrection(feedback, n, settings.momentum, device)
+    gates = Gates(
+        NormGate(settings.delta, settings.smoothing) if settings.gate in ("norm", "both") else None,
+        CostGate() if settings.gate in ("cost", "both") else None,
+    )
+    if settings.method == "powersgd":
+        shapes = [tuple(p.shape) for p in trained]
+        factors = PowerSgdReducer(fabric, shapes, settings.ratio or 1.0, settings.values, config.seed)
+        why = f"rank {factors.plan.rank}: {factors.k} floats for {n}"
+        return Compressor(feedback, selector, factors, gates, fabric.size, why)
+    name, why = _way(config, n, selector.k, fabric.size, charged)
+    reducer = _REDUCERS[name](fabric, selector, n, settings.values)
+    return Compressor(feedback, selector, reducer, gates, fabric.size, why)
+
+
+def _way(config: RunConfig, n: int, k: int, size: int, charged: int | None) -> tuple[str, str]:
+    """Return the way to add up ``k`` of ``n`` entries of each device, and why it is this one."""
+    settings = config.compression
+    if settings.method == "whole":
+        return "whole", "all entries are sent"
+    if settings.reduction != "auto":
+        return settings.reduction, "as configured"
+    if charged is not None:
+        n, k = charged, charged_entries(config, charged)
+    link = config.cost.link
+    return choose_reducer(n, k, size, settings.values, SCALARS, link.slowest_bps, link.longest_s)
+
+
+def charged_entries(config: RunConfig, n: int) -> int:
+    """Return how many of ``n`` values a device sends in a compressed step, where nobody knows their layers."""
+    slices = bucket_sizes(config, n) if config.compression.scope == "bucket" else [n]
+    return sum(config.compression.entries(size) for size in slices)
+
+
+def bucket_sizes(config: RunConfig, n: int) -> list[int]:
+    """Return the sizes of consecutive slices of ``n`` float32, of ``fabric.bucket_mb`` each but for the last."""
+    size = max(1, int(config.fabric.bucket_mb * 2**20) // 4)
+    return [min(size, n - start) for start in range(0, n, size)]
+
+
+def _selector(config: RunConfig, sizes: list[int], rank: int) -> Selector:
+    if config.compression.scope == "gradient":
+        return _one_selector(config, sum(sizes), rank)
+    slices = sizes if config.compression.scope == "layer" else bucket_sizes(config, sum(sizes))
+    return PerSlice(slices, [_one_selector(config, size, rank) for size in slices])
+
+
+def _one_selector(config: RunConfig, n: int, rank: int) -> Selector:
+    settings = config.compression
+    k = settings.entries(n)
+    if settings.method in ("whole", "powersgd"):
+        return All(n)
+    if settings.method == "randomk":
+        return RandomK(k, config.seed, rank)
+    return ExactTopK(k) if settings.selection == "exact" else SampledTopK(k, config.seed, rank)

@@ -1,0 +1,1 @@
+"""One device: its stream, its batch, its side of a step."""

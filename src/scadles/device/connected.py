@@ -1,0 +1,196 @@
+"""A device with a learner of its own, connected to the others: gather, gradient, exchange, update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scadles.clock import Clock
+from scadles.device.batching import BatchRule
+from scadles.device.device import Device, never
+from scadles.device.injection import SampleExchange, Samples
+from scadles.device.intake import Intake
+from scadles.device.learner import Learner
+from scadles.errors import RunError
+from scadles.exchange.aggregation import REJECTS_TOO_MUCH, BatchNormStatistics, Report, Reports
+from scadles.fabric import Fabric
+from scadles.observe.events import Step
+from scadles.records import Records
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a device trains on in one step.
+
+    Attributes:
+        x: prepared samples, float ``[b, *shape]``, on the model's device: own ones first, then those of others.
+        y: labels, int64 ``[b]``.
+        offsets: where in the stream the own ones came from, int64, fewer than ``b`` where others have shared.
+    """
+
+    x: Tensor
+    y: Tensor
+    offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+class ConnectedDevice(Device):
+    """A device with a learner of its own, connected to the others by a fabric.
+
+    Args:
+        intake: the stream's way in.
+        rule: how much to train on.
+        learner: model and optimizer, the same as on all other devices.
+        fabric: the way to them.
+        clock: stream time.
+        samples: shares samples with the others; None where none are shared.
+
+    Attributes:
+        rejecting: devices that asked to end the run because too much of their streams is rejected.
+    """
+
+    __slots__ = ("_has_shared", "_samples", "batchnorm", "fabric", "rejecting")
+
+    def __init__(
+        self,
+        intake: Intake,
+        rule: BatchRule,
+        learner: Learner,
+        fabric: Fabric,
+        clock: Clock,
+        samples: SampleExchange | None = None,
+    ) -> None:
+        super().__init__(fabric.rank, intake, rule, learner, clock, samples.sharer if samples else None)
+        self.fabric = fabric
+        self._samples = samples
+        self._has_shared = False
+        self.batchnorm = BatchNormStatistics(learner.model)
+        self.rejecting: tuple[int, ...] = ()
+
+    def start(self) -> None:
+        """Start the clock on all devices at once; what is slow only the first time has happened before."""
+        self.learner.optimizer.zero_grad()  # torch loads its compiler here
+        self.fabric.gather(torch.zeros(1), "starting the clocks")
+        self.clock.start()
+        self.begin()
+
+    def gather(
+        self, should_stop: Callable[[], bool] = never, on_wait: Callable[[int, int], None] | None = None
+    ) -> Batch:
+        """Wait for a batch as :meth:`collect` does, share with the others, and return it ready for the model."""
+        records = self.collect(should_stop, on_wait)
+        if not isinstance(records, Records):
+            raise RunError("this stream brings records without samples: it is for simulated devices")
+        self.batchnorm.remember()
+        theirs = self._share(records)
+        if not self.batch_size:  # nothing came, or the one sample was given back
+            return Batch(torch.empty(0), torch.empty(0, dtype=torch.int64), np.empty(0, dtype=np.int64))
+        own = [torch.as_tensor(records.x)] if len(records) else []
+        x = self.learner.prepare(torch.cat([*own, *(samples.x for samples in theirs)]))
+        y = torch.cat([records.y, *(samples.y for samples in theirs)])
+        place = self.learner.place
+        return Batch(x.to(place), y.to(place), records.offsets)
+
+    def _share(self, records: Records) -> list[Samples]:
+        """Take part in this step's sharing; return what others share, and let computing begin when it is here."""
+        if self._samples is None:
+            return []
+        theirs = self._samples.take_part(self.learner.step_number + 1, records, self.clock.now())
+        self._has_shared = True
+        # a virtual clock waits for the last sharer here; a wall clock has done so by itself
+        self.clock.meet(max([self.clock.now(), *(samples.sent_at_s for samples in theirs)]))
+        self.receive(sum(len(samples.y) for samples in theirs), self.clock.now())
+        return [samples for samples in theirs if len(samples.y)]
+
+    def give_back(self) -> None:
+        if self._taken is not None and self.batch_size:
+            self.batchnorm.restore()
+        super().give_back()
+
+    def end_step(self) -> None:
+        super().end_step()
+        self._has_shared = False
+
+    def step(self, loss: Tensor | None, *, stop: bool = False, correct: int | None = None) -> tuple[Step, bool]:
+        """Exchange gradients and update the model, whatever this device has to bring.
+
+        Args:
+            loss: mean loss over the last gathered batch, with its graph; None for an empty batch.
+            stop: ask all devices to end after this step.
+            correct: right answers on the samples of this device's own stream in that batch, if they were counted.
+
+        Returns:
+            What happened, and whether any device asked to end.
+
+        Raises:
+            PeerLostError: a device did not answer; model and optimizer are as they were.
+        """
+        if not self._has_shared and not len(self.taken):
+            self._share_nothing()
+        size = self.batch_size
+        if loss is not None and loss.dim() != 0:
+            raise RunError(f"the loss must be the mean over the batch, one number; it has shape {tuple(loss.shape)}")
+        reports = self._exchange_gradients(size, loss, stop=stop)
+        trained = bool(reports.weight[self.number])
+        # a virtual clock waits for the last one here; a wall clock has done so by itself
+        self.clock.meet(self._last_end_s + float(reports.ready_s.max()))
+        synced_s = self.clock.now()
+        outcome = self.learner.update(reports)
+        self.rejecting = outcome.rejecting
+        self.settle(trained=trained)
+        if trained:
+            self.batchnorm.trained(size)
+        elif size:
+            self.batchnorm.restore()
+        event = self.describe(outcome, synced_s, trained=trained, correct=correct)
+        self.end_step()
+        return event, outcome.stop
+
+    def _share_nothing(self) -> None:
+        """Take part in a sharing that this device has not come to: the others wait for it where it is a sharer."""
+        self._share(Records.concatenate([]))
+        self.injected = 0
+
+    def state(self) -> dict[str, Any]:
+        """Return the counters that a checkpoint needs beside model, optimizer and intake."""
+        return {
+            **self.learner.state(),
+            "non_finite_steps": self.non_finite_steps,
+            "last_take_s": self._last_take_s,
+            "last_message_s": self._last_message_s,
+            "shared": self.sharer.state() if self.sharer is not None else None,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state` returned."""
+        self.learner.load(state)
+        self.non_finite_steps = state["non_finite_steps"]
+        self._last_take_s = state["last_take_s"]
+        self._last_message_s = state["last_message_s"]
+        if self.sharer is not None:
+            self.sharer.load(state["shared"])
+
+    def average_batchnorm(self) -> None:
+        """Give all devices the weighted mean of their BatchNorm running statistics."""
+        if self.batchnorm:
+            total = self.batchnorm.pack()
+            self.fabric.reduce(total, f"BatchNorm statistics after step {self.learner.step_number}").wait()
+            self.batchnorm.unpack(total)
+
+    def _exchange_gradients(self, size: int, loss: Tensor | None, *, stop: bool) -> Reports:
+        value = float(loss.detach()) if loss is not None else 0.0
+        weight = float(self.learner.weights(np.array(size if loss is not None else 0), np.array(value)))
+        self.learner.exchange.begin(weight, f"gradients of step {self.learner.step_number + 1}")
+        if loss is not None and weight > 0:
+            (loss * weight).backward()  # type: ignore[no-untyped-call]
+        self.ready()
+        wish = REJECTS_TOO_MUCH if self.intake.rejects_too_much else float(stop)
+        mine = Report(size, weight, self._ready_s, self._elapsed_s, value if weight else 0.0, wish)
+        return self.learner.exchange.finish(mine)

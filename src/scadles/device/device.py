@@ -1,0 +1,238 @@
+"""One device: wait for a batch, say what it brings to the step, account for what became of it.
+
+Neither this file nor the rules it calls know whether the clock is real, or what the fabric is made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from scadles.clock import Clock
+from scadles.device.batching import BatchRule
+from scadles.device.buffer import NOTHING, Chunk
+from scadles.device.injection import Given, Sharer
+from scadles.device.intake import Intake
+from scadles.device.learner import Learner, Outcome
+from scadles.errors import RunError
+from scadles.observe.events import Step
+
+_WAIT_SLICE_S = 1.0
+_NOTHING_GIVEN = Given()
+
+
+def never() -> bool:
+    """Say no, to whoever asks whether to stop."""
+    return False
+
+
+def _rounded_up(seconds: float) -> float:
+    """Return the smallest float32 that is not below ``seconds``."""
+    single = np.float32(seconds)
+    return float(single if single >= seconds else np.nextafter(single, np.float32(np.inf)))
+
+
+class Device:
+    """One of N devices that hold the same model: its stream's side of a step.
+
+    In each step it is asked to :meth:`collect` a batch, told when its gradient is :meth:`ready`, and asked to
+    :meth:`settle` when the step has been taken. Who asks makes the gradient: a :class:`ConnectedDevice` does so
+    itself, a simulated cluster for all its devices together.
+
+    Args:
+        number: 0..N-1.
+        intake: the stream's way in.
+        rule: how much to train on.
+        learner: model and optimizer.
+        clock: stream time.
+        sharer: what it gives to others, who give to it as well; None where no samples are shared.
+
+    Attributes:
+        non_finite_steps: steps from which its gradient was left out, because it was not finite.
+        injected: samples of others in the present step's batch.
+    """
+
+    __slots__ = (
+        *("_computes_from_s", "_elapsed_s", "_gather_started_s", "_gathered_s", "_last_end_s", "_last_message_s"),
+        *("_last_take_s", "_ready_s", "_rule", "_taken"),
+        *("clock", "injected", "intake", "learner", "non_finite_steps", "number", "sharer"),
+    )
+
+    def __init__(
+        self,
+        number: int,
+        intake: Intake,
+        rule: BatchRule,
+        learner: Learner,
+        clock: Clock,
+        sharer: Sharer | None = None,
+    ) -> None:
+        self.number = number
+        self.sharer = sharer
+        self.injected = 0
+        self.intake = intake
+        self.learner = learner
+        self.clock = clock
+        self.non_finite_steps = 0
+        self._rule = rule
+        self._last_take_s = self._last_message_s = self._last_end_s = 0.0
+        self._gather_started_s = self._gathered_s = self._computes_from_s = self._ready_s = self._elapsed_s = 0.0
+        self._taken: Chunk | None = None
+
+    @property
+    def taken(self) -> Chunk:
+        """The records of this device's own stream in the present step."""
+        if self._taken is None:
+            raise RunError("step() needs a batch: gather one first")
+        return self._taken
+
+    @property
+    def batch_size(self) -> int:
+        """Samples that the present step is on, own ones and those of others."""
+        return len(self.taken) + self.injected
+
+    @property
+    def elapsed_s(self) -> float:
+        """Stream seconds between this step's message and the one before it."""
+        return self._elapsed_s
+
+    @property
+    def ready_s(self) -> float:
+        """How long after the end of the last step this device was ready, in stream seconds."""
+        return self._ready_s
+
+    @property
+    def compute_s(self) -> float:
+        """How long it computed from then until it was ready, in stream seconds."""
+        return self._last_message_s - self._computes_from_s
+
+    @property
+    def wait_s(self) -> float:
+        """How long the present step's batch was waited for, in stream seconds."""
+        return self._gathered_s - self._gather_started_s
+
+    def begin(self) -> None:
+        """Begin to count waits, deadlines and arrivals from this moment on, or go on where a checkpoint stood."""
+        self._last_end_s = self.clock.now()
+        if self.learner.step_number == 0:
+            self._last_take_s = self._last_message_s = self._last_end_s
+        self.intake.start()
+
+    def collect(
+        self, should_stop: Callable[[], bool] = never, on_wait: Callable[[int, int], None] | None = None
+    ) -> Chunk:
+        """Wait until the batch rule is content and return the records to train on, which may be none.
+
+        Args:
+            should_stop: ends the wait early with what is there.
+            on_wait: told samples held and samples aimed at, now and then.
+        """
+        intake, clock = self.intake, self.clock
+        self._gather_started_s = clock.now()
+        deadline_s = self._rule.deadline_s(self._last_take_s)
+        intake.pull()
+        while True:
+            target, held = self._rule.target(intake.rate_hz), intake.held
+            left_s = deadline_s - clock.now()
+            if held >= target or left_s <= 0 or should_stop():
+                break
+            if on_wait:
+                on_wait(held, target)
+            intake.pull(min(left_s, _WAIT_SLICE_S), want=target - held)
+        count = min(target, held)
+        if count == 1 and self.learner.needs_two and self.sharer is None:
+            count = 0  # the sample waits for the next one
+        self._taken = intake.take(count)
+        self._last_take_s = self._gathered_s = self._computes_from_s = clock.now()
+        return self._taken
+
+    def receive(self, samples: int, at_s: float) -> None:
+        """Take note that others share so many samples, which are all here at a stream time: computing begins then.
+
+        Where BatchNorm needs two samples and there is one, an own one goes back, and another's is not trained on.
+        """
+        self.injected = samples
+        self._computes_from_s = at_s
+        if self.batch_size == 1 and self.learner.needs_two:
+            self.give_back()
+
+    def give_back(self) -> None:
+        """Undo the last :meth:`collect`: its samples wait in the buffer again, and the batch is empty."""
+        if self._taken is not None and len(self._taken):
+            self.intake.undo_take()
+        self._taken = NOTHING
+        self.injected = 0
+
+    def ready(self) -> None:
+        """Take note that this device's part of the gradient is ready at this moment."""
+        # what a float32 message can carry, and never sooner than it was: all devices count with the same number
+        self._ready_s = _rounded_up(self.clock.now() - self._last_end_s)
+        ready_s = self._last_end_s + self._ready_s
+        self._elapsed_s = ready_s - self._last_message_s
+        self._last_message_s = ready_s
+        self.clock.meet(ready_s)
+
+    def miss(self, others_ready_s: float) -> None:
+        """Take no part in a step for which the others were ready so long after the end of the last one."""
+        self._ready_s = others_ready_s
+        ready_s = self._last_end_s + others_ready_s
+        self._elapsed_s, self._last_message_s = ready_s - self._last_message_s, ready_s
+
+    def come_back(self) -> None:
+        """Take part again after an absence: what the stream brought meanwhile is kept as after a step."""
+        self._last_take_s = self.clock.now()
+        self.intake.truncate()
+
+    def settle(self, *, trained: bool) -> None:
+        """Account for what was taken: it was trained on, or is rejected where its gradient was left out."""
+        if trained:
+            self.intake.ledger.injected += self.injected
+        elif self.batch_size:
+            self.non_finite_steps += 1
+        self.intake.settle(trained=trained)
+        self.intake.truncate()
+
+    def end_step(self) -> None:
+        """Take note that a step has ended at this moment."""
+        self._last_end_s = self.clock.now()
+        self._taken = None
+        self.injected = 0
+        if self.sharer is not None:
+            self.sharer.end_step()
+
+    def describe(self, outcome: Outcome, synced_s: float, *, trained: bool, correct: int | None = None) -> Step:
+        """Return the step as an event; to be called before :meth:`end_step`.
+
+        Args:
+            outcome: of the step.
+            trained: whether what was taken counted.
+            synced_s: the stream time at which the mean gradient was there.
+            correct: right answers on what was taken, if they were counted.
+        """
+        now_s, taken, intake = self.clock.now(), self.taken, self.intake
+        given = self.sharer.latest if self.sharer is not None else _NOTHING_GIVEN
+        return Step(
+            step=self.learner.step_number,
+            time_s=now_s,
+            batch=self.batch_size if trained else 0,
+            total_batch=outcome.total_batch,
+            offsets=(taken.first_offset, taken[-1:].first_offset) if trained and len(taken) else None,
+            rate_hz=intake.rate_hz,
+            wait_s=self.wait_s,
+            compute_s=self.compute_s + (now_s - synced_s),
+            sync_s=synced_s - self._last_message_s + (self._computes_from_s - self._gathered_s),
+            slowest=outcome.slowest,
+            slowest_s=outcome.slowest_s,
+            loss=outcome.loss,
+            lr=outcome.lr,
+            lr_scale=outcome.lr_scale,
+            held=intake.held,
+            lag=intake.lag,
+            dropped=intake.ledger.dropped,
+            injected=self.injected if trained else 0,
+            shared=given.samples,
+            shared_bytes=given.payload_bytes,
+            withheld=given.withheld,
+            correct=correct if trained and len(taken) else None,
+        )

@@ -1,0 +1,255 @@
+"""A device's way in: from the stream through inspection into the buffer, with the ledger and the rate meter."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from scadles.clock import Clock
+from scadles.device.buffer import NOTHING, Buffer, BufferPolicy, Chunk, Ledger
+from scadles.records import Records, Rejected
+from scadles.streams import Inspector, RateMeter, Source
+from scadles.streams.quarantine import Quarantine
+from scadles.streams.rejections import RejectionLimit
+
+
+@dataclass(frozen=True)
+class IntakeState:
+    """What must survive a crash, as of ``position``: samples held then are read again from the source.
+
+    Attributes:
+        position: stream offset to go on from.
+        ledger: counts of everything before ``position``; nothing is held.
+        meter: state of the rate meter.
+        mark: what the source needs beside ``position`` to open there.
+    """
+
+    position: int
+    ledger: dict[str, int]
+    meter: dict[str, float]
+    mark: dict[str, Any] = field(default_factory=dict)
+
+
+class Intake:
+    """Takes in what a stream brings, and accounts for all of it.
+
+    Args:
+        source: an opened or yet unopened stream; :meth:`open` opens it.
+        inspector: decides what can be trained on, where the source brings samples.
+        buffer: where records wait.
+        policy: what is kept after a step.
+        meter: estimates the stream's rate from arrivals.
+        clock: stream time.
+        quarantine: keeps examples of what is rejected.
+        limit: says when too much is rejected.
+    """
+
+    __slots__ = (
+        *("_arrived", "_buffer", "_clock", "_inspector", "_lag", "_limit", "_losses", "_news", "_policy"),
+        *("_quarantine", "_rejected_offsets", "_taken", "_told"),
+        *("ledger", "max_waiting", "meter", "source"),
+    )
+
+    def __init__(
+        self,
+        source: Source,
+        inspector: Inspector,
+        buffer: Buffer,
+        policy: BufferPolicy,
+        meter: RateMeter,
+        clock: Clock,
+        *,
+        quarantine: Quarantine | None = None,
+        limit: RejectionLimit | None = None,
+    ) -> None:
+        self.source = source
+        self.ledger = Ledger()
+        self.meter = meter
+        self.max_waiting = 0
+        self._inspector = inspector
+        self._buffer = buffer
+        self._policy = policy
+        self._clock = clock
+        self._quarantine = quarantine
+        self._limit = limit
+        self._told = False
+        self._taken: Chunk = NOTHING
+        self._lag: int | None = None
+        self._arrived = 0
+        # rejected and lost records are rare: lists are made for the first one
+        self._rejected_offsets: deque[int] | None = None
+        self._losses: deque[tuple[int, int]] | None = None
+        self._news: list[Rejected] | None = None
+
+    @property
+    def held(self) -> int:
+        """Samples ready to be taken."""
+        return len(self._buffer)
+
+    @property
+    def lag(self) -> int | None:
+        """Samples waiting at the source when it was last asked; None where it cannot tell."""
+        return self._lag
+
+    @property
+    def rate_hz(self) -> float:
+        """The measured rate of the stream, samples per second."""
+        return self.meter.rate_hz
+
+    @property
+    def rejects_too_much(self) -> bool:
+        """Whether so much of the stream is rejected that the run should end."""
+        return self._limit is not None and self._limit.exceeded
+
+    def open(self, state: IntakeState | None = None) -> None:
+        """Start the stream: at its beginning, or where a checkpoint stood."""
+        if state is not None:
+            self.ledger = Ledger(**state.ledger)
+            self.meter.load(state.meter)
+            self.source.open(state.position, state.mark)
+        else:
+            self.source.open(0)
+
+    def start(self) -> None:
+        """Begin to measure the stream's rate."""
+        self._count_arrived()
+        self.meter.observe(self._clock.now(), 0)
+
+    def pull(self, timeout_s: float = 0.0, want: int | None = None) -> None:
+        """Take in what has arrived, waiting up to ``timeout_s`` stream seconds for ``want`` more records."""
+        limit = self._buffer.capacity if self._policy.drops else self._buffer.room
+        if want is not None and want < limit:
+            limit = want
+        if limit > 0:
+            before = self.source.position
+            records = self.source.poll(limit, timeout_s)
+            if records.lost:
+                self._book_lost(before, records.lost)
+            self._add(records)
+        else:
+            self._clock.sleep(timeout_s)  # no room: the stream waits at its source
+        self._observe()
+
+    def take(self, count: int) -> Chunk:
+        """Take the oldest ``count`` samples; :meth:`settle` must say what became of them."""
+        self._taken = self._buffer.take(count)
+        return self._taken
+
+    def settle(self, *, trained: bool) -> None:
+        """Book the samples of the last take: trained on, or left out because their gradient was not finite."""
+        if trained:
+            self.ledger.trained += len(self._taken)
+        else:
+            self.ledger.rejected += len(self._taken)
+        self._taken = NOTHING
+        self._book_held()
+
+    def undo_take(self) -> None:
+        """Put the samples of the last take back."""
+        self._buffer.put_back(self._taken)
+        self._taken = NOTHING
+
+    def truncate(self) -> None:
+        """After a step: drop what the policy does not keep, in the buffer and at the source."""
+        keep = self._policy.keep(self.rate_hz)
+        if keep is not None:
+            self._keep_newest(keep)
+        self._observe()  # so that a checkpoint taken now needs no memory of earlier moments
+
+    def rejected_since_last_time(self) -> list[tuple[str, int, int]]:
+        """Return (reason, count, first offset) of samples rejected since the last call."""
+        all_news, self._news = self._news or [], None
+        counts = Counter(news.reason for news in all_news)
+        first = {news.reason: news.offset for news in reversed(all_news)}
+        return [(reason, count, first[reason]) for reason, count in counts.items()]
+
+    def notices(self) -> list[str]:
+        """Return what a user should know and what ends nothing, since the last call."""
+        said = self.source.notices()
+        if self._quarantine is not None and self._quarantine.problem and not self._told:
+            self._told = True
+            said.append(f"cannot keep examples of rejected records: {self._quarantine.problem}; they are still counted")
+        return said
+
+    def state(self) -> IntakeState:
+        """Return what a checkpoint needs; only between steps, with no samples in flight."""
+        position = self._buffer.first_offset
+        if position is None:
+            position = self.source.position
+        rejected, losses = self._rejected_offsets or (), self._losses or ()
+        while rejected and rejected[0] < position:
+            rejected.popleft()
+        while losses and losses[0][0] < position:
+            losses.popleft()
+        # the source will bring these again, and miss those again
+        ahead, missing = len(rejected), sum(count for _, count in losses)
+        ledger = self.ledger.as_dict()
+        ledger["received"] -= self.held + ahead + missing
+        ledger["rejected"] -= ahead
+        ledger["dropped"] -= missing
+        ledger["held"] = 0
+        return IntakeState(position, ledger, self.meter.state(), self.source.mark(position))
+
+    def describe(self) -> dict[str, Any]:
+        """Return the ledger as it stands, checked."""
+        self._book_held()
+        self.ledger.check()
+        return self.ledger.as_dict()
+
+    def _keep_newest(self, keep: int) -> None:
+        waiting = self.source.lag()
+        if waiting is None:
+            self.pull()
+            waiting = 0
+        self._note_waiting(self.held + waiting)
+        at_source = min(waiting, keep)
+        if waiting > at_source:
+            skipped = self.source.skip(at_source)
+            self.ledger.received += skipped
+            self.ledger.dropped += skipped
+        self.ledger.dropped += self._buffer.drop_oldest(max(0, self.held - (keep - at_source)))
+
+    def _add(self, records: Chunk) -> None:
+        rejected: Sequence[Rejected] = ()
+        if isinstance(records, Records):
+            records, rejected = self._inspector.split(records)
+        self.ledger.received += len(records) + len(rejected)
+        if self._limit is not None:
+            self._limit.count(len(records) + len(rejected), len(rejected))
+        if rejected:
+            self.ledger.rejected += len(rejected)
+            if self._quarantine is not None:
+                for record in rejected:
+                    self._quarantine.keep(record.offset, record.reason)
+            self._news = [*(self._news or ()), *rejected]
+            self._rejected_offsets = self._rejected_offsets or deque()
+            self._rejected_offsets.extend(record.offset for record in rejected)
+        self.ledger.dropped += self._buffer.add(records)
+
+    def _book_lost(self, position: int, count: int) -> None:
+        """Book records that were gone from ``position`` on before they could be polled."""
+        self.ledger.received += count
+        self.ledger.dropped += count
+        self._losses = self._losses or deque()
+        self._losses.append((position, count))
+
+    def _observe(self) -> None:
+        before = self._arrived
+        self._count_arrived()
+        self.meter.observe(self._clock.now(), max(0, self._arrived - before))
+        self.ledger.held = waiting = len(self._buffer) + len(self._taken)
+        self._note_waiting(waiting + (self._lag or 0))
+
+    def _note_waiting(self, samples: int) -> None:
+        if samples > self.max_waiting:
+            self.max_waiting = samples
+
+    def _count_arrived(self) -> None:
+        """Ask how many records this stream has ever brought, those waiting at the source included."""
+        self._lag = self.source.lag()
+        self._arrived = self.source.position + (self._lag or 0)
+
+    def _book_held(self) -> None:
+        self.ledger.held = self.held + len(self._taken)

@@ -1,0 +1,133 @@
+"""What all devices have in common: the model, its optimizer, and how far training has come.
+
+A device process has a learner of its own, the same everywhere; all simulated devices of a cluster share one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
+
+from scadles.exchange.aggregation import REJECTS_TOO_MUCH, GradientExchange, LearningRate, Reports
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one step came to, the same on all devices.
+
+    Attributes:
+        total_batch: samples that the mean gradient is of.
+        loss: mean loss over them; None when there were none.
+        lr: learning rate of the first parameter group.
+        lr_scale: what batch scaling made of the base rate.
+        ready_s: stream seconds from the end of the last step until the last device was ready.
+        slowest: that device.
+        slowest_s: how much later than the first device it was ready.
+        stop: whether any device asked to end the run.
+        rejecting: devices that asked for it because too much of their streams is rejected.
+    """
+
+    total_batch: int
+    loss: float | None
+    lr: float
+    lr_scale: float
+    ready_s: float
+    slowest: int
+    slowest_s: float
+    stop: bool
+    rejecting: tuple[int, ...] = ()
+
+
+class Learner:
+    """A model in training.
+
+    Args:
+        model: what is trained.
+        optimizer: over its parameters.
+        learning_rate: the rule for what becomes of the optimizer's rates.
+        exchange: makes one gradient of those of all devices.
+        prepare: raw samples to what the model takes.
+        mean: ``weighted`` by batch size, or ``plain``, every device that has a batch alike.
+
+    Attributes:
+        step_number: steps taken.
+        samples_seen: samples of all devices that these steps were on.
+        time_s: stream time of the last step as device 0 tells it; decisions that all must take alike go by it.
+        needs_two: whether a batch of one sample cannot be trained on, because BatchNorm has no variance of it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        learning_rate: LearningRate,
+        exchange: GradientExchange,
+        prepare: Callable[[Tensor], Tensor],
+        mean: Literal["weighted", "plain"] = "weighted",
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.exchange = exchange
+        self.prepare = prepare
+        self.mean = mean
+        self.place = next(model.parameters()).device
+        self.step_number = 0
+        self.samples_seen = 0
+        self.time_s = 0.0
+        self.needs_two = any(isinstance(part, _BatchNorm) for part in model.modules())
+        self._base_lrs = [group["lr"] for group in optimizer.param_groups]
+
+    def weights(self, batches: np.ndarray, losses: np.ndarray) -> np.ndarray:
+        """Return the weight in the mean of gradients over so many samples each; 0 where a loss is not finite."""
+        weights = np.asarray(batches, dtype=np.float64)
+        weights = weights if self.mean == "weighted" else np.sign(weights)
+        return np.where(np.isfinite(losses), weights, 0.0)
+
+    def update(self, reports: Reports) -> Outcome:
+        """Take a step with the mean gradient that the parameters hold, the same on every device."""
+        batches = np.where(reports.weight > 0, reports.batch, 0.0)
+        total = int(batches.sum())
+        scale = self.learning_rate.batch_scale(total)
+        if total:
+            factor = self.learning_rate.factor(total, self.samples_seen)
+            for group, base in zip(self.optimizer.param_groups, self._base_lrs, strict=True):
+                group["lr"] = base * factor
+            self.optimizer.step()
+        self.samples_seen += total
+        self.step_number += 1
+        self.time_s += float(reports.elapsed_s[0])
+        slowest = int(reports.ready_s.argmax())
+        return Outcome(
+            total_batch=total,
+            loss=float((reports.loss * batches).sum()) / total if total else None,
+            lr=float(self.optimizer.param_groups[0]["lr"]),
+            lr_scale=scale,
+            ready_s=float(reports.ready_s[slowest]),
+            slowest=slowest,
+            slowest_s=float(reports.ready_s[slowest] - reports.ready_s.min()),
+            stop=bool(reports.stop.any()),
+            rejecting=tuple(np.flatnonzero(reports.stop == REJECTS_TOO_MUCH).tolist()),
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint needs beside model and optimizer."""
+        return {
+            "step": self.step_number,
+            "samples_seen": self.samples_seen,
+            "cluster_time_s": self.time_s,
+            "base_lrs": self._base_lrs,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state` returned."""
+        self.step_number = state["step"]
+        self.samples_seen = state["samples_seen"]
+        self.time_s = state["cluster_time_s"]
+        self._base_lrs = state["base_lrs"]

@@ -1,0 +1,1 @@
+"""How the gradients of all devices become one."""

@@ -1,0 +1,46 @@
+"""Gradients as few bytes: what is sent, what is kept back, when it pays, and how it looks on the wire."""
+
+from scadles.exchange.compression.cost_gate import CostGate
+from scadles.exchange.compression.gate import NormGate
+from scadles.exchange.compression.header import Header, WireError
+from scadles.exchange.compression.residual import ErrorFeedback, Feedback, MomentumCorrection
+from scadles.exchange.compression.sampled import SampledTopK
+from scadles.exchange.compression.selection import ExactTopK, PerSlice, RandomK, Selector
+from scadles.exchange.compression.sparse import Sparse, squared_norm
+from scadles.exchange.compression.wire import (
+    Encoded,
+    EncodedDense,
+    add_message,
+    budget_bytes,
+    decode,
+    decode_dense,
+    dense_bytes,
+    encode,
+    encode_dense,
+)
+
+__all__ = [
+    "CostGate",
+    "Encoded",
+    "EncodedDense",
+    "ErrorFeedback",
+    "ExactTopK",
+    "Feedback",
+    "Header",
+    "MomentumCorrection",
+    "NormGate",
+    "PerSlice",
+    "RandomK",
+    "SampledTopK",
+    "Selector",
+    "Sparse",
+    "WireError",
+    "add_message",
+    "budget_bytes",
+    "decode",
+    "decode_dense",
+    "dense_bytes",
+    "encode",
+    "encode_dense",
+    "squared_norm",
+]

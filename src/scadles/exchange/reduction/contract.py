@@ -1,0 +1,202 @@
+"""Sparse updates of all devices become one sum: what every way of it has in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scadles.errors import ConfigError
+from scadles.exchange.compression import Selector, Sparse, WireError, budget_bytes
+from scadles.exchange.compression.header import check_size
+from scadles.exchange.reduction.costs import Volume
+
+
+class Reduction(NamedTuple):
+    """What came of one step's messages.
+
+    Attributes:
+        total: the sum over devices of what they sent, float32 ``[n]``, the same to the bit on every device; memory of
+            the reducer, valid until its next step.
+        scalars: of every device, by rank, float64 ``[size, s]``; rounded to float32, as in a dense message.
+        taken: what the caller subtracts from its own update to get its residual: what this device sent, as it was
+            decoded, less what came back to it to keep.
+        kept_sq: squared norm of what this device sent, before rounding.
+        left: entries of this device's own, picked among others, that left it; int64, ascending.
+    """
+
+    total: Tensor
+    scalars: NDArray[np.float64]
+    taken: Sparse
+    kept_sq: float
+    left: Tensor
+
+
+class Sums(NamedTuple):
+    """What all devices make of the messages that all have.
+
+    Attributes:
+        total: float32 ``[n]``, on the CPU.
+        scalars: float64 ``[size, s]``.
+        bounds: of the next step's slices, where there are slices.
+        start: what the next step's factors begin with, where there are factors.
+    """
+
+    total: Tensor
+    scalars: NDArray[np.float64]
+    bounds: NDArray[np.int64] | None = None
+    start: Tensor | None = None
+
+
+class Collectives(Protocol):
+    """What a reducer needs of a fabric."""
+
+    rank: int
+    size: int
+
+    def gather(self, values: Tensor, phase: str) -> Tensor: ...
+
+    def swap(self, parcels: Tensor, phase: str) -> Tensor: ...
+
+
+class SparseReducer(ABC):
+    """A way to add up the largest entries of all devices' updates by messages of sizes agreed beforehand.
+
+    Whatever does not travel stays in :attr:`Reduction.taken`'s complement: over all devices and steps, the totals and
+    what is left of the updates make up the updates.
+
+    Args:
+        fabric: connects the devices, or says only rank and size where :func:`reduce_together` connects them.
+        selector: picks what this device sends; its ``k``, the same on all devices, sets the sizes of messages.
+        n: length of the updates.
+        value_type: of the values on the wire: ``float32``, ``bfloat16``, ``float16`` or ``int8``.
+
+    Attributes:
+        name: of this way.
+        picks: whether its selector picks what is sent.
+        n: as given.
+        k: entries that each device sends at most.
+
+    Raises:
+        ConfigError: an unknown value type, an n above 2^31 - 1.
+    """
+
+    name: str
+    picks: bool = True
+
+    def __init__(self, fabric: Collectives, selector: Selector, n: int, value_type: str = "int8") -> None:
+        check_size(n)
+        budget_bytes(n, selector.k, value_type)  # refuses an unknown value type
+        self.n = n
+        self.k = selector.k
+        self.value_type = value_type
+        self._fabric = fabric
+        self._selector = selector
+        self._total = torch.zeros(0)
+        self._picked = Sparse(torch.zeros(0, dtype=torch.int64), torch.zeros(0))
+
+    def reduce(self, v: Tensor, scalars: Sequence[float], step: int, phase: str) -> Reduction:
+        """Exchange the largest entries of all devices' updates.
+
+        Args:
+            v: this device's update with what it kept back so far, float32 ``[n]``, finite; zeros for a device that
+                has nothing.
+            scalars: what this device tells all others, as many numbers on each.
+            step: of the run, the same on all devices.
+            phase: what is being exchanged, for errors.
+
+        Raises:
+            PeerLostError: a device did not answer within the fabric's deadline.
+            RunError: an update that is not finite.
+            WireError: a message that is not what its device sent, or is about something else; it names the device.
+        """
+        self._check(v)
+        parcels = self.begin(v, step)
+        # a fabric of GPUs returns what it brings on a GPU
+        received = None if parcels is None else self._fabric.swap(parcels, phase).cpu()
+        message = self.message(received, scalars, step, phase)
+        reduction = self.settle(self.add_up(self._fabric.gather(message, phase).cpu(), step, phase))
+        if v.device.type == "cpu":
+            return reduction
+        taken = Sparse(reduction.taken.indices.to(v.device), reduction.taken.values.to(v.device))
+        return reduction._replace(total=reduction.total.to(v.device), taken=taken, left=reduction.left.to(v.device))
+
+    @abstractmethod
+    def begin(self, v: Tensor, step: int) -> Tensor | None:
+        """Pick what is sent; return parcels for all devices, uint8 ``[size, m]``, where such are swapped first."""
+
+    @abstractmethod
+    def message(self, received: Tensor | None, scalars: Sequence[float], step: int, phase: str) -> Tensor:
+        """Return the message for everybody, uint8 ``[m]``, made of the parcels that came."""
+
+    @abstractmethod
+    def add_up(self, messages: Tensor, step: int, phase: str) -> Sums:
+        """Return the sum of everybody's messages, uint8 ``[size, m]``; nothing in it is about this device."""
+
+    @abstractmethod
+    def settle(self, sums: Sums) -> Reduction:
+        """Close the step."""
+
+    @abstractmethod
+    def volume(self, scalars: int) -> Volume:
+        """Return what one device sends in a step with that many scalars."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Tensor]:
+        """Return what a checkpoint must hold for the next step to be the same."""
+
+    @abstractmethod
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Go on from a state."""
+
+    def _check(self, v: Tensor) -> None:
+        if v.numel() != self.n:
+            raise ConfigError(f"v has {v.numel()} values, this reducer is for {self.n}: make one for this model")
+
+    def _zeros(self) -> Tensor:
+        """Return ``n`` zeros, each time in the same memory."""
+        if self._total.numel() != self.n:
+            self._total = torch.zeros(self.n)
+        return self._total.zero_()
+
+
+def reduce_together(
+    reducers: Sequence[SparseReducer],
+    updates: Sequence[Tensor],
+    scalars: Sequence[Sequence[float]],
+    step: int,
+    phase: str,
+) -> list[Reduction]:
+    """Do one step of all devices in one process, without threads, to the same bits.
+
+    Args:
+        reducers: of all devices, by rank.
+        updates: of each, float32 ``[n]``, on the CPU.
+        scalars: of each.
+        step, phase: as for :meth:`SparseReducer.reduce`.
+
+    Returns:
+        What each device gets; they share one total.
+    """
+    parcels = [reducer.begin(v, step) for reducer, v in zip(reducers, updates, strict=True)]
+    messages = []
+    for rank, reducer in enumerate(reducers):
+        sent = [rows[rank] for rows in parcels if rows is not None]
+        messages.append(reducer.message(torch.stack(sent) if sent else None, scalars[rank], step, phase))
+    sums = reducers[0].add_up(torch.stack(messages), step, phase)
+    return [reducer.settle(sums) for reducer in reducers]
+
+
+def as_float32(scalars: Sequence[float]) -> NDArray[np.float32]:
+    """Return numbers as a dense message would carry them; what is too large becomes infinite."""
+    return torch.tensor(scalars, dtype=torch.float64).float().numpy()
+
+
+def whose_fault(device: int, phase: str, error: WireError) -> WireError:
+    """Return the error of a message with the device that it came from."""
+    return WireError(f"device {device}, {phase}: {error}")

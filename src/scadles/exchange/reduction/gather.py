@@ -1,0 +1,71 @@
+"""Everybody's message goes to everybody, and each device adds them up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from scadles.exchange.compression import Selector, WireError, add_message, budget_bytes, encode, squared_norm
+from scadles.exchange.reduction.contract import Collectives, Reduction, SparseReducer, Sums, as_float32, whose_fault
+from scadles.exchange.reduction.costs import Volume, gather_volume
+
+
+class GatherReducer(SparseReducer):
+    """An all-gather of one message a device, added up in the order of ranks: the way for few devices.
+
+    >>> import torch
+    >>> from scadles.exchange.compression import ExactTopK
+    >>> from scadles.fabric import LocalFabric
+    >>> [alone] = LocalFabric.create(1)
+    >>> reducer = GatherReducer(alone, ExactTopK(1), n=3, value_type="float32")
+    >>> reducer.reduce(torch.tensor([1.0, -3.0, 2.0]), [64.0], step=1, phase="gradients of step 1").total
+    tensor([ 0., -3.,  0.])
+    """
+
+    name = "gather"
+
+    def __init__(self, fabric: Collectives, selector: Selector, n: int, value_type: str = "int8") -> None:
+        super().__init__(fabric, selector, n, value_type)
+        self._kept_sq = 0.0
+
+    def begin(self, v: Tensor, step: int) -> None:
+        self._picked = self._selector.pick(v, step)
+        self._kept_sq = squared_norm(self._picked.values)
+
+    def message(self, received: Tensor | None, scalars: Sequence[float], step: int, phase: str) -> Tensor:
+        size = budget_bytes(self.n, self.k, self.value_type, len(scalars))
+        numbers = as_float32(scalars).tolist()
+        encoded = encode(
+            self._picked, self.n, value_type=self.value_type, step=step, scalars=numbers, budget_bytes=size
+        )
+        self._picked = encoded.sent
+        return encoded.message
+
+    def add_up(self, messages: Tensor, step: int, phase: str) -> Sums:
+        total = self._zeros()
+        rows: list[tuple[float, ...]] = []
+        for rank, message in enumerate(messages):
+            try:
+                header = add_message(message, total)
+                if header.step != step:
+                    raise WireError(f"a message of step {header.step}, this is step {step}")
+                if rows and len(header.scalars) != len(rows[0]):
+                    raise WireError(f"a message with {len(header.scalars)} scalars, device 0 has {len(rows[0])}")
+            except WireError as error:
+                raise whose_fault(rank, phase, error) from None
+            rows.append(header.scalars)
+        return Sums(total, np.array(rows, np.float64))
+
+    def settle(self, sums: Sums) -> Reduction:
+        return Reduction(sums.total, sums.scalars, self._picked, self._kept_sq, self._picked.indices)
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Nothing is carried from step to step."""
+
+    def volume(self, scalars: int) -> Volume:
+        return gather_volume(self.n, self.k, self._fabric.size, self.value_type, scalars)

@@ -1,0 +1,258 @@
+"""Taking part in a run: :func:`train` for those who have a model, :func:`join` for those who have a loop."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+from torch.optim import Optimizer
+
+from scadles import assembly
+from scadles._version import __version__
+from scadles.assembly.holdings import draw_holdings
+from scadles.clock import Clock, WallClock, timestamp, timestamp_number
+from scadles.config import RunConfig, load_config
+from scadles.data import Dataset
+from scadles.device.connected import ConnectedDevice
+from scadles.errors import ConfigError, RunError
+from scadles.fabric import Fabric
+from scadles.observe import (
+    CONFIG_FILE,
+    EventLog,
+    Header,
+    Progress,
+    RunFolder,
+    Summary,
+    events_path,
+    new_run_folder,
+    occupied,
+    plot_run,
+    write_config,
+)
+from scadles.seeding import derive_seed
+from scadles.training.checkpoint import Checkpoint, CheckpointStore
+from scadles.training.evaluation import Evaluator, LossFunction
+from scadles.training.loop import LiveDevice, Tools
+
+PICTURE_FILE = "progress.png"
+
+ConfigLike = RunConfig | Mapping[str, Any] | Path | str
+
+# What a resumption may change; everything else decides what has been learnt so far.
+_FREE_ON_RESUME = {
+    "steps",
+    "duration_s",
+    "target_accuracy",
+    "stop_at_target",
+    "picture",
+    "checkpoint",
+    "evaluation",
+    "fabric",
+    "clock",
+    "cost",
+    "simulation",
+}
+_FREE_PARTS = {"stream": {"max_rejected_share", "quarantine_mb"}}
+
+
+def train(
+    config: ConfigLike,
+    *,
+    model: nn.Module | None = None,
+    optimizer: Optimizer | None = None,
+    loss: LossFunction = cross_entropy,
+    out: Path | str | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+) -> Summary:
+    """Train one model together with the other devices of the run, and return what came of it.
+
+    Every device calls this with the same arguments: under torchrun one process is one device; alone it is a run of
+    one device.
+
+    Args:
+        config: settings, or a YAML file of them.
+        model: your network; None builds the one that ``config.model`` names. Device 0's initial weights count.
+        optimizer: yours, over ``model.parameters()``; None builds the one in ``config.optimizer``.
+        loss: mean loss of (outputs, labels).
+        out: the run folder; None makes one under ``runs/``.
+        resume: go on from the newest checkpoint in ``out``.
+        quiet: show no progress.
+
+    Raises:
+        ScadlesError: the settings cannot work, a device was lost, ... (see :mod:`scadles.errors`).
+    """
+    with join(config, model=model, optimizer=optimizer, loss=loss, out=out, resume=resume, quiet=quiet) as device:
+        for batch in device.batches():
+            outputs = device.model(batch.x)
+            device.step(loss(outputs, batch.y), outputs)
+    if device.summary is None:
+        raise RunError("the run ended without a summary")
+    return device.summary
+
+
+def join(
+    config: ConfigLike,
+    *,
+    model: nn.Module | None = None,
+    optimizer: Optimizer | None = None,
+    loss: LossFunction = cross_entropy,
+    out: Path | str | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+    fabric: Fabric | None = None,
+    clock: Clock | None = None,
+) -> LiveDevice:
+    """Join a run with a training loop of your own::
+
+        with scadles.join(config, model=model, optimizer=optimizer) as device:
+            for batch in device.batches():
+                device.step(loss_fn(model(batch.x), batch.y))
+
+    Arguments are those of :func:`train`; ``loss`` is used for tests only. ``fabric`` and ``clock`` replace the ones
+    that the settings describe, for example by a :class:`~scadles.fabric.LocalFabric`.
+    """
+    settings = _settings(config, fabric)
+    dataset = assembly.build_dataset(settings)
+    place = _place(settings, model)
+    fabric = fabric or assembly.build_fabric(settings, place)
+    try:
+        run_dir = _run_folder(settings, out, fabric, resume=resume)
+        torch.manual_seed(derive_seed(settings.seed, "torch", fabric.rank))
+        network = _whole(assembly.build_network(settings, dataset, model)).to(place)
+        store = CheckpointStore(run_dir, fabric.rank, settings.checkpoint.keep)
+        checkpoint = _newest(store, fabric) if resume else None
+        fabric.broadcast(list(network.state_dict().values()), "initial model")
+        start_s = checkpoint.state["run"]["clock_s"] if checkpoint else 0.0
+        clock = clock or WallClock(settings.clock.speed, start_s, running=False)  # setting up takes no stream time
+        device = assembly.build_device(settings, dataset, network, optimizer, fabric, clock, run_dir)
+        tools = _tools(settings, dataset, device, run_dir, loss, store, quiet=quiet, resume=resume)
+    except BaseException:
+        fabric.close()
+        raise
+    return LiveDevice(device, settings, tools, run_dir, checkpoint=checkpoint, resuming=resume)
+
+
+def _settings(config: ConfigLike, fabric: Fabric | None) -> RunConfig:
+    """Read the configuration for as many devices as there really are."""
+    if fabric is not None or "WORLD_SIZE" in os.environ:
+        return load_config(config, [f"devices={fabric.size if fabric else os.environ['WORLD_SIZE']}"])
+    settings = load_config(config)
+    if settings.devices != 1:
+        raise ConfigError(
+            f"devices = {settings.devices}, and this is one process: start it with scadles train CONFIG --local "
+            f"{settings.devices}, or under torchrun --nproc-per-node {settings.devices}"
+        )
+    return load_config(settings, ["devices=1"])
+
+
+def _place(settings: RunConfig, model: nn.Module | None) -> torch.device:
+    """Return where the model lives: where the user put it, else on this process's GPU where there is one."""
+    if model is not None and (parameter := next(model.parameters(), None)) is not None:
+        return parameter.device
+    if torch.cuda.is_available() and settings.fabric.backend in ("auto", "nccl"):
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def _whole(network: nn.Module) -> nn.Module:
+    """Return ``network`` once all its parameters are there."""
+    lazy = (UninitializedParameter, UninitializedBuffer)
+    if any(isinstance(tensor, lazy) for tensor in (*network.parameters(), *network.buffers())):
+        raise ConfigError("the model has lazy layers without a shape yet: run its forward on one batch beforehand")
+    return network
+
+
+def _run_folder(settings: RunConfig, out: Path | str | None, fabric: Fabric, *, resume: bool) -> Path:
+    """Return the run folder, the same on all devices, made and holding the configuration."""
+    stamp = torch.tensor([timestamp_number()])
+    fabric.broadcast([stamp], "name of the run folder")
+    run_dir = Path(out) if out is not None else new_run_folder(settings.method, int(stamp))
+    config_file = run_dir / CONFIG_FILE
+    problem = _resume_problem(config_file, settings) if resume else occupied(run_dir, fabric.rank, resumable=True)
+    # all devices look before the first one writes
+    fabric.gather(torch.tensor([float(problem is not None)]), "looking at the run folder")
+    if problem is not None:
+        raise ConfigError(problem)
+    if fabric.rank == 0 or not config_file.exists():
+        write_config(run_dir, settings.to_yaml(), fabric.rank)
+    return run_dir
+
+
+def _resume_problem(config_file: Path, settings: RunConfig) -> str | None:
+    if not config_file.exists():
+        return f"{config_file.parent} holds no run to resume: start it without --resume"
+    before = load_config(config_file)
+    for name in sorted(set(RunConfig.model_fields) - _FREE_ON_RESUME):
+        old, new = getattr(before, name), getattr(settings, name)
+        if _fixed(name, old) != _fixed(name, new):
+            return f"{name} was {old!r} and is now {new!r}: a resumed run must keep it (or start a new run with --out)"
+    return None
+
+
+def _fixed(name: str, value: Any) -> Any:
+    """Return of a setting, or section of them, what a resumption must keep."""
+    free = _FREE_PARTS.get(name)
+    return value.model_dump(exclude=free) if free else value
+
+
+def _newest(store: CheckpointStore, fabric: Fabric) -> Checkpoint | None:
+    step = store.newest_common(fabric)
+    return store.read(step) if step is not None else None
+
+
+def _tools(
+    settings: RunConfig,
+    dataset: Dataset,
+    device: ConnectedDevice,
+    run_dir: Path,
+    loss: LossFunction,
+    store: CheckpointStore,
+    *,
+    quiet: bool,
+    resume: bool,
+) -> Tools:
+    x, y = dataset.test()
+    fabric = device.fabric
+    has_own_model = bool(device.batchnorm) and settings.aggregation.batchnorm == "local"
+    header = Header(
+        step=0,
+        time_s=0.0,
+        device=fabric.rank,
+        devices=fabric.size,
+        method=settings.method,
+        seed=settings.seed,
+        clock="wall",
+        started_at=timestamp(),
+        versions={"scadles": __version__, "torch": torch.__version__, "python": platform.python_version()},
+    )
+    return Tools(
+        Evaluator(
+            dataset.prepare(x), y, dataset.classes, loss, settings.evaluation.batch_size, fabric, own=has_own_model
+        ),
+        store,
+        EventLog(events_path(run_dir, fabric.rank), header, append=resume),
+        Progress(
+            f"{settings.method} on {settings.data.dataset}",
+            fabric.size,
+            settings.target_accuracy,
+            settings.steps,
+            settings.duration_s,
+            settings.clock.speed,
+            quiet=quiet or fabric.rank != 0,
+        ),
+        partial(_draw, settings, dataset) if settings.picture else None,
+    )
+
+
+def _draw(settings: RunConfig, dataset: Dataset, folder: RunFolder) -> None:
+    plot_run(folder, folder.path / PICTURE_FILE)
+    draw_holdings(settings, dataset, folder.path)

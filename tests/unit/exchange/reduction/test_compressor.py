@@ -1,0 +1,344 @@
+"""What a device keeps from step to step: the account of every gradient, and common decisions."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scadles.assembly.exchange import bucket_sizes, build_compressor
+from scadles.config import load_config
+from scadles.errors import CheckpointError, ConfigError
+from scadles.exchange.aggregation import Report, Reports
+from scadles.exchange.reduction import CompressedExchange, FleetExchange, Gates, TimedLink
+from scadles.fabric import LocalFabric
+
+N = 300
+
+
+def model(seed=0):
+    torch.manual_seed(seed)
+    return torch.nn.Linear(N - 1, 1)  # N parameters with its bias
+
+
+def config(**compression):
+    # buckets of 100 entries
+    fabric = {"bucket_mb": 400 / 2**20}
+    return load_config({"devices": 3, "steps": 1, "fabric": fabric, "compression": {"ratio": 0.1, **compression}})
+
+
+def gradients(steps, devices, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(steps, devices, N, generator=generator) ** 3
+
+
+def exchange_of(fabric, network, seconds=lambda: 0.0, **compression):
+    link = TimedLink(fabric, seconds)
+    return CompressedExchange(network.parameters(), link, build_compressor(config(**compression), network, link))
+
+
+def step(exchange, flat, weight=8.0):
+    """Take one step with a gradient, which is weighted already; return the reports and the summed gradient."""
+    parameters = exchange.parameters
+    exchange.begin(weight, "a test")
+    if weight:
+        for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+            parameter.grad.add_(part.view_as(parameter))
+    reports = exchange.finish(Report(batch=weight, weight=weight))
+    total = float(reports.weight.sum())
+    if not total:
+        return reports, torch.zeros(N)
+    return reports, torch.cat([p.grad.flatten() for p in parameters]) * total
+
+
+WAYS = [
+    {"gate": "always", "reduction": "gather"},
+    {"gate": "always", "reduction": "split", "values": "float32"},
+    {"gate": "norm", "delta": 0.45, "reduction": "gather"},
+    {"gate": "norm", "delta": 0.3, "reduction": "split"},
+    {"gate": "always", "method": "randomk", "values": "bfloat16"},
+    {"gate": "always", "method": "whole", "ratio": 1.0},
+    {"gate": "always", "method": "powersgd"},
+    {"gate": "always", "scope": "layer", "selection": "exact"},
+    {"gate": "always", "scope": "bucket", "reduction": "split"},
+]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_what_was_sent_and_what_is_kept_is_what_there_was(in_threads, way):
+    """Over any sequence of compressed and dense steps."""
+    steps = 12
+    given = gradients(steps, 3)
+
+    def work(fabric):
+        exchange = exchange_of(fabric, model(), **way)
+        sent = [step(exchange, given[number, fabric.rank])[1].double() for number in range(steps)]
+        tensors, _ = exchange.state()
+        return sum(sent), tensors["feedback/residual"].double(), exchange.compressor.cnc
+
+    outcomes = in_threads(3, work)
+    everything = given.double().sum(dim=(0, 1))
+    kept = sum(residual for _, residual, _ in outcomes)
+    for sent, _, cnc in outcomes:
+        # a residual lies in the order of the messages: the bias first
+        ordered = torch.cat([sent[-1:], sent[:-1]])
+        expected = torch.cat([everything[-1:], everything[:-1]])
+        torch.testing.assert_close(ordered + kept, expected, rtol=1e-5, atol=1e-4)
+        assert cnc == outcomes[0][2]
+    assert outcomes[0][2] > 0
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.lists(st.sampled_from([0.0, 4.0, 9.0]), min_size=3, max_size=3), min_size=3, max_size=6))
+def test_devices_that_share_a_process_do_the_same(in_threads, weights):
+    way = {"gate": "norm", "delta": 0.4, "reduction": "split"}
+    given_updates = gradients(len(weights), 3, seed=1)
+
+    def work(fabric):
+        exchange = exchange_of(fabric, model(), **way)
+        return [step(exchange, given_updates[n, fabric.rank], weights[n][fabric.rank]) for n in range(len(weights))]
+
+    apart = in_threads(3, work)
+    network = model()
+    seats = [LocalFabric.create(3)[rank] for rank in range(3)]
+    fleet = FleetExchange(network.parameters(), [build_compressor(config(**way), network, seat) for seat in seats])
+    for number, row in enumerate(weights):
+        fleet.begin(1.0 if any(row) else 0.0, "a test")
+        for device, weight in enumerate(row):
+            flat = given_updates[number, device]
+            fleet.updates[device].copy_(torch.cat([flat[-1:], flat[:-1]]) if weight else torch.zeros(N))
+        mine = np.array([Report(batch=weight, weight=weight) for weight in row], dtype=np.float64)
+        reports = fleet.finish_many(mine)
+        for device in range(3):
+            theirs, total = apart[device][number]
+            np.testing.assert_allclose(reports.weight, theirs.weight)
+            np.testing.assert_allclose(reports.norm_sq, theirs.norm_sq, rtol=1e-5)
+            if any(row):
+                found = torch.cat([p.grad.flatten() for p in fleet.parameters]) * sum(row)
+                torch.testing.assert_close(found, total, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("way", "masked"),
+    [({"reduction": "split", "selection": "exact"}, True), ({"method": "whole", "ratio": 1.0}, False)],
+)
+def test_momentum_ends_only_where_a_device_sent_something_itself(way, masked):
+    network, seats = model(), LocalFabric.create(3)
+    way = {"ratio": 0.1, "gate": "always", "momentum": 0.5, **way}
+    chosen = load_config({"devices": 3, "steps": 1, "optimizer": {"momentum": 0}, "compression": way})
+    fleet = FleetExchange(network.parameters(), [build_compressor(chosen, network, seat) for seat in seats])
+    fleet.begin(1.0, "a test")
+    updates = gradients(1, 3)[0]
+    fleet.updates[:] = updates
+    fleet.finish_many(np.array([Report(4.0, 4.0)] * 3, dtype=np.float64))
+    for compressor, update in zip(fleet.compressors, updates, strict=True):
+        ended = (compressor.state()[0]["feedback/velocity"] == 0).nonzero().flatten()
+        largest = update.abs().topk(N // 10).indices
+        assert bool(len(ended)) == masked
+        assert set(ended.tolist()) <= set(largest.tolist())
+
+
+def test_a_device_that_is_away_keeps_what_it_has():
+    network, seats = model(), LocalFabric.create(2)
+    way = {"ratio": 0.1, "gate": "always", "reduction": "gather"}
+    devices = load_config({"devices": 2, "steps": 1, "compression": way})
+    fleet = FleetExchange(network.parameters(), [build_compressor(devices, network, seat) for seat in seats])
+    kept = []
+    for present in ([True, True], [True, False], [True, True]):
+        fleet.present = np.array(present)
+        fleet.begin(1.0, "a test")
+        fleet.updates[:] = gradients(1, 2)[0] * torch.tensor(present)[:, None]
+        fleet.finish_many(np.array([Report(4.0, 4.0 * here) for here in present], dtype=np.float64))
+        kept.append([compressor.state()[0]["feedback/residual"].clone() for compressor in fleet.compressors])
+    (_, first), (other, second), (_, third) = kept
+    assert torch.equal(first, second)
+    assert not torch.equal(second, third)
+    assert not torch.equal(other, kept[0][0])
+
+
+def test_the_gate_by_cost_needs_links_that_cost(in_threads):
+    """Both kinds first, to see what they take; then what is faster."""
+    clock = iter(np.arange(0, 1e6, 1.0))
+
+    def work(fabric):
+        exchange = exchange_of(fabric, model(), lambda: next(clock), gate="cost")
+        for number in range(8):
+            step(exchange, gradients(8, 3)[number, fabric.rank])
+        return exchange.compressor.cnc, exchange.compressor.why
+
+    outcomes = in_threads(3, work)
+    assert len({cnc for cnc, _ in outcomes}) == 1
+    assert 0 < outcomes[0][0] < 1
+
+
+class SlowFabric(LocalFabric):
+    """Two seconds for every message, by a clock of its own."""
+
+    now_s = 0.0
+
+    def reduce(self, bucket, phase):
+        self.now_s += 2.0
+        return super().reduce(bucket, phase)
+
+    def gather(self, values, phase):
+        self.now_s += 2.0
+        return super().gather(values, phase)
+
+    def swap(self, parcels, phase):
+        self.now_s += 2.0
+        return super().swap(parcels, phase)
+
+
+@pytest.mark.parametrize(
+    ("way", "coding_s", "transfer_s"),
+    [
+        ({"gate": "always", "reduction": "split"}, 4.0 + 8.0 + 16.0 + 32.0, 4.0),
+        ({"gate": "always", "reduction": "gather"}, 4.0 + 8.0 + 16.0 + 32.0, 2.0),
+        ({"gate": "norm", "delta": 0.0}, 32.0, 2.0),  # dense
+    ],
+)
+def test_coding_is_not_taken_for_transfer(in_threads, way, coding_s, transfer_s):
+    """Neither packing before the messages, nor adding up between and after them."""
+
+    def work(fabric):
+        exchange = exchange_of(fabric, model(), lambda: fabric.now_s, **way)
+        compressor = exchange.compressor
+        for of, name, seconds in (
+            (compressor.reducer, "begin", 4.0),
+            (compressor.reducer, "message", 8.0),
+            (compressor.reducer, "add_up", 16.0),
+            (compressor, "end", 32.0),
+        ):
+            take_time(of, name, fabric, seconds * (fabric.rank + 1))
+        first, second = (step(exchange, gradients(2, 3)[n, fabric.rank])[0] for n in range(2))
+        return first, second
+
+    for first, second in in_threads(SlowFabric.create(3, deadline_s=30.0), work):
+        assert first.coding_s.tolist() == first.transfer_s.tolist() == [0.0] * 3
+        assert second.coding_s.tolist() == [coding_s, 2 * coding_s, 3 * coding_s]
+        assert second.transfer_s.tolist() == [transfer_s] * 3
+
+
+def take_time(of, name, fabric, seconds):
+    """Let a method take some of the fabric's time."""
+    method = getattr(of, name)
+
+    def slow(*arguments, **keywords):
+        fabric.now_s += seconds
+        return method(*arguments, **keywords)
+
+    setattr(of, name, slow)
+
+
+@pytest.mark.parametrize(("coding_s", "fast"), [(0.5, True), (5.0, False)])
+def test_the_gate_by_cost_counts_what_decoding_takes(in_threads, coding_s, fast):
+    """Dense messages take two seconds: compressed ones pay only where all of their coding is quick."""
+
+    def work(fabric):
+        exchange = exchange_of(fabric, model(), lambda: fabric.now_s, gate="cost", reduction="gather", ratio=0.02)
+        take_time(exchange.compressor.reducer, "add_up", fabric, coding_s)
+        decisions = []
+        for number in range(10):
+            step(exchange, gradients(10, 3)[number, fabric.rank])
+            decisions.append(exchange.compressor.compressed)
+        return decisions, exchange.compressor.why
+
+    class Link(SlowFabric):
+        """Ten times faster for messages that are gathered, which are small here."""
+
+        def gather(self, values, phase):
+            self.now_s -= 1.8
+            return super().gather(values, phase)
+
+    for decisions, why in in_threads(Link.create(3, deadline_s=30.0), work):
+        # two looks at each, of which the second is known one step later
+        assert decisions == [False] * 3 + [True] * 3 + [fast] * 4
+        assert why.startswith("compressed is faster: 0.5 s of coding" if fast else "dense is faster: 5 s of coding")
+
+
+def test_what_a_checkpoint_holds_makes_the_next_steps_the_same():
+    def run(exchange, numbers):
+        return [step(exchange, gradients(8, 1)[n, 0])[1] for n in numbers]
+
+    [fabric] = LocalFabric.create(1)
+    way = {"gate": "norm", "delta": 0.4, "momentum": 0.5}
+    settings_ = load_config(
+        {"devices": 2, "steps": 1, "optimizer": {"momentum": 0}, "compression": {"ratio": 0.1, **way}}
+    )
+
+    def make():
+        network = model()
+        link = TimedLink(fabric, lambda: 0.0)
+        return CompressedExchange(network.parameters(), link, build_compressor(settings_, network, link))
+
+    whole = make()
+    expected = run(whole, range(8))
+    first, second = make(), make()
+    run(first, range(5))
+    tensors, numbers = first.state()
+    second.load({name: tensor.clone() for name, tensor in tensors.items()}, numbers)
+    for mine, theirs in zip(run(second, range(5, 8)), expected[5:], strict=True):
+        assert torch.equal(mine, theirs)
+    with pytest.raises(CheckpointError, match="no residual: it was written without this compression"):
+        make().load({}, numbers)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device: run it on a machine that has one")
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_gradients_on_a_gpu_become_the_same_sum(in_threads, way):
+    given = gradients(4, 3)
+    selection = {} if way.get("method") in ("whole", "powersgd") else {"selection": "exact"}
+
+    def work(fabric, place):
+        exchange = exchange_of(fabric, model().to(place), **{**way, **selection})
+        return [step(exchange, given[number, fabric.rank].to(place))[1].cpu() for number in range(4)]
+
+    on_cpu, on_gpu = (in_threads(3, lambda fabric, place=place: work(fabric, place)) for place in ("cpu", "cuda"))
+    for expected, found in zip(on_cpu, on_gpu, strict=True):
+        for mine, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-4)
+
+
+def test_a_step_in_which_nobody_has_anything_sends_nothing(in_threads):
+    def work(fabric):
+        exchange = exchange_of(fabric, model(), gate="always")
+        step(exchange, gradients(1, 3)[0, fabric.rank])
+        before = exchange.state()[0]["feedback/residual"].clone()
+        step(exchange, torch.zeros(N), weight=0.0)
+        return torch.equal(exchange.state()[0]["feedback/residual"], before)
+
+    assert in_threads(3, work) == [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("scope", "picked"), [("gradient", [30, 0, 0]), ("bucket", [10, 10, 10]), ("layer", [31, 0, 0])]
+)
+def test_each_slice_of_its_scope_sends_its_share(scope, picked):
+    network, [fabric] = model(), LocalFabric.create(1)
+    compressor = build_compressor(config(scope=scope, gate="always", selection="exact"), network, fabric)
+    report = np.zeros(len(Report._fields))
+    update = torch.cat([torch.full((100,), 9.0), torch.full((100,), 1.0), torch.full((100,), 0.1)])
+    whole = compressor.begin(update, report)
+    taken = torch.zeros(N).index_copy_(0, *compressor.reducer.reduce(whole, [], 1, "a test").taken)
+    assert [int((part != 0).sum()) for part in taken.split(100)] == picked
+
+
+@pytest.mark.parametrize(("n", "sizes"), [(300, [100] * 3), (250, [100, 100, 50]), (7, [7]), (101, [100, 1])])
+def test_buckets_are_slices_of_one_size(n, sizes):
+    assert bucket_sizes(config(), n) == sizes
+
+
+def test_a_bucket_holds_an_entry_at_least():
+    assert bucket_sizes(load_config({"steps": 1, "fabric": {"bucket_mb": 1e-9}}), 3) == [1, 1, 1]
+
+
+def test_only_float32_is_compressed():
+    [fabric] = LocalFabric.create(1)
+    with pytest.raises(ConfigError, match=r"torch.float64: compression is for float32; leave compression.ratio out"):
+        exchange_of(fabric, model().double())
+
+
+def test_without_gates_every_step_is_compressed():
+    assert Gates() == Gates(None, None)
+    reports = Reports(np.array([Report(1.0, 1.0)], dtype=np.float64))
+    assert reports.norm_sq.tolist() == [0.0]
