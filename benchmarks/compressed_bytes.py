@@ -53,9 +53,9 @@ class Counting(LocalFabric):
         self.sent += (self.size - 1) * values.nbytes
         return super().gather(values, phase)
 
-    def swap(self, parcels: Tensor, phase: str) -> Tensor:
-        self.sent += (self.size - 1) * parcels.shape[1]
-        return super().swap(parcels, phase)
+    def swap(self, rows: Tensor, phase: str) -> Tensor:
+        self.sent += (self.size - 1) * rows.shape[1]
+        return super().swap(rows, phase)
 
 
 def scales(n: int) -> np.ndarray:

@@ -34,7 +34,7 @@ class Clock(ABC):
         """Let ``seconds`` of stream time pass; nothing happens for zero or less."""
 
     @abstractmethod
-    def meet(self, at_s: float) -> None:
+    def advance_to(self, at_s: float) -> None:
         """Take note that all devices have waited for each other until ``at_s``: a wall clock has come there itself."""
 
 
@@ -68,7 +68,7 @@ class WallClock(Clock):
         if seconds > 0:
             time.sleep(seconds / self.speed)
 
-    def meet(self, at_s: float) -> None:
+    def advance_to(self, at_s: float) -> None:
         """Do nothing: waiting for others took its time."""
 
 
@@ -99,7 +99,7 @@ class VirtualClock(Clock):
         if seconds > 0:
             self._now_s += seconds
 
-    def meet(self, at_s: float) -> None:
+    def advance_to(self, at_s: float) -> None:
         self._now_s = at_s
 
 

@@ -106,19 +106,19 @@ class Shared(Broken):
 
 
 class Unmoved(Broken):
-    def swap(self, parcels, phase):
-        super().swap(parcels, phase)
-        return parcels.clone()
+    def swap(self, rows, phase):
+        super().swap(rows, phase)
+        return rows.clone()
 
 
 class Backwards(Broken):
-    def swap(self, parcels, phase):
-        return super().swap(parcels.flip(0), phase)
+    def swap(self, rows, phase):
+        return super().swap(rows.flip(0), phase)
 
 
 class Overwriting(Broken):
-    def swap(self, parcels, phase):
-        return parcels.copy_(super().swap(parcels, phase))
+    def swap(self, rows, phase):
+        return rows.copy_(super().swap(rows, phase))
 
 
 class Cut(Broken):
@@ -309,7 +309,7 @@ def test_gloo_names_a_device_that_hangs_in_a_swap(in_processes):
         assert code == 0
         lost = json.loads(said)
         assert lost["devices"] == [1]
-        assert lost["phase"] == "parcels of step 1"
+        assert lost["phase"] == "rows of step 1"
         assert lost["took_s"] < 15.0
 
 
@@ -381,7 +381,7 @@ def check_on_gloo():
 
 def die_on_gloo(killed, exchange):
     fabric = join_gloo(10.0)
-    bucket, parcels = torch.zeros(1000), torch.zeros(3, 1000, dtype=torch.uint8)
+    bucket, rows = torch.zeros(1000), torch.zeros(3, 1000, dtype=torch.uint8)
     step = 0
     try:
         while True:
@@ -390,9 +390,9 @@ def die_on_gloo(killed, exchange):
                 os.kill(os.getpid(), signal.SIGKILL)
             started = time.monotonic()
             if exchange == "swap":
-                fabric.swap(parcels, f"gradients of step {step}")
+                fabric.swap(rows, f"gradients of step {step}")
             elif exchange == "share":
-                fabric.share(parcels[0] if fabric.rank else None, (1, 2), 1000, f"gradients of step {step}")
+                fabric.share(rows[0] if fabric.rank else None, (1, 2), 1000, f"gradients of step {step}")
             else:
                 fabric.reduce(bucket, f"gradients of step {step}").wait()
     except PeerLostError as error:
@@ -411,7 +411,7 @@ def hang_on_gloo(hanging):
         return hang_until(fabric, *({0, 1, 2} - {hanging}))
     started = time.monotonic()
     try:
-        fabric.swap(torch.zeros(3, 1000, dtype=torch.uint8), "parcels of step 1")
+        fabric.swap(torch.zeros(3, 1000, dtype=torch.uint8), "rows of step 1")
     except PeerLostError as error:
         return {"devices": error.devices, "phase": error.phase, "took_s": time.monotonic() - started}
     finally:

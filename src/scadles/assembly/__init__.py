@@ -1,4 +1,4 @@
-"""The only place that turns configuration into objects."""
+"""The only torch_device that turns configuration into objects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from scadles.assembly.exchange import build_exchange
-from scadles.assembly.injection import build_injection, build_sample_exchange, build_sharers, injects
+from scadles.assembly.injection import build_injection, build_sample_exchange, build_senders, injects
 from scadles.clock import Clock, VirtualClock, WallClock
 from scadles.config import OptimizerConfig, ProfileConfig, RunConfig, load_config
 from scadles.data import Dataset, Partition, load_dataset, make_partition
@@ -106,7 +106,7 @@ def build_quarantine(config: RunConfig, device: int, run_dir: Path | None) -> Qu
 
 
 def build_rule(config: RunConfig) -> BatchRule:
-    """Return the batch rule, for fewer own samples where those of others are to take their place."""
+    """Return the batch rule, for fewer own samples where those of others are to take their torch_device."""
     batch = config.batch
     rule: BatchRule = RateBatch(batch.window_s, batch.min, batch.max)
     if batch.rule == "fixed":
@@ -160,14 +160,14 @@ def build_network(config: RunConfig, dataset: Dataset, model: nn.Module | None =
     return convert_batchnorm(network) if config.normalization == "group" else network
 
 
-def build_fabric(config: RunConfig, place: torch.device) -> Fabric:
+def build_fabric(config: RunConfig, torch_device: torch.device) -> Fabric:
     """Return the way to the other devices: torchrun's process group, or nobody for a run of one."""
     if "WORLD_SIZE" not in os.environ:
         return LocalFabric.create(1)[0]
     backend = config.fabric.backend
     if backend == "auto":
-        backend = "nccl" if place.type == "cuda" else "gloo"
-    return TorchFabric(backend, config.fabric.deadline_s, place, sleep=WallClock().sleep)
+        backend = "nccl" if torch_device.type == "cuda" else "gloo"
+    return TorchFabric(backend, config.fabric.deadline_s, torch_device, sleep=WallClock().sleep)
 
 
 def build_device(
@@ -207,10 +207,10 @@ def build_device(
     )
 
 
-def build_fleet(config: RunConfig, dataset: Dataset, learner: Learner) -> list[Device]:
+def build_devices(config: RunConfig, dataset: Dataset, learner: Learner) -> list[Device]:
     """Return the devices of a simulated cluster, which share ``learner``, each with a virtual clock of its own.
 
-    Their streams bring positions in place of samples, unless the data set has samples that must be looked at.
+    Their streams bring positions in torch_device of samples, unless the data set has samples that must be looked at.
     """
     if not config.stream.url.startswith("replay:"):
         raise ConfigError(
@@ -220,17 +220,17 @@ def build_fleet(config: RunConfig, dataset: Dataset, learner: Learner) -> list[D
     rates = draw_rates(config.stream.rates, config.devices, config.seed)
     inspector = Inspector(dataset.shape, dataset.dtype, dataset.classes)
     partition, looked_at = build_partition(config, dataset), not _all_good(dataset, inspector)
-    sharer = build_sharers(config, dataset, partition) if injects(config) else None
+    sender = build_senders(config, dataset, partition) if injects(config) else None
     rule, policy = build_rule(config), build_policy(config)
-    fleet = []
+    devices = []
     for number, rate_hz in enumerate(rates):
         clock = VirtualClock()
         samples = samples_of(dataset, partition, number) if looked_at else None
         source = build_source(config, number, rate_hz, samples, clock)
         intake = Intake(source, inspector, Buffer(config.buffer.capacity), policy, RateMeter(), clock)
         intake.open()
-        fleet.append(Device(number, intake, rule, learner, clock, sharer(number) if sharer else None))
-    return fleet
+        devices.append(Device(number, intake, rule, learner, clock, sender(number) if sender else None))
+    return devices
 
 
 def open_source(url: str, *, dataset: str = "digits", clock: Clock | None = None) -> Source:

@@ -22,26 +22,26 @@ from scadles.exchange.compression import (
 from scadles.exchange.reduction import (
     SCALARS,
     All,
+    ClusterExchange,
     Collectives,
     CompressedExchange,
     Compressor,
-    FleetExchange,
     Gates,
     GatherReducer,
     OncePerStep,
     PowerSgdReducer,
+    QuantizedDenseReducer,
     SplitReducer,
     TimedLink,
-    WholeReducer,
     choose_reducer,
 )
 from scadles.fabric import Fabric, LocalFabric
 
 _FLOAT32 = 4
-_REDUCERS: dict[str, type[GatherReducer | SplitReducer | WholeReducer]] = {
+_REDUCERS: dict[str, type[GatherReducer | SplitReducer | QuantizedDenseReducer]] = {
     "gather": GatherReducer,
     "split": SplitReducer,
-    "whole": WholeReducer,
+    "whole": QuantizedDenseReducer,
 }
 
 
@@ -56,14 +56,14 @@ def build_exchange(config: RunConfig, model: nn.Module, fabric: Fabric) -> Gradi
     return GradientExchange(model.parameters(), fabric.reduce, fabric.rank, fabric.size, bucket_bytes)
 
 
-def build_fleet_exchange(config: RunConfig, model: nn.Module, fabric: Fabric) -> GradientExchange:
+def build_cluster_exchange(config: RunConfig, model: nn.Module, fabric: Fabric) -> GradientExchange:
     """Return the exchange of all devices of a cluster that share this process, and one end of a fabric."""
     if config.compression.ratio is not None and config.devices > 1:
-        # reducers that work together send nothing, and ask a fabric only for their place in it
+        # reducers that work together send nothing, and ask a fabric only for their torch_device in it
         ends = LocalFabric.create(config.devices)
         charged = config.cost.message_bytes
         n = None if charged is None else charged // _FLOAT32
-        return FleetExchange(model.parameters(), [build_compressor(config, model, end, n) for end in ends])
+        return ClusterExchange(model.parameters(), [build_compressor(config, model, end, n) for end in ends])
     return GradientExchange(model.parameters(), fabric.reduce, fabric.rank, config.devices)
 
 

@@ -9,14 +9,14 @@ import numpy as np
 from scadles.config import RunConfig
 from scadles.data import Dataset, Partition
 from scadles.device.injection import (
-    Consent,
     History,
     Injection,
     Numbered,
     Passing,
     SampleExchange,
     SampleFormat,
-    Sharer,
+    SampleSender,
+    SharingPolicy,
 )
 from scadles.errors import ConfigError
 from scadles.fabric import Fabric
@@ -32,7 +32,7 @@ def build_injection(config: RunConfig) -> Injection:
     return Injection(config.injection.alpha, config.injection.beta, config.devices, config.seed)
 
 
-def build_sharers(config: RunConfig, dataset: Dataset, partition: Partition) -> Callable[[int], Sharer]:
+def build_senders(config: RunConfig, dataset: Dataset, partition: Partition) -> Callable[[int], SampleSender]:
     """Return the way from a device's number to what it shares.
 
     Raises:
@@ -45,8 +45,10 @@ def build_sharers(config: RunConfig, dataset: Dataset, partition: Partition) -> 
                 f"{name} names label {max(labels)}: labels of {dataset.name} are 0 to {dataset.classes - 1}"
             )
     injection = build_injection(config)
-    consent = Consent(settings.allow_devices, settings.refuse_devices, settings.allow_labels, settings.refuse_labels)
-    return lambda device: Sharer(device, injection, consent, _history(config, dataset, partition, device))
+    policy = SharingPolicy(
+        settings.allow_devices, settings.refuse_devices, settings.allow_labels, settings.refuse_labels
+    )
+    return lambda device: SampleSender(device, injection, policy, _history(config, dataset, partition, device))
 
 
 def build_sample_format(dataset: Dataset) -> SampleFormat:
@@ -60,9 +62,9 @@ def build_sample_exchange(
     """Return one device's end of injection; None where nothing is shared."""
     if not injects(config):
         return None
-    sharer = build_sharers(config, dataset, partition)(fabric.rank)
+    sender = build_senders(config, dataset, partition)(fabric.rank)
     largest = config.batch.size if config.batch.rule == "fixed" else config.batch.max
-    return SampleExchange(sharer, build_sample_format(dataset), fabric.share, sharer.injection.count(largest))
+    return SampleExchange(sender, build_sample_format(dataset), fabric.share, sender.injection.count(largest))
 
 
 def _history(config: RunConfig, dataset: Dataset, partition: Partition, device: int) -> History:

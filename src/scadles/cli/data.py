@@ -24,12 +24,12 @@ def data(
     Of more than 100 devices, 100 evenly chosen ones are shown. Exit codes: 0 shown, 2 a setting cannot work.
     """
     from scadles.assembly import build_dataset
-    from scadles.assembly.holdings import build_holdings
+    from scadles.assembly.label_distribution import build_label_distribution
     from scadles.config import load_config
 
     checked = load_config(config, settings or [])
-    holdings = build_holdings(checked, build_dataset(checked))
-    holdings.print()
+    distribution = build_label_distribution(checked, build_dataset(checked))
+    distribution.print()
     if out is not None:
-        holdings.plot(out)
+        distribution.plot(out)
         typer.echo(f"picture: {out}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from scadles.data.dataset import ArrayDataset, Dataset, EndlessDataset
 from scadles.data.digits import load_digits
-from scadles.data.holdings import count_labels
+from scadles.data.label_counts import count_labels
 from scadles.data.npz import load_npz
 from scadles.data.partition import (
     DealtPartition,

@@ -67,7 +67,7 @@ class ConnectedDevice(Device):
         clock: Clock,
         samples: SampleExchange | None = None,
     ) -> None:
-        super().__init__(fabric.rank, intake, rule, learner, clock, samples.sharer if samples else None)
+        super().__init__(fabric.rank, intake, rule, learner, clock, samples.sender if samples else None)
         self.fabric = fabric
         self._samples = samples
         self._has_shared = False
@@ -95,7 +95,7 @@ class ConnectedDevice(Device):
         own = [torch.as_tensor(records.x)] if len(records) else []
         x = self.learner.prepare(torch.cat([*own, *(samples.x for samples in theirs)]))
         y = torch.cat([records.y, *(samples.y for samples in theirs)])
-        place = self.learner.place
+        place = self.learner.torch_device
         return Batch(x.to(place), y.to(place), records.offsets)
 
     def _share(self, records: Records) -> list[Samples]:
@@ -104,15 +104,15 @@ class ConnectedDevice(Device):
             return []
         theirs = self._samples.take_part(self.learner.step_number + 1, records, self.clock.now())
         self._has_shared = True
-        # a virtual clock waits for the last sharer here; a wall clock has done so by itself
-        self.clock.meet(max([self.clock.now(), *(samples.sent_at_s for samples in theirs)]))
+        # a virtual clock waits for the last sender here; a wall clock has done so by itself
+        self.clock.advance_to(max([self.clock.now(), *(samples.sent_at_s for samples in theirs)]))
         self.receive(sum(len(samples.y) for samples in theirs), self.clock.now())
         return [samples for samples in theirs if len(samples.y)]
 
-    def give_back(self) -> None:
+    def undo_collect(self) -> None:
         if self._taken is not None and self.batch_size:
             self.batchnorm.restore()
-        super().give_back()
+        super().undo_collect()
 
     def end_step(self) -> None:
         super().end_step()
@@ -140,21 +140,21 @@ class ConnectedDevice(Device):
         reports = self._exchange_gradients(size, loss, stop=stop)
         trained = bool(reports.weight[self.number])
         # a virtual clock waits for the last one here; a wall clock has done so by itself
-        self.clock.meet(self._last_end_s + float(reports.ready_s.max()))
+        self.clock.advance_to(self._last_end_s + float(reports.ready_s.max()))
         synced_s = self.clock.now()
-        outcome = self.learner.update(reports)
-        self.rejecting = outcome.rejecting
+        result = self.learner.update(reports)
+        self.rejecting = result.rejecting
         self.settle(trained=trained)
         if trained:
             self.batchnorm.trained(size)
         elif size:
             self.batchnorm.restore()
-        event = self.describe(outcome, synced_s, trained=trained, correct=correct)
+        event = self.describe(result, synced_s, trained=trained, correct=correct)
         self.end_step()
-        return event, outcome.stop
+        return event, result.stop
 
     def _share_nothing(self) -> None:
-        """Take part in a sharing that this device has not come to: the others wait for it where it is a sharer."""
+        """Take part in a sharing that this device has not come to: the others wait for it where it is a sender."""
         self._share(Records.concatenate([]))
         self.injected = 0
 
@@ -165,7 +165,7 @@ class ConnectedDevice(Device):
             "non_finite_steps": self.non_finite_steps,
             "last_take_s": self._last_take_s,
             "last_message_s": self._last_message_s,
-            "shared": self.sharer.state() if self.sharer is not None else None,
+            "shared": self.sender.state() if self.sender is not None else None,
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -174,8 +174,8 @@ class ConnectedDevice(Device):
         self.non_finite_steps = state["non_finite_steps"]
         self._last_take_s = state["last_take_s"]
         self._last_message_s = state["last_message_s"]
-        if self.sharer is not None:
-            self.sharer.load(state["shared"])
+        if self.sender is not None:
+            self.sender.load(state["shared"])
 
     def average_batchnorm(self) -> None:
         """Give all devices the weighted mean of their BatchNorm running statistics."""

@@ -12,14 +12,14 @@ import numpy as np
 from scadles.clock import Clock
 from scadles.device.batching import BatchRule
 from scadles.device.buffer import NOTHING, Chunk
-from scadles.device.injection import Given, Sharer
+from scadles.device.injection import SampleSender, SentCounts
 from scadles.device.intake import Intake
-from scadles.device.learner import Learner, Outcome
+from scadles.device.learner import Learner, StepResult
 from scadles.errors import RunError
 from scadles.observe.events import Step
 
 _WAIT_SLICE_S = 1.0
-_NOTHING_GIVEN = Given()
+_NOTHING_SENT = SentCounts()
 
 
 def never() -> bool:
@@ -46,7 +46,7 @@ class Device:
         rule: how much to train on.
         learner: model and optimizer.
         clock: stream time.
-        sharer: what it gives to others, who give to it as well; None where no samples are shared.
+        sender: what it gives to others, who give to it as well; None where no samples are shared.
 
     Attributes:
         non_finite_steps: steps from which its gradient was left out, because it was not finite.
@@ -56,7 +56,7 @@ class Device:
     __slots__ = (
         *("_computes_from_s", "_elapsed_s", "_gather_started_s", "_gathered_s", "_last_end_s", "_last_message_s"),
         *("_last_take_s", "_ready_s", "_rule", "_taken"),
-        *("clock", "injected", "intake", "learner", "non_finite_steps", "number", "sharer"),
+        *("clock", "injected", "intake", "learner", "non_finite_steps", "number", "sender"),
     )
 
     def __init__(
@@ -66,10 +66,10 @@ class Device:
         rule: BatchRule,
         learner: Learner,
         clock: Clock,
-        sharer: Sharer | None = None,
+        sender: SampleSender | None = None,
     ) -> None:
         self.number = number
-        self.sharer = sharer
+        self.sender = sender
         self.injected = 0
         self.intake = intake
         self.learner = learner
@@ -141,7 +141,7 @@ class Device:
                 on_wait(held, target)
             intake.pull(min(left_s, _WAIT_SLICE_S), want=target - held)
         count = min(target, held)
-        if count == 1 and self.learner.needs_two and self.sharer is None:
+        if count == 1 and self.learner.needs_two and self.sender is None:
             count = 0  # the sample waits for the next one
         self._taken = intake.take(count)
         self._last_take_s = self._gathered_s = self._computes_from_s = clock.now()
@@ -155,9 +155,9 @@ class Device:
         self.injected = samples
         self._computes_from_s = at_s
         if self.batch_size == 1 and self.learner.needs_two:
-            self.give_back()
+            self.undo_collect()
 
-    def give_back(self) -> None:
+    def undo_collect(self) -> None:
         """Undo the last :meth:`collect`: its samples wait in the buffer again, and the batch is empty."""
         if self._taken is not None and len(self._taken):
             self.intake.undo_take()
@@ -171,15 +171,15 @@ class Device:
         ready_s = self._last_end_s + self._ready_s
         self._elapsed_s = ready_s - self._last_message_s
         self._last_message_s = ready_s
-        self.clock.meet(ready_s)
+        self.clock.advance_to(ready_s)
 
-    def miss(self, others_ready_s: float) -> None:
+    def skip_step(self, others_ready_s: float) -> None:
         """Take no part in a step for which the others were ready so long after the end of the last one."""
         self._ready_s = others_ready_s
         ready_s = self._last_end_s + others_ready_s
         self._elapsed_s, self._last_message_s = ready_s - self._last_message_s, ready_s
 
-    def come_back(self) -> None:
+    def rejoin(self) -> None:
         """Take part again after an absence: what the stream brought meanwhile is kept as after a step."""
         self._last_take_s = self.clock.now()
         self.intake.truncate()
@@ -198,35 +198,35 @@ class Device:
         self._last_end_s = self.clock.now()
         self._taken = None
         self.injected = 0
-        if self.sharer is not None:
-            self.sharer.end_step()
+        if self.sender is not None:
+            self.sender.end_step()
 
-    def describe(self, outcome: Outcome, synced_s: float, *, trained: bool, correct: int | None = None) -> Step:
+    def describe(self, result: StepResult, synced_s: float, *, trained: bool, correct: int | None = None) -> Step:
         """Return the step as an event; to be called before :meth:`end_step`.
 
         Args:
-            outcome: of the step.
+            result: of the step.
             trained: whether what was taken counted.
             synced_s: the stream time at which the mean gradient was there.
             correct: right answers on what was taken, if they were counted.
         """
         now_s, taken, intake = self.clock.now(), self.taken, self.intake
-        given = self.sharer.latest if self.sharer is not None else _NOTHING_GIVEN
+        given = self.sender.latest if self.sender is not None else _NOTHING_SENT
         return Step(
             step=self.learner.step_number,
             time_s=now_s,
             batch=self.batch_size if trained else 0,
-            total_batch=outcome.total_batch,
+            total_batch=result.total_batch,
             offsets=(taken.first_offset, taken[-1:].first_offset) if trained and len(taken) else None,
             rate_hz=intake.rate_hz,
             wait_s=self.wait_s,
             compute_s=self.compute_s + (now_s - synced_s),
             sync_s=synced_s - self._last_message_s + (self._computes_from_s - self._gathered_s),
-            slowest=outcome.slowest,
-            slowest_s=outcome.slowest_s,
-            loss=outcome.loss,
-            lr=outcome.lr,
-            lr_scale=outcome.lr_scale,
+            slowest=result.slowest,
+            slowest_s=result.slowest_s,
+            loss=result.loss,
+            lr=result.lr,
+            lr_scale=result.lr_scale,
             held=intake.held,
             lag=intake.lag,
             dropped=intake.ledger.dropped,

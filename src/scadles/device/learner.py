@@ -18,7 +18,7 @@ from scadles.exchange.aggregation import REJECTS_TOO_MUCH, GradientExchange, Lea
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class StepResult:
     """What one step came to, the same on all devices.
 
     Attributes:
@@ -77,7 +77,7 @@ class Learner:
         self.exchange = exchange
         self.prepare = prepare
         self.mean = mean
-        self.place = next(model.parameters()).device
+        self.torch_device = next(model.parameters()).device
         self.step_number = 0
         self.samples_seen = 0
         self.time_s = 0.0
@@ -90,7 +90,7 @@ class Learner:
         weights = weights if self.mean == "weighted" else np.sign(weights)
         return np.where(np.isfinite(losses), weights, 0.0)
 
-    def update(self, reports: Reports) -> Outcome:
+    def update(self, reports: Reports) -> StepResult:
         """Take a step with the mean gradient that the parameters hold, the same on every device."""
         batches = np.where(reports.weight > 0, reports.batch, 0.0)
         total = int(batches.sum())
@@ -104,7 +104,7 @@ class Learner:
         self.step_number += 1
         self.time_s += float(reports.elapsed_s[0])
         slowest = int(reports.ready_s.argmax())
-        return Outcome(
+        return StepResult(
             total_batch=total,
             loss=float((reports.loss * batches).sum()) / total if total else None,
             lr=float(self.optimizer.param_groups[0]["lr"]),

@@ -46,11 +46,11 @@ class Fabric(ABC):
         """Return everybody's ``values`` (1-d, same length and dtype everywhere) as ``[size, len(values)]``."""
 
     @abstractmethod
-    def swap(self, parcels: Tensor, phase: str) -> Tensor:
-        """Send row ``j`` of ``parcels`` to device ``j``, and return the rows that all devices sent here, by rank.
+    def swap(self, rows: Tensor, phase: str) -> Tensor:
+        """Send row ``j`` of ``rows`` to device ``j``, and return the rows that all devices sent here, by rank.
 
         Args:
-            parcels: uint8 ``[size, m]``, ``m`` at least 1 and the same everywhere.
+            rows: uint8 ``[size, m]``, ``m`` at least 1 and the same everywhere.
         """
 
     @abstractmethod

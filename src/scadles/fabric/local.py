@@ -15,7 +15,7 @@ from scadles.fabric.contract import Fabric, Pending, check_length
 
 
 @dataclass
-class _Meeting:
+class _Collective:
     """One collective operation: what has been brought, and what came of it."""
 
     brought: dict[int, Any] = field(default_factory=dict)
@@ -30,47 +30,47 @@ class _Hub:
         self.size = size
         self.deadline_s = deadline_s
         self._changed = Condition()
-        self._meetings: dict[int, _Meeting] = {}
+        self._collectives: dict[int, _Collective] = {}
         self._left: set[int] = set()
 
-    def bring(self, number: int, rank: int, gift: Any, combine: Callable[[list[Any]], Any]) -> None:
+    def bring(self, number: int, rank: int, value: Any, combine: Callable[[list[Any]], Any]) -> None:
         with self._changed:
-            meeting = self._meetings.setdefault(number, _Meeting())
-            meeting.brought[rank] = gift
-            if len(meeting.brought) == self.size:
-                meeting.result = combine([meeting.brought[r] for r in range(self.size)])
+            collective = self._collectives.setdefault(number, _Collective())
+            collective.brought[rank] = value
+            if len(collective.brought) == self.size:
+                collective.result = combine([collective.brought[r] for r in range(self.size)])
                 self._changed.notify_all()
 
-    def give(self, number: int, rank: int, gift: Any) -> None:
-        """Bring something to a meeting that may go without some."""
+    def give(self, number: int, rank: int, value: Any) -> None:
+        """Bring something to a collective that may go without some."""
         with self._changed:
-            self._meetings.setdefault(number, _Meeting()).brought[rank] = gift
+            self._collectives.setdefault(number, _Collective()).brought[rank] = value
             self._changed.notify_all()
 
     def receive(self, number: int, senders: Sequence[int], phase: str) -> dict[int, Any]:
         """Return what these have given; nobody waits for anybody else."""
         awaited = set(senders)
         with self._changed:
-            meeting = self._meetings.setdefault(number, _Meeting())
+            collective = self._collectives.setdefault(number, _Collective())
             self._changed.wait_for(
-                lambda: awaited <= meeting.brought.keys() or awaited & self._left - meeting.brought.keys(),
+                lambda: awaited <= collective.brought.keys() or awaited & self._left - collective.brought.keys(),
                 self.deadline_s,
             )
-            if missing := awaited - meeting.brought.keys():
+            if missing := awaited - collective.brought.keys():
                 raise self._lost(missing, phase)
             self._fetched(number)
-            return {sender: meeting.brought[sender] for sender in senders}
+            return {sender: collective.brought[sender] for sender in senders}
 
     def fetch(self, number: int, phase: str) -> Any:
         with self._changed:
-            meeting = self._meetings[number]
+            collective = self._collectives[number]
             self._changed.wait_for(
-                lambda: meeting.result is not None or self._left - meeting.brought.keys(), self.deadline_s
+                lambda: collective.result is not None or self._left - collective.brought.keys(), self.deadline_s
             )
-            if meeting.result is None:
-                raise self._lost(set(range(self.size)) - meeting.brought.keys(), phase)
+            if collective.result is None:
+                raise self._lost(set(range(self.size)) - collective.brought.keys(), phase)
             self._fetched(number)
-            return meeting.result
+            return collective.result
 
     def _lost(self, missing: set[int], phase: str) -> PeerLostError:
         gone = sorted(missing & self._left)
@@ -78,10 +78,10 @@ class _Hub:
         return PeerLostError(gone or sorted(missing), phase, detail)
 
     def _fetched(self, number: int) -> None:
-        """Forget a meeting once everybody has what came of it."""
-        self._meetings[number].fetched += 1
-        if self._meetings[number].fetched == self.size:
-            del self._meetings[number]
+        """Forget a collective once everybody has what came of it."""
+        self._collectives[number].fetched += 1
+        if self._collectives[number].fetched == self.size:
+            del self._collectives[number]
 
     def leave(self, rank: int) -> None:
         with self._changed:
@@ -132,8 +132,8 @@ class LocalFabric(Fabric):
         gathered: Tensor = self._hub.fetch(self._bring(values.clone(), torch.stack), phase)
         return gathered.clone()  # everybody fetches the same one
 
-    def swap(self, parcels: Tensor, phase: str) -> Tensor:
-        swapped: Tensor = self._hub.fetch(self._bring(parcels.clone(), torch.stack), phase)
+    def swap(self, rows: Tensor, phase: str) -> Tensor:
+        swapped: Tensor = self._hub.fetch(self._bring(rows.clone(), torch.stack), phase)
         return swapped[:, self.rank].clone()  # [from, to, m]
 
     def share(self, message: Tensor | None, senders: Sequence[int], most: int, phase: str) -> dict[int, Tensor]:
@@ -165,9 +165,9 @@ class LocalFabric(Fabric):
         self._closed = True
         self._hub.leave(self.rank)
 
-    def _bring(self, gift: Any, combine: Callable[[list[Any]], Any]) -> int:
+    def _bring(self, value: Any, combine: Callable[[list[Any]], Any]) -> int:
         number = self._next_operation()
-        self._hub.bring(number, self.rank, gift, combine)
+        self._hub.bring(number, self.rank, value, combine)
         return number
 
     def _next_operation(self) -> int:

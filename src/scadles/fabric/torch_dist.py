@@ -90,9 +90,9 @@ class TorchFabric(Fabric):
         self._guarded(phase, lambda: dist.all_gather(gathered, values.to(self.device)))
         return torch.stack(gathered).cpu()
 
-    def swap(self, parcels: Tensor, phase: str) -> Tensor:
-        self._count(parcels.nbytes, (self.size - 1) / self.size)
-        mine = parcels.to(self.device).contiguous()
+    def swap(self, rows: Tensor, phase: str) -> Tensor:
+        self._count(rows.nbytes, (self.size - 1) / self.size)
+        mine = rows.to(self.device).contiguous()
         arrived = torch.empty_like(mine)
         self._guarded(phase, lambda: dist.all_to_all_single(arrived, mine))
         return arrived.cpu()

@@ -15,7 +15,7 @@ from scadles.observe.events import (
     Resumed,
     Step,
 )
-from scadles.observe.holdings import MOST_DEVICES, Holdings
+from scadles.observe.label_distribution import MOST_DEVICES, LabelDistribution
 from scadles.observe.log import EventLog
 from scadles.observe.plots import plot_comparison, plot_run
 from scadles.observe.progress import Progress
@@ -58,7 +58,7 @@ __all__ = [
     "EventLog",
     "Finished",
     "Header",
-    "Holdings",
+    "LabelDistribution",
     "NonFinite",
     "Notice",
     "Progress",

@@ -88,16 +88,16 @@ class Pacer:
         Raises:
             SourceError: no server acknowledged anything for 60 s while records waited for it.
         """
-        agenda = [(line.feed.due_s, number) for number, line in enumerate(self._lines)]
-        heapify(agenda)
-        while (due_s := agenda[0][0]) <= until_s and due_s < math.inf and not self._stopped():
+        queue = [(line.feed.due_s, number) for number, line in enumerate(self._lines)]
+        heapify(queue)
+        while (due_s := queue[0][0]) <= until_s and due_s < math.inf and not self._stopped():
             now_s = self._clock.now()
             if now_s > until_s + GRACE_S:
                 return
             if due_s > now_s:
                 self._rest(now_s, due_s - now_s)
-            elif not self._send(agenda, now_s):
-                self._lines[agenda[0][1]].producer.serve(TICK_S)
+            elif not self._send(queue, now_s):
+                self._lines[queue[0][1]].producer.serve(TICK_S)
                 self._rest(now_s, 0.0)
             elif now_s - self._looked_s > NAP_S:
                 self._rest(now_s, 0.0)
@@ -115,15 +115,15 @@ class Pacer:
             self._rest(now_s, TICK_S)
             now_s = self._clock.now()
 
-    def _send(self, agenda: list[tuple[float, int]], now_s: float) -> bool:
+    def _send(self, queue: list[tuple[float, int]], now_s: float) -> bool:
         """Send the record that is due first, where its producer has room for it."""
-        due_s, number = agenda[0]
+        due_s, number = queue[0]
         line = self._lines[number]
         feed = line.feed
         if not line.producer.send(line.topic, feed.number, feed.key, feed.value):
             return False
         line.has_sent(now_s - due_s)
-        heapreplace(agenda, (feed.due_s, number))
+        heapreplace(queue, (feed.due_s, number))
         return True
 
     def _rest(self, now_s: float, pause_s: float) -> None:
@@ -140,8 +140,8 @@ class Pacer:
     def _watch(self, now_s: float) -> None:
         """Give up a server that does not answer any more."""
         waiting = sum(producer.waiting() for producer in self._producers)
-        tallies = [tally for producer in self._producers for tally in producer.tallies]
-        settled = sum(tally.acknowledged + tally.failed for tally in tallies)
+        counts = [counted for producer in self._producers for counted in producer.counts]
+        settled = sum(counted.acknowledged + counted.failed for counted in counts)
         if settled != self._settled or not waiting:
             self._settled, self._heard_s = settled, now_s
         elif now_s - self._heard_s > SILENCE_S:

@@ -74,9 +74,9 @@ class _Progress:
             return
         self._due_s = now_s + _SAY_EVERY_S
         due = sum(line.feed.due_by(now_s) for line in self._lines)
-        tallies = [line.producer.tallies[line.topic] for line in self._lines]
-        done = sum(tally.acknowledged for tally in tallies)
-        failed = sum(tally.failed for tally in tallies)
+        counts = [line.producer.counts[line.topic] for line in self._lines]
+        done = sum(counted.acknowledged for counted in counts)
+        failed = sum(counted.failed for counted in counts)
         late = sum(line.late for line in self._lines)
         self._say(
             f"{human_seconds(now_s)} | {human_count(done)} of {human_count(due)} due records acknowledged, "

@@ -39,19 +39,19 @@ class TopicReport:
     @classmethod
     def of(cls, topic: str, line: Line, elapsed_s: float) -> Self:
         """Look at a line that was sent for ``elapsed_s`` stream seconds."""
-        tally = line.producer.tallies[line.topic]
+        counted = line.producer.counts[line.topic]
         span_s = min(elapsed_s, line.feed.last_due_s)
-        observed_s = max(span_s, tally.last_s)
+        observed_s = max(span_s, counted.last_s)
         return cls(
             topic=topic,
             wanted_hz=line.feed.due_by(span_s) / span_s if span_s > 0 else 0.0,
-            observed_hz=tally.acknowledged / observed_s if observed_s > 0 else 0.0,
+            observed_hz=counted.acknowledged / observed_s if observed_s > 0 else 0.0,
             sent=line.feed.number,
-            acknowledged=tally.acknowledged,
+            acknowledged=counted.acknowledged,
             late=line.late,
             latest_s=line.latest_s,
-            failed=tally.failed,
-            problem=tally.problem,
+            failed=counted.failed,
+            problem=counted.problem,
         )
 
 

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from scadles import assembly
-from scadles.assembly.holdings import draw_holdings
+from scadles.assembly.label_distribution import draw_label_distribution
 from scadles.config import RunConfig, load_config
 from scadles.data import Dataset
 from scadles.errors import ConfigError
@@ -22,7 +22,7 @@ from scadles.observe import Progress, RunFolder, Summary, default_folder, occupi
 from scadles.simulation.gradients import LossFunction
 from scadles.simulation.limit import check_has_target, with_stream_limit
 from scadles.simulation.simulator import Simulator
-from scadles.training.outcome import write_outcome
+from scadles.training.summarise import write_results
 
 __all__ = ["PICTURE_FILE", "simulate"]
 
@@ -75,10 +75,10 @@ def simulate(
     if limit:
         tell = partial(print, file=sys.stderr) if not quiet else lambda _: None
         summary = with_stream_limit(summary, settings, dataset, lambda: copy.deepcopy(fresh), loss, tell)
-    write_outcome(summary, network, run_dir, partial(_draw, settings, dataset) if settings.picture else None)
+    write_results(summary, network, run_dir, partial(_draw, settings, dataset) if settings.picture else None)
     return summary
 
 
 def _draw(settings: RunConfig, dataset: Dataset, folder: RunFolder) -> None:
     plot_timeline(folder, folder.path / PICTURE_FILE)
-    draw_holdings(settings, dataset, folder.path)
+    draw_label_distribution(settings, dataset, folder.path)

@@ -9,15 +9,15 @@ from scadles.config import RunConfig
 from scadles.exchange.aggregation import GradientExchange
 from scadles.exchange.reduction import (
     SCALARS,
-    FleetExchange,
+    ClusterExchange,
     PowerSgdReducer,
     SparseReducer,
     Volume,
     dense_volume,
     gather_volume,
     powersgd_volume,
+    quantized_dense_volume,
     split_volume,
-    whole_volume,
 )
 from scadles.simulation.costs import Costs, Exchange
 
@@ -46,7 +46,7 @@ class Charge:
         # as many values as the charged message has
         self._n = self.message_bytes // _FLOAT32 if config.cost.message_bytes is not None else _values(exchange)
         self.collectives = 0
-        if isinstance(exchange, FleetExchange):
+        if isinstance(exchange, ClusterExchange):
             dense = dense_volume(self.message_bytes // _FLOAT32, config.devices)
             for compressor in exchange.compressors:
                 compressor.charge(self._volume(compressor.reducer, config.devices), dense)
@@ -55,24 +55,24 @@ class Charge:
     def ways(self) -> str:
         """The collectives that are charged, in words."""
         exchange = self._exchange
-        sparse = f" and {exchange.compressor.reducer.name}" if isinstance(exchange, FleetExchange) else ""
+        sparse = f" and {exchange.compressor.reducer.name}" if isinstance(exchange, ClusterExchange) else ""
         return self.costs.collective + sparse
 
     def announce(self, present: np.ndarray) -> None:
         """Say which devices take part in the exchange that comes next, bool ``[N]``."""
-        if isinstance(self._exchange, FleetExchange):
+        if isinstance(self._exchange, ClusterExchange):
             self._exchange.present = present
 
     def exchange(self, present: np.ndarray, step: int, now_s: float) -> Exchange:
         """Return time and bytes of the exchange that these devices have done, bool ``[N]``."""
         members, exchange = np.flatnonzero(present), self._exchange
         self.collectives += 1
-        if not isinstance(exchange, FleetExchange):
+        if not isinstance(exchange, ClusterExchange):
             return self.costs.exchange(members, self.message_bytes, step, now_s)
         if exchange.compressor.compressed:
             volume = self._volume(exchange.compressor.reducer, len(members))
             cost = self.costs.sparse(members, volume, step, now_s)
-            self.collectives += volume.parcel_bytes > 0  # a swap before the gathering
+            self.collectives += volume.slice_message_bytes > 0  # a swap before the gathering
         else:
             cost = self.costs.exchange(members, self.message_bytes, step, now_s)
         selects = exchange.compressor.selects
@@ -88,12 +88,12 @@ class Charge:
         """Return what a device sends in a compressed step of the charged model."""
         values = self._config.compression.values
         if reducer.name == "whole":
-            return whole_volume(self._n, members, values, SCALARS)
+            return quantized_dense_volume(self._n, members, values, SCALARS)
         if isinstance(reducer, PowerSgdReducer):
             # nobody knows the layers of a model that is only charged: its factors are as large a share as the trained's
             scale, plan = self._n / reducer.n, reducer.plan
-            parcel, message = (round(scale * floats) for floats in (plan.parcel_floats, plan.message_floats))
-            return powersgd_volume(parcel, message, members, values, SCALARS)
+            to_owner, to_all = (round(scale * floats) for floats in (plan.left_factor_floats, plan.message_floats))
+            return powersgd_volume(to_owner, to_all, members, values, SCALARS)
         way = gather_volume if reducer.name == "gather" else split_volume
         k = reducer.k if self._n == reducer.n else charged_entries(self._config, self._n)
         return way(self._n, k, members, values, SCALARS)

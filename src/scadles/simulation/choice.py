@@ -7,7 +7,7 @@ from torch.nn.functional import cross_entropy
 from scadles.config import RunConfig
 from scadles.device.learner import Learner
 from scadles.errors import ConfigError
-from scadles.exchange.reduction import FleetExchange
+from scadles.exchange.reduction import ClusterExchange
 from scadles.models import Nothing
 from scadles.simulation.gradients import (
     FusedGradients,
@@ -18,11 +18,11 @@ from scadles.simulation.gradients import (
     mixes_samples,
 )
 from scadles.simulation.per_device import BatchedGradients, LoopedGradients, SeparateGradients
-from scadles.simulation.statistics import FleetStatistics
+from scadles.simulation.statistics import ClusterStatistics
 
 
 def choose_gradients(
-    config: RunConfig, learner: Learner, lookup: Lookup, loss: LossFunction, statistics: FleetStatistics
+    config: RunConfig, learner: Learner, lookup: Lookup, loss: LossFunction, statistics: ClusterStatistics
 ) -> Gradients:
     """Return the way that ``simulation.gradients`` asks for; ``auto`` fuses where that is exact.
 
@@ -36,7 +36,7 @@ def choose_gradients(
     if isinstance(learner.model, Nothing):
         return NoGradients(learner)
     looped = LoopedGradients(learner, lookup, loss, statistics)
-    if isinstance(learner.exchange, FleetExchange):
+    if isinstance(learner.exchange, ClusterExchange):
         return SeparateGradients(learner.exchange, looped)
     if loss is not cross_entropy:
         if config.simulation.gradients == "fused":

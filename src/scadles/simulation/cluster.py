@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from scadles.device.device import Device
-from scadles.device.learner import Learner, Outcome
+from scadles.device.learner import Learner, StepResult
 from scadles.exchange.aggregation import Report, Reports
-from scadles.simulation.agenda import Agenda
 from scadles.simulation.charge import Charge
-from scadles.simulation.gifts import NO_GIFTS
+from scadles.simulation.event_queue import EventQueue
 from scadles.simulation.gradients import Gradients
+from scadles.simulation.injected import NO_MESSAGES
 from scadles.simulation.sharing import Sharing
 
 _LEAVE_FIRST = -1
@@ -25,7 +25,7 @@ class StepDone:
     """A step of the cluster that has just ended.
 
     Attributes:
-        outcome: what it came to.
+        result: what it came to.
         reports: of all devices.
         members: the devices that took part, ascending.
         present: which these are, bool ``[N]``.
@@ -35,7 +35,7 @@ class StepDone:
         bytes_sent: what left all devices in its exchanges.
     """
 
-    outcome: Outcome
+    result: StepResult
     reports: Reports
     members: Sequence[Device]
     present: np.ndarray
@@ -78,9 +78,9 @@ class Cluster:
         self._availability = charge.costs.availability
         self._on_step = on_step
         self._sharing = sharing
-        self._gifts = NO_GIFTS
+        self._messages = NO_MESSAGES
         self._shared_bytes = 0
-        self._agenda = Agenda()
+        self._queue = EventQueue()
         self._members: list[Device] = []
         self._was_on = np.ones(len(devices), dtype=bool)
         self._present = np.ones(len(devices), dtype=bool)
@@ -91,17 +91,17 @@ class Cluster:
     @property
     def now_s(self) -> float:
         """Stream time."""
-        return self._agenda.now_s
+        return self._queue.now_s
 
     def run(self) -> None:
         """Let steps happen until ``on_step`` says to stop, or nobody will ever be on again."""
         for device in self._devices:
             device.begin()
-        self._agenda.at(0.0, self._begin_step)
-        self._agenda.run()
+        self._queue.at(0.0, self._begin_step)
+        self._queue.run()
 
     def _begin_step(self) -> None:
-        now_s = self._step_began_s = self._agenda.now_s
+        now_s = self._step_began_s = self._queue.now_s
         on = self._availability.on(now_s)
         numbers = np.flatnonzero(on)
         if not len(numbers):
@@ -127,14 +127,14 @@ class Cluster:
         if back_s < math.inf:
             self._was_on[:] = False
             for device in self._devices:
-                device.clock.meet(back_s)
-            self._agenda.at(back_s, self._begin_step)
+                device.clock.advance_to(back_s)
+            self._queue.at(back_s, self._begin_step)
 
     def _load_model(self, on: np.ndarray, now_s: float) -> np.ndarray:
         """Let devices that come back load the model; return until when each is busy with that, float64 ``[N]``."""
         until_s = np.full(len(on), now_s)
         for number in np.flatnonzero(on & ~self._was_on).tolist():
-            self._devices[number].come_back()
+            self._devices[number].rejoin()
             until_s[number] += self._charge.fetch_s(number, self._learner.step_number + 1, now_s)
         self._was_on = on
         return until_s
@@ -142,9 +142,9 @@ class Cluster:
     def _share(self, sharing: Sharing, batches: np.ndarray, gathered_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Let samples be shared; return each device's batch and when it can begin to compute, ``[N]`` both."""
         shared = sharing.share(self._members, gathered_s, self._step_began_s, self._learner.step_number + 1)
-        self._gifts, self._shared_bytes = shared.gifts, shared.bytes_sent
+        self._messages, self._shared_bytes = shared.messages, shared.bytes_sent
         starts_s = np.maximum(gathered_s, shared.arrived_s)
-        received = self._gifts.received(np.arange(len(batches)))
+        received = self._messages.received(np.arange(len(batches)))
         for device in self._members:
             device.receive(int(received[device.number]), float(starts_s[device.number]))
             batches[device.number] = device.batch_size
@@ -153,11 +153,11 @@ class Cluster:
     def _plan(self, device: Device, now_s: float, ready_s: float, on_ready: Callable[[], None]) -> None:
         off_s = self._availability.next_change(device.number, now_s)
         if off_s < ready_s:
-            self._agenda.at(off_s, self._leave, device, priority=_LEAVE_FIRST)
+            self._queue.at(off_s, self._leave, device, priority=_LEAVE_FIRST)
         else:
-            device.clock.meet(ready_s)
+            device.clock.advance_to(ready_s)
             device.ready()
-            self._agenda.at(device.clock.now(), on_ready)
+            self._queue.at(device.clock.now(), on_ready)
 
     def _ready(self) -> None:
         self._awaited -= 1
@@ -165,23 +165,23 @@ class Cluster:
             self._exchange()
 
     def _leave(self, device: Device) -> None:
-        device.give_back()
+        device.undo_collect()
         self._members.remove(device)
         self._present[device.number] = self._was_on[device.number] = False
         self._ready()
 
     def _exchange(self) -> None:
-        learner, now_s = self._learner, self._agenda.now_s
+        learner, now_s = self._learner, self._queue.now_s
         mine = self._reports()
         self._charge.announce(self._present)
         reports = learner.exchange.finish_many(mine)
-        outcome = learner.update(reports)
+        result = learner.update(reports)
         cost = self._charge.exchange(self._present, learner.step_number, now_s)
         ended_s = now_s + cost.seconds
         duration_s = ended_s - self._step_began_s
         bytes_sent = cost.bytes_sent + self._shared_bytes
-        done = StepDone(outcome, reports, self._members, self._present, self._correct, ended_s, duration_s, bytes_sent)
-        self._agenda.at(ended_s, self._end_step, done)
+        done = StepDone(result, reports, self._members, self._present, self._correct, ended_s, duration_s, bytes_sent)
+        self._queue.at(ended_s, self._end_step, done)
 
     def _reports(self) -> np.ndarray:
         """Let the gradients be made; return what each device says of itself, float64 ``[N, fields]``."""
@@ -197,7 +197,7 @@ class Cluster:
             taken = [device.taken for device in able]
             columns["batch"][numbers] = [device.batch_size for device in able]
             self._learner.model.train()
-            shares = self._gradients.add_up(numbers, taken, self._gifts)
+            shares = self._gradients.add_up(numbers, taken, self._messages)
             columns["weight"][numbers], columns["loss"][numbers] = shares.weights, shares.losses
             self._correct[numbers] = shares.correct
         return reports
@@ -205,15 +205,15 @@ class Cluster:
     def _let_others_miss(self) -> None:
         """Let the devices that are off miss this step, as late as the first of the others was ready."""
         if len(self._members) < len(self._devices):
-            since_s = self._agenda.now_s - self._step_began_s
+            since_s = self._queue.now_s - self._step_began_s
             first_s = min((device.ready_s for device in self._members), default=since_s)
             for number in np.flatnonzero(~self._present).tolist():
-                self._devices[number].miss(first_s)
+                self._devices[number].skip_step(first_s)
 
     def _end_step(self, done: StepDone) -> None:
-        now_s = self._agenda.now_s
+        now_s = self._queue.now_s
         for device in self._devices:
-            device.clock.meet(now_s)
+            device.clock.advance_to(now_s)
         trained = (done.reports.weight > 0).tolist()
         for device in done.members:
             device.settle(trained=trained[device.number])
@@ -221,4 +221,4 @@ class Cluster:
         for device in self._devices:
             device.end_step()
         if go_on:
-            self._agenda.at(now_s, self._begin_step)
+            self._queue.at(now_s, self._begin_step)

@@ -22,7 +22,7 @@ from scadles.data import Dataset, Partition
 from scadles.device.buffer import Chunk
 from scadles.device.learner import Learner
 from scadles.records import Records
-from scadles.simulation.gifts import NO_GIFTS, Gift, Gifts, picked
+from scadles.simulation.injected import NO_MESSAGES, SampleMessage, SampleMessages, picked
 from scadles.training.evaluation import right_answers
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -79,13 +79,13 @@ class Lookup:
             x, y = self._dataset.samples(self._partition.indices(np.repeat(numbers, counts), offsets))
         return self._prepared(x, y)
 
-    def gifts(self, gifts: Sequence[Gift]) -> tuple[Tensor, Tensor]:
-        """Return prepared samples and labels of what devices share, one gift after the other."""
-        if all(isinstance(gift.taken, Records) for gift in gifts):
-            records = Records.concatenate([picked(gift) for gift in gifts])
+    def messages(self, messages: Sequence[SampleMessage]) -> tuple[Tensor, Tensor]:
+        """Return prepared samples and labels of what devices share, one message after the other."""
+        if all(isinstance(message.taken, Records) for message in messages):
+            records = Records.concatenate([picked(message) for message in messages])
             return self._prepared(torch.as_tensor(records.x), records.y)
-        numbers = np.repeat([gift.number for gift in gifts], [len(gift.places) for gift in gifts])
-        offsets = np.concatenate([gift.offsets for gift in gifts])
+        numbers = np.repeat([message.number for message in messages], [len(message.indices) for message in messages])
+        offsets = np.concatenate([message.offsets for message in messages])
         return self._prepared(*self._dataset.samples(self._partition.indices(numbers, offsets)))
 
     def labels(self, number: int, offsets: np.ndarray) -> np.ndarray:
@@ -93,13 +93,13 @@ class Lookup:
         return self._dataset.labels(self._partition.indices(np.array([number]), offsets))
 
     def _prepared(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        place = self._learner.place
+        place = self._learner.torch_device
         return self._learner.prepare(x).to(place), y.to(place)
 
     def example(self) -> Tensor:
         """Return a few prepared samples to try a model with."""
         x, _ = self._dataset.samples(np.arange(min(_PROBE, self._dataset.train_size or _PROBE)))
-        return self._learner.prepare(x).to(self._learner.place)
+        return self._learner.prepare(x).to(self._learner.torch_device)
 
 
 class Gradients(ABC):
@@ -112,13 +112,13 @@ class Gradients(ABC):
     description: str
 
     @abstractmethod
-    def add_up(self, numbers: Sequence[int], taken: Sequence[Chunk], gifts: Gifts = NO_GIFTS) -> Shares:
+    def add_up(self, numbers: Sequence[int], taken: Sequence[Chunk], messages: SampleMessages = NO_MESSAGES) -> Shares:
         """Add each device's gradient, times its weight, to those that the parameters hold.
 
         Args:
             numbers: the devices, ascending.
             taken: what each has taken; with what the others share there is at least one sample.
-            gifts: what is shared; each device trains on that of all others as well.
+            messages: what is shared; each device trains on that of all others as well.
         """
 
 
@@ -130,9 +130,9 @@ class NoGradients(Gradients):
     def __init__(self, learner: Learner) -> None:
         self._learner = learner
 
-    def add_up(self, numbers: Sequence[int], taken: Sequence[Chunk], gifts: Gifts = NO_GIFTS) -> Shares:
+    def add_up(self, numbers: Sequence[int], taken: Sequence[Chunk], messages: SampleMessages = NO_MESSAGES) -> Shares:
         losses = np.zeros(len(taken))
-        sizes = np.array([len(chunk) for chunk in taken]) + gifts.received(np.asarray(numbers))
+        sizes = np.array([len(chunk) for chunk in taken]) + messages.received(np.asarray(numbers))
         weights = self._learner.weights(sizes, losses)
         return Shares(weights, losses, np.zeros(len(taken), dtype=np.int64))
 
@@ -157,9 +157,9 @@ class FusedGradients(Gradients):
         self._one_by_one = one_by_one
         self._chunk = max(256, min(_CHUNK_SAMPLES, _CHUNK_VALUES // lookup.sample_values))
 
-    def add_up(self, numbers: Sequence[int], taken: Sequence[Chunk], gifts: Gifts = NO_GIFTS) -> Shares:
+    def add_up(self, numbers: Sequence[int], taken: Sequence[Chunk], messages: SampleMessages = NO_MESSAGES) -> Shares:
         everybody, counts = np.asarray(numbers), np.array([len(chunk) for chunk in taken])
-        sizes = counts + gifts.received(everybody)
+        sizes = counts + messages.received(everybody)
         weights = self._learner.weights(sizes, np.zeros(len(sizes)))
         parts = weights / sizes  # of each sample's gradient in its device's
         sums, correct = np.zeros(len(sizes)), np.zeros(len(sizes), dtype=np.int64)
@@ -168,16 +168,16 @@ class FusedGradients(Gradients):
             places = own[chunk]
             x, y = self._lookup(everybody[places].tolist(), [taken[place] for place in places.tolist()])
             sums[places], correct[places] = self._add(x, y, counts[places], parts[places])
-        if gifts:
-            trained_by_others = parts.sum() - gifts.of_all(everybody, parts)
-            given = self._add_gifts(gifts, trained_by_others)
-            sums += given.sum() - gifts.of(everybody, given)
+        if messages:
+            trained_by_others = parts.sum() - messages.of_all(everybody, parts)
+            given = self._add_messages(messages, trained_by_others)
+            sums += given.sum() - messages.of(everybody, given)
         gradients = [p.grad for p in self._learner.exchange.parameters if p.grad is not None]
         if np.isfinite(sums).all() and all(bool(torch.isfinite(gradient.sum())) for gradient in gradients):
             return Shares(weights, sums / sizes, correct)
         for gradient in gradients:
             gradient.zero_()
-        return self._one_by_one.add_up(numbers, taken, gifts)
+        return self._one_by_one.add_up(numbers, taken, messages)
 
     def _add(self, x: Tensor, y: Tensor, counts: np.ndarray, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Add gradients of samples, so many with each part; return sums of losses and of right answers."""
@@ -191,13 +191,13 @@ class FusedGradients(Gradients):
             losses.sum().backward()  # type: ignore[no-untyped-call]
         return sums, correct
 
-    def _add_gifts(self, gifts: Gifts, parts: np.ndarray) -> np.ndarray:
-        """Add the gradients of what is shared, each gift with its part; return its sum of losses, float64 ``[k]``."""
-        x, y = gifts.all(self._lookup.gifts)
-        sums, ends = np.zeros(len(gifts.counts)), np.cumsum(gifts.counts)
-        for chunk in chunks(gifts.counts, self._chunk):
-            samples = slice(int(ends[chunk][0] - gifts.counts[chunk][0]), int(ends[chunk][-1]))
-            sums[chunk], _ = self._add(x[samples], y[samples], gifts.counts[chunk], parts[chunk])
+    def _add_messages(self, messages: SampleMessages, parts: np.ndarray) -> np.ndarray:
+        """Add the gradients of what is shared, weighting each message; return its sum of losses, float64 ``[k]``."""
+        x, y = messages.all(self._lookup.messages)
+        sums, ends = np.zeros(len(messages.counts)), np.cumsum(messages.counts)
+        for chunk in chunks(messages.counts, self._chunk):
+            samples = slice(int(ends[chunk][0] - messages.counts[chunk][0]), int(ends[chunk][-1]))
+            sums[chunk], _ = self._add(x[samples], y[samples], messages.counts[chunk], parts[chunk])
         return sums
 
 

@@ -14,10 +14,10 @@ from torch.nn.modules.conv import _ConvNd
 
 from scadles.device.buffer import Chunk
 from scadles.device.learner import Learner
-from scadles.exchange.reduction import FleetExchange
-from scadles.simulation.gifts import NO_GIFTS, Gifts
+from scadles.exchange.reduction import ClusterExchange
 from scadles.simulation.gradients import Gradients, Lookup, LossFunction, Shares
-from scadles.simulation.statistics import FleetStatistics
+from scadles.simulation.injected import NO_MESSAGES, SampleMessages
+from scadles.simulation.statistics import ClusterStatistics
 from scadles.training.evaluation import right_answers
 
 # Larger networks keep a core busy by themselves: batching them saves little and takes memory for every device.
@@ -38,19 +38,19 @@ class LoopedGradients(Gradients):
 
     description = "per device, one after the other"
 
-    def __init__(self, learner: Learner, lookup: Lookup, loss: LossFunction, statistics: FleetStatistics) -> None:
+    def __init__(self, learner: Learner, lookup: Lookup, loss: LossFunction, statistics: ClusterStatistics) -> None:
         self._learner = learner
         self._lookup = lookup
         self._loss = loss
         self._statistics = statistics
 
-    def add_up(self, numbers: Sequence[int], taken: Sequence[Chunk], gifts: Gifts = NO_GIFTS) -> Shares:
-        found = [self._add(number, chunk, gifts) for number, chunk in zip(numbers, taken, strict=True)]
+    def add_up(self, numbers: Sequence[int], taken: Sequence[Chunk], messages: SampleMessages = NO_MESSAGES) -> Shares:
+        found = [self._add(number, chunk, messages) for number, chunk in zip(numbers, taken, strict=True)]
         return Shares(*(np.array(column) for column in zip(*found, strict=True)))
 
-    def _add(self, number: int, taken: Chunk, gifts: Gifts) -> tuple[float, float, int]:
+    def _add(self, number: int, taken: Chunk, messages: SampleMessages) -> tuple[float, float, int]:
         """Add one device's gradient; return its weight, loss and right answers on its own samples."""
-        x, y = self._batch(number, taken, gifts)
+        x, y = self._batch(number, taken, messages)
         self._statistics.load(number)
         outputs = self._learner.model(x)
         loss = self._loss(outputs, y)
@@ -68,11 +68,11 @@ class LoopedGradients(Gradients):
                 return weight, value, int(right_answers(outputs[:own], y[:own]).sum())
         return 0.0, 0.0, 0
 
-    def _batch(self, number: int, taken: Chunk, gifts: Gifts) -> tuple[Tensor, Tensor]:
+    def _batch(self, number: int, taken: Chunk, messages: SampleMessages) -> tuple[Tensor, Tensor]:
         """Return a device's own samples, then what the others share."""
         parts = [self._lookup([number], [taken])] if len(taken) else []
-        if gifts.received(np.array([number]))[0]:
-            parts.append(gifts.of_others(number, self._lookup.gifts))
+        if messages.received(np.array([number]))[0]:
+            parts.append(messages.of_others(number, self._lookup.messages))
         if len(parts) == 1:
             return parts[0]
         x, y = zip(*parts, strict=True)
@@ -89,14 +89,14 @@ class SeparateGradients(Gradients):
 
     description = "per device, kept apart"
 
-    def __init__(self, exchange: FleetExchange, one_by_one: Gradients) -> None:
+    def __init__(self, exchange: ClusterExchange, one_by_one: Gradients) -> None:
         self._exchange = exchange
         self._one_by_one = one_by_one
 
-    def add_up(self, numbers: Sequence[int], taken: Sequence[Chunk], gifts: Gifts = NO_GIFTS) -> Shares:
+    def add_up(self, numbers: Sequence[int], taken: Sequence[Chunk], messages: SampleMessages = NO_MESSAGES) -> Shares:
         shares = []
         for number, chunk in zip(numbers, taken, strict=True):
-            shares.append(self._one_by_one.add_up([number], [chunk], gifts))
+            shares.append(self._one_by_one.add_up([number], [chunk], messages))
             self._exchange.take_update(number)
         return Shares.concatenate(shares)
 
@@ -134,9 +134,9 @@ class BatchedGradients(Gradients):
         convolves = any(isinstance(part, _ConvNd) for part in learner.model.modules())
         return not convolves and sum(p.numel() for p in learner.exchange.parameters) <= _SMALL_NETWORK
 
-    def add_up(self, numbers: Sequence[int], taken: Sequence[Chunk], gifts: Gifts = NO_GIFTS) -> Shares:
-        if gifts:
-            return self._one_by_one.add_up(numbers, taken, gifts)
+    def add_up(self, numbers: Sequence[int], taken: Sequence[Chunk], messages: SampleMessages = NO_MESSAGES) -> Shares:
+        if messages:
+            return self._one_by_one.add_up(numbers, taken, messages)
         shares = Shares(np.zeros(len(numbers)), np.zeros(len(numbers)), np.zeros(len(numbers), dtype=np.int64))
         order = sorted(range(len(taken)), key=lambda place: len(taken[place]))  # alike in size: little to fill up
         for start in range(0, len(order), self._at_once):

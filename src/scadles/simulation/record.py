@@ -78,7 +78,7 @@ class Record:
         waited_s = np.array([device.wait_s for device in done.members])
         computed_s = np.array([device.compute_s for device in done.members])
         self._seconds[:, done.present] += waited_s, computed_s, done.duration_s - waited_s - computed_s
-        self._slowest_steps[done.outcome.slowest] += 1
+        self._slowest_steps[done.result.slowest] += 1
         self._bytes_sent += done.bytes_sent
         if self._learns:
             trained = done.reports.weight > 0
@@ -112,7 +112,7 @@ class Record:
                 slowest_steps=int(self._slowest_steps[device.number]),
                 non_finite_steps=device.non_finite_steps,
                 online_accuracy=correct / judged if judged else None,
-                shared=Shared(**device.sharer.describe()) if device.sharer is not None else None,
+                shared=Shared(**device.sender.describe()) if device.sender is not None else None,
             )
 
     def finished(self, reason: str, model_sha256: str, time_s: float) -> None:
@@ -133,7 +133,7 @@ class Record:
         number = device.number
         trained = bool(done.reports.weight[number])
         correct = int(done.correct[number]) if self._learns else None
-        step = device.describe(done.outcome, done.synced_s, trained=trained, correct=correct)
+        step = device.describe(done.result, done.synced_s, trained=trained, correct=correct)
         self._write(number, step, show=first)
         if device.non_finite_steps > self._non_finite[number]:
             self._non_finite[number] = device.non_finite_steps

@@ -10,10 +10,10 @@ import torch
 
 from scadles.device.buffer import Chunk
 from scadles.device.device import Device
-from scadles.device.injection import Injection, SampleFormat, Sharer
+from scadles.device.injection import Injection, SampleFormat, SampleSender
 from scadles.records import Records
 from scadles.simulation.costs import Costs
-from scadles.simulation.gifts import Gift, Gifts
+from scadles.simulation.injected import SampleMessage, SampleMessages
 
 Labels = Callable[[int, np.ndarray], np.ndarray]
 
@@ -22,23 +22,23 @@ class Shared(NamedTuple):
     """What a step's sharing came to.
 
     Attributes:
-        gifts: what was shared.
+        messages: what was shared.
         arrived_s: the stream time at which everything is there that a device gets, float64 ``[N]``.
         bytes_sent: that left all devices for it, and the hub of a star.
     """
 
-    gifts: Gifts
+    messages: SampleMessages
     arrived_s: np.ndarray
     bytes_sent: int
 
 
 class Sharing:
-    """Lets the sharers of a step share.
+    """Lets the senders of a step share.
 
     Args:
         injection: who shares how much.
         form: how samples travel.
-        labels: (device, stream offsets) to labels, for consent that depends on them.
+        labels: (device, stream offsets) to labels, for the sharing policy that depends on them.
         costs: of the devices and links.
     """
 
@@ -49,7 +49,7 @@ class Sharing:
         self._costs = costs
 
     def share(self, members: Sequence[Device], gathered_s: np.ndarray, began_s: float, step: int) -> Shared:
-        """Let the sharers among these devices share of what they have taken.
+        """Let the senders among these devices share of what they have taken.
 
         Args:
             members: that are on when the step begins, ascending.
@@ -63,21 +63,21 @@ class Sharing:
         turn = [d for d in turn if availability.next_change(d.number, began_s) > gathered_s[d.number]]
         copies = self._costs.copies(len(members))
         if not turn or not copies:
-            return Shared(Gifts([]), np.zeros(len(gathered_s)), 0)
-        gifts = [self._give(d.sharer, d.taken, step, copies) for d in turn if d.sharer is not None]
-        sizes = np.array([self._form.message_bytes(len(gift.places)) for gift in gifts])
-        numbers, senders = np.array(list(by_number)), np.array([gift.number for gift in gifts])
+            return Shared(SampleMessages([]), np.zeros(len(gathered_s)), 0)
+        messages = [self._give(d.sender, d.taken, step, copies) for d in turn if d.sender is not None]
+        sizes = np.array([self._form.message_bytes(len(message.indices)) for message in messages])
+        numbers, senders = np.array(list(by_number)), np.array([message.number for message in messages])
         arrivals = self._costs.share(numbers, senders, sizes, gathered_s[senders], step, began_s)
         arrived_s = np.zeros(len(gathered_s))
         arrived_s[numbers] = arrivals.at_s
-        return Shared(Gifts(gifts), arrived_s, arrivals.bytes_sent)
+        return Shared(SampleMessages(messages), arrived_s, arrivals.bytes_sent)
 
-    def _give(self, sharer: Sharer, taken: Chunk, step: int, copies: int) -> Gift:
+    def _give(self, sender: SampleSender, taken: Chunk, step: int, copies: int) -> SampleMessage:
         def labels_at(places: np.ndarray) -> np.ndarray:
             if isinstance(taken, Records):
                 return taken.y[torch.from_numpy(places)].numpy()
-            return self._labels(sharer.device, taken.first_offset + places)
+            return self._labels(sender.device, taken.first_offset + places)
 
-        choice = sharer.choose(step, len(taken), labels_at)
-        offsets = sharer.book(taken, choice, self._form.message_bytes(len(choice.places)), copies)
-        return Gift(sharer.device, taken, choice.places, offsets)
+        choice = sender.choose(step, len(taken), labels_at)
+        offsets = sender.book(taken, choice, self._form.message_bytes(len(choice.indices)), copies)
+        return SampleMessage(sender.device, taken, choice.indices, offsets)

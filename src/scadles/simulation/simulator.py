@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from scadles import assembly
-from scadles.assembly.exchange import build_fleet_exchange
+from scadles.assembly.exchange import build_cluster_exchange
 from scadles.assembly.injection import build_injection, build_sample_format, injects
 from scadles.clock import wall_seconds
 from scadles.config import RunConfig
@@ -26,13 +26,13 @@ from scadles.simulation.costs import Costs
 from scadles.simulation.gradients import Lookup, LossFunction
 from scadles.simulation.record import Record, evenly_chosen
 from scadles.simulation.sharing import Sharing
-from scadles.simulation.statistics import FleetStatistics
+from scadles.simulation.statistics import ClusterStatistics
 from scadles.training.evaluation import Evaluator, Score
 from scadles.training.fingerprint import fingerprint
-from scadles.training.outcome import Ending, compose
+from scadles.training.run_statistics import RunStatistics
 from scadles.training.schedule import Schedule
 from scadles.training.signals import StopRequest
-from scadles.training.tally import Tally
+from scadles.training.summarise import RunEnd, compose
 
 # Of more devices with a model of their own, so many are tested, evenly chosen: a test of each costs a whole test set.
 _MOST_TESTED = 64
@@ -66,10 +66,10 @@ class Simulator:
         torch.manual_seed(derive_seed(config.seed, "torch", 0))
         # in the in-memory fabric all simulated devices are one end: their sum is already there
         self._fabric = LocalFabric.create(1)[0]
-        exchange = build_fleet_exchange(config, model, self._fabric)
+        exchange = build_cluster_exchange(config, model, self._fabric)
         self._learner = assembly.build_learner(config, dataset, model, optimizer, exchange)
-        self._devices = assembly.build_fleet(config, dataset, self._learner)
-        self._statistics = FleetStatistics(model, config.devices)
+        self._devices = assembly.build_devices(config, dataset, self._learner)
+        self._statistics = ClusterStatistics(model, config.devices)
         lookup = Lookup(dataset, assembly.build_partition(config, dataset), self._learner)
         self._learns = not isinstance(model, Nothing)
         self._gradients = choose_gradients(config, self._learner, lookup, loss, self._statistics)
@@ -86,7 +86,7 @@ class Simulator:
         local = bool(self._statistics) and config.aggregation.batchnorm == "local"
         self._tested = evenly_chosen(_MOST_TESTED, config.devices) if local else ()
         self._schedule = Schedule(config)
-        self._tally = Tally()
+        self._run_statistics = RunStatistics()
         self._stop = StopRequest()
         self._reason: str | None = None
         self._evaluated_at = -1
@@ -106,11 +106,11 @@ class Simulator:
 
     def _on_step(self, done: StepDone) -> bool:
         self._record.step(done)
-        self._tally.steps += 1
-        self._tally.lr_scale += done.outcome.lr_scale
+        self._run_statistics.steps += 1
+        self._run_statistics.lr_scale += done.result.lr_scale
         if self._schedule.evaluation_due(self._learner):
             self._evaluate()
-        self._reason = self._schedule.reason_to_end(self._learner, self._tally)
+        self._reason = self._schedule.reason_to_end(self._learner, self._run_statistics)
         if self._stop.wanted:
             self._reason = "stopped"
         if self._reason is None and self._learner.step_number % self._config.checkpoint.every_steps == 0:
@@ -125,7 +125,7 @@ class Simulator:
         self._share_statistics()
         score = Score.of(self._count(self._test), now_s, own=bool(self._tested))
         target = self._config.target_accuracy
-        self._tally.evaluated(score.accuracy, now_s, target, score.per_label, score.spread)
+        self._run_statistics.evaluated(score.accuracy, now_s, target, score.per_label, score.spread)
         self._record.evaluated(score, dict(zip(self._tested, score.own, strict=True)))
         self._schedule.evaluated(self._learner)
 
@@ -152,10 +152,10 @@ class Simulator:
         model_sha256 = fingerprint(self._learner.model, buffers=self._config.aggregation.batchnorm == "aggregate")
         now_s = self._cluster.now_s
         self._record.finished(reason, model_sha256, now_s)
-        ending = Ending(
+        ending = RunEnd(
             time_s=now_s,
             wall_s=wall_seconds() - self._started_wall_s,
-            time_to_target_s=self._tally.time_to_target_s,
+            time_to_target_s=self._run_statistics.time_to_target_s,
             reason=reason,
             model_sha256=model_sha256,
             clock="virtual",
@@ -163,7 +163,9 @@ class Simulator:
             collectives=self._charge.collectives,
             simulated=self._describe(),
         )
-        return compose(self._config, self._learner, self._tally, ending, self._record.rows(), self._record.shown)
+        return compose(
+            self._config, self._learner, self._run_statistics, ending, self._record.rows(), self._record.shown
+        )
 
     def _describe(self) -> Simulated:
         cost = self._config.cost

@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from scadles.exchange.aggregation import BatchNormStatistics
 
 
-class FleetStatistics:
+class ClusterStatistics:
     """A row of running statistics for each device; the shared model holds those of one device at a time.
 
     Args:

@@ -25,7 +25,7 @@ class Retention:
     megabytes: float | None = None
 
 
-class Tally:
+class DeliveryCounts:
     """What became of the records of one topic. A producer writes it, anybody reads it.
 
     Attributes:
@@ -51,10 +51,10 @@ class Producer(ABC):
     says so, and takes nothing until :meth:`serve` has made room.
 
     Attributes:
-        tallies: what became of the records, one for each topic.
+        counts: what became of the records, one for each topic.
     """
 
-    tallies: Sequence[Tally]
+    counts: Sequence[DeliveryCounts]
 
     @abstractmethod
     def open(self, create: Retention | None) -> None:

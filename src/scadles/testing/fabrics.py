@@ -94,16 +94,16 @@ def swap_brings_each_row_to_its_device(fabric: Fabric) -> None:
     for length in (1, 5, 100_000):
         senders, receivers = torch.arange(fabric.size), torch.arange(fabric.size)
         everything = (senders[:, None] * 16 + receivers)[:, :, None] + torch.arange(length) * 7
-        parcels = everything[fabric.rank].to(torch.uint8)
-        before = parcels.clone()
-        arrived = fabric.swap(parcels, f"checking a swap of {length}")
+        rows = everything[fabric.rank].to(torch.uint8)
+        before = rows.clone()
+        arrived = fabric.swap(rows, f"checking a swap of {length}")
         expected = everything[:, fabric.rank].to(torch.uint8)
         _require(arrived.dtype == torch.uint8, f"swapped bytes, got {arrived.dtype}")
-        rows = f"rows begin with {arrived[:, 0].tolist()}, not {expected[:, 0].tolist()}"
-        _require(torch.equal(arrived, expected), rows)
+        said = f"rows begin with {arrived[:, 0].tolist()}, not {expected[:, 0].tolist()}"
+        _require(torch.equal(arrived, expected), said)
         arrived.fill_(_mark(fabric))
         fabric.gather(torch.zeros(1), "waiting for all to have written")
-        _require(torch.equal(parcels, before), "swap changed what it was given, or shares its memory")
+        _require(torch.equal(rows, before), "swap changed what it was given, or shares its memory")
         _require(bool((arrived == _mark(fabric)).all()), "another device wrote into what was swapped")
 
 

@@ -111,11 +111,11 @@ class Evaluator:
         were_training = [(part, part.training) for part in model.modules()]
         model.eval()
         sums = torch.zeros(1 + 2 * self._classes, dtype=torch.float64)
-        place = next(model.parameters()).device
+        torch_device = next(model.parameters()).device
         with torch.no_grad():
             for start in range(0, len(self._y), self._batch_size):
                 rows = slice(start, start + self._batch_size)
-                outputs, labels = model(self._x[rows].to(place)), self._y[rows].to(place)
+                outputs, labels = model(self._x[rows].to(torch_device)), self._y[rows].to(torch_device)
                 right = labels[right_answers(outputs, labels)]
                 sums[0] += float(self._loss(outputs, labels)) * len(labels)
                 sums[1:] += torch.cat([torch.bincount(some.cpu(), minlength=self._classes) for some in (right, labels)])

@@ -35,11 +35,11 @@ from scadles.streams.quarantine import quarantine_path
 from scadles.training.checkpoint import Checkpoint, CheckpointStore
 from scadles.training.evaluation import Evaluator, right_answers
 from scadles.training.fingerprint import agree, fingerprint
-from scadles.training.outcome import summarise, write_outcome
+from scadles.training.run_statistics import RunStatistics
 from scadles.training.saving import restore, save
 from scadles.training.schedule import Schedule
 from scadles.training.signals import StopRequest
-from scadles.training.tally import Tally
+from scadles.training.summarise import summarise, write_results
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class LiveDevice:
         self.config = config
         self.run_dir = run_dir
         self.summary: Summary | None = None
-        self.tally = Tally()
+        self.statistics = RunStatistics()
         self._device = device
         self._learner = device.learner
         self._tools = tools
@@ -139,7 +139,7 @@ class LiveDevice:
                 self._finish()
                 if self._device.rejecting:
                     self._refuse_to_go_on()
-        self._write_outcome()
+        self._write_results()
 
     def batches(self) -> Iterator[Batch]:
         """Yield batches until the run ends; a step in which this device has nothing happens by itself."""
@@ -181,10 +181,10 @@ class LiveDevice:
 
     def _start(self) -> None:
         if self._checkpoint_to_load is not None:
-            self.tally = restore(self._checkpoint_to_load, self._device, self._schedule)
+            self.statistics = restore(self._checkpoint_to_load, self._device, self._schedule)
             self._checkpoint_to_load = None
             self._tools.checkpoints.discard_after(self._learner.step_number)
-            self._ended_by = self._schedule.reason_to_end(self._learner, self.tally)
+            self._ended_by = self._schedule.reason_to_end(self._learner, self.statistics)
         else:
             self._device.intake.open()
         if self._resuming:
@@ -201,7 +201,7 @@ class LiveDevice:
         bad_before, size = device.non_finite_steps, device.batch_size
         event, asked_to_stop = device.step(loss, stop=self._stop.wanted, correct=correct)
         self._record(event)
-        self.tally.add(event, self.rank)
+        self.statistics.add(event, self.rank)
         if device.non_finite_steps > bad_before:
             self._emit(NonFinite, batch=size)
         for reason, count, first_offset in device.intake.rejected_since_last_time():
@@ -209,7 +209,7 @@ class LiveDevice:
         self._tell()
         if self._schedule.evaluation_due(self._learner):
             self._evaluate()
-        self._ended_by = "stopped" if asked_to_stop else self._schedule.reason_to_end(self._learner, self.tally)
+        self._ended_by = "stopped" if asked_to_stop else self._schedule.reason_to_end(self._learner, self.statistics)
         if device.rejecting:
             self._ended_by = "rejected"
         if self._ended_by is None and self._learner.step_number % self.config.checkpoint.every_steps == 0:
@@ -221,7 +221,7 @@ class LiveDevice:
         if self._ended_by is None:
             self._stop.ask()
             self._owes_step = False
-            self._device.give_back()
+            self._device.undo_collect()
             self._complete(None)
 
     def _finish(self) -> None:
@@ -232,20 +232,20 @@ class LiveDevice:
         self.summary = summarise(
             self._device,
             self.config,
-            self.tally,
+            self.statistics,
             ended_by=str(self._ended_by),
             wall_s=wall_seconds() - self._started_wall_s,
             model_sha256=model_sha256,
         )
 
-    def _write_outcome(self) -> None:
+    def _write_results(self) -> None:
         if self.summary is not None and self.rank == 0:
-            write_outcome(self.summary, self.model, self.run_dir, self._tools.draw)
+            write_results(self.summary, self.model, self.run_dir, self._tools.draw)
 
     def _refuse_to_go_on(self) -> None:
-        """End the run with an error on all devices, once its outcome is written."""
-        self._write_outcome()
-        self._device.fabric.gather(torch.zeros(1), "writing the outcome")
+        """End the run with an error on all devices, once its results are written."""
+        self._write_results()
+        self._device.fabric.gather(torch.zeros(1), "writing the results")
         devices = self._device.rejecting
         who = f"device{'s' if len(devices) > 1 else ''} {', '.join(map(str, devices))}"
         raise DataError(
@@ -274,7 +274,7 @@ class LiveDevice:
         phase = f"test after step {self._learner.step_number}"
         score = self._tools.evaluator.score(self.model, phase, self.clock_now_s)
         target = self.config.target_accuracy
-        self.tally.evaluated(score.accuracy, self.clock_now_s, target, score.per_label, score.spread)
+        self.statistics.evaluated(score.accuracy, self.clock_now_s, target, score.per_label, score.spread)
         self._emit(
             Evaluation,
             accuracy=score.accuracy,
@@ -292,7 +292,7 @@ class LiveDevice:
         self._share_statistics()
         model_sha256 = self._check_same_model()
         ledger = self._device.intake.describe()
-        position = save(self._device, self.tally, self._schedule, self._tools.checkpoints)
+        position = save(self._device, self.statistics, self._schedule, self._tools.checkpoints)
         self._emit(CheckpointWritten, position=position, ledger=ledger, model_sha256=model_sha256)
         return model_sha256
 

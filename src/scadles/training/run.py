@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from scadles import assembly
 from scadles._version import __version__
-from scadles.assembly.holdings import draw_holdings
+from scadles.assembly.label_distribution import draw_label_distribution
 from scadles.clock import Clock, WallClock, timestamp, timestamp_number
 from scadles.config import RunConfig, load_config
 from scadles.data import Dataset
@@ -122,12 +122,12 @@ def join(
     """
     settings = _settings(config, fabric)
     dataset = assembly.build_dataset(settings)
-    place = _place(settings, model)
-    fabric = fabric or assembly.build_fabric(settings, place)
+    torch_device = _torch_device(settings, model)
+    fabric = fabric or assembly.build_fabric(settings, torch_device)
     try:
         run_dir = _run_folder(settings, out, fabric, resume=resume)
         torch.manual_seed(derive_seed(settings.seed, "torch", fabric.rank))
-        network = _whole(assembly.build_network(settings, dataset, model)).to(place)
+        network = _materialised(assembly.build_network(settings, dataset, model)).to(torch_device)
         store = CheckpointStore(run_dir, fabric.rank, settings.checkpoint.keep)
         checkpoint = _newest(store, fabric) if resume else None
         fabric.broadcast(list(network.state_dict().values()), "initial model")
@@ -154,7 +154,7 @@ def _settings(config: ConfigLike, fabric: Fabric | None) -> RunConfig:
     return load_config(settings, ["devices=1"])
 
 
-def _place(settings: RunConfig, model: nn.Module | None) -> torch.device:
+def _torch_device(settings: RunConfig, model: nn.Module | None) -> torch.device:
     """Return where the model lives: where the user put it, else on this process's GPU where there is one."""
     if model is not None and (parameter := next(model.parameters(), None)) is not None:
         return parameter.device
@@ -163,7 +163,7 @@ def _place(settings: RunConfig, model: nn.Module | None) -> torch.device:
     return torch.device("cpu")
 
 
-def _whole(network: nn.Module) -> nn.Module:
+def _materialised(network: nn.Module) -> nn.Module:
     """Return ``network`` once all its parameters are there."""
     lazy = (UninitializedParameter, UninitializedBuffer)
     if any(isinstance(tensor, lazy) for tensor in (*network.parameters(), *network.buffers())):
@@ -255,4 +255,4 @@ def _tools(
 
 def _draw(settings: RunConfig, dataset: Dataset, folder: RunFolder) -> None:
     plot_run(folder, folder.path / PICTURE_FILE)
-    draw_holdings(settings, dataset, folder.path)
+    draw_label_distribution(settings, dataset, folder.path)

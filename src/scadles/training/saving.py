@@ -7,11 +7,11 @@ from dataclasses import asdict
 from scadles.device.connected import ConnectedDevice
 from scadles.device.intake import IntakeState
 from scadles.training.checkpoint import Checkpoint, CheckpointStore, kept_back, pack, unpack
+from scadles.training.run_statistics import RunStatistics
 from scadles.training.schedule import Schedule
-from scadles.training.tally import Tally
 
 
-def save(device: ConnectedDevice, tally: Tally, schedule: Schedule, store: CheckpointStore) -> int:
+def save(device: ConnectedDevice, statistics: RunStatistics, schedule: Schedule, store: CheckpointStore) -> int:
     """Write a checkpoint, then let the source forget what is in it; return the offset it would go on from.
 
     Raises:
@@ -23,7 +23,7 @@ def save(device: ConnectedDevice, tally: Tally, schedule: Schedule, store: Check
         "device": device.state(),
         "intake": asdict(intake),
         "exchange": exchange,
-        "tally": tally.up_to_now(device).as_dict(),
+        "tally": statistics.up_to_now(device).as_dict(),
         "next_evaluation_s": schedule.next_evaluation_s,
         "clock_s": device.clock.now(),
     }
@@ -32,7 +32,7 @@ def save(device: ConnectedDevice, tally: Tally, schedule: Schedule, store: Check
     return intake.position
 
 
-def restore(checkpoint: Checkpoint, device: ConnectedDevice, schedule: Schedule) -> Tally:
+def restore(checkpoint: Checkpoint, device: ConnectedDevice, schedule: Schedule) -> RunStatistics:
     """Bring a device to where it was, its stream opened there; return its sums until then.
 
     Raises:
@@ -43,4 +43,4 @@ def restore(checkpoint: Checkpoint, device: ConnectedDevice, schedule: Schedule)
     device.learner.exchange.load(kept_back(checkpoint), state["exchange"])
     device.intake.open(IntakeState(**state["intake"]))
     schedule.next_evaluation_s = state["next_evaluation_s"]
-    return Tally(**state["tally"])
+    return RunStatistics(**state["tally"])

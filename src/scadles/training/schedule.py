@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from scadles.config import RunConfig
 from scadles.device.learner import Learner
-from scadles.training.tally import Tally
+from scadles.training.run_statistics import RunStatistics
 
 
 class Schedule:
@@ -30,10 +30,10 @@ class Schedule:
         every_s = self._config.evaluation.every_s
         self.next_evaluation_s = every_s * (learner.time_s // every_s + 1)
 
-    def reason_to_end(self, learner: Learner, tally: Tally) -> str | None:
+    def reason_to_end(self, learner: Learner, statistics: RunStatistics) -> str | None:
         """Return why the run is over: ``target``, ``steps`` or ``duration``; None while it is not."""
         config = self._config
-        if config.stop_at_target and tally.time_to_target_s is not None:
+        if config.stop_at_target and statistics.time_to_target_s is not None:
             return "target"
         if config.steps is not None and learner.step_number >= config.steps:
             return "steps"

@@ -103,7 +103,7 @@ class TestGather:
     def test_what_is_given_back_comes_again(self):
         device = alone()
         first = device.gather()
-        device.give_back()
+        device.undo_collect()
         event, _ = device.step(None)
         assert (event.batch, event.total_batch, event.offsets, event.loss) == (0, 0, None, None)
         assert device.gather().offsets.tolist() == first.offsets.tolist()
@@ -167,7 +167,7 @@ class TestStep:
                 if spoilt and not broken:
                     device.intake.settle(trained=False)
                     device._taken = None
-                    device.give_back()
+                    device.undo_collect()
                     device.step(None)
                     continue
                 factor = {"loss": math.nan, "infinite loss": math.inf}.get(bad, 1.0) if spoilt else 1.0

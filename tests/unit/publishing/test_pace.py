@@ -10,14 +10,14 @@ from scadles.errors import SourceError
 from scadles.publishing import Feed, Line, Pacer, PublishReport, TopicReport
 from scadles.publishing.pace import GRACE_S, LATE_S, TICK_S
 from scadles.streams import Arrivals, RateProfile
-from scadles.streams.producing import Producer, Tally
+from scadles.streams.producing import DeliveryCounts, Producer
 
 
 class InMemory(Producer):
     """Takes up to ``room`` records at a time and acknowledges ``serves_hz`` of them a second."""
 
     def __init__(self, clock, topics=1, room=1000, serves_hz=math.inf):
-        self.tallies = [Tally() for _ in range(topics)]
+        self.counts = [DeliveryCounts() for _ in range(topics)]
         self.sent = []
         self._clock, self._room, self._serves_hz = clock, room, serves_hz
         self._queue, self._served_s = [], 0.0
@@ -39,8 +39,8 @@ class InMemory(Producer):
         if count:
             self._served_s = now_s
         for topic in self._queue[:count]:
-            self.tallies[topic].acknowledged += 1
-            self.tallies[topic].last_s = now_s
+            self.counts[topic].acknowledged += 1
+            self.counts[topic].last_s = now_s
         del self._queue[:count]
 
     def waiting(self):
@@ -90,7 +90,7 @@ def test_every_record_leaves_when_it_is_due_and_no_delay_adds_up():
         mine = [(number, time_s) for where, number, time_s in producer.sent if where == topic]
         assert [number for number, _ in mine] == list(range(int(20 * rate)))
         assert all(-1e-9 <= time_s - (number + 1) / rate <= 1.01 * TICK_S for number, time_s in mine)
-    assert [tally.acknowledged for tally in producer.tallies] == [1000, 140, 6000]
+    assert [counted.acknowledged for counted in producer.counts] == [1000, 140, 6000]
 
 
 def test_late_records_leave_at_once_and_are_counted():
@@ -112,7 +112,7 @@ def test_a_full_queue_delays_and_loses_nothing():
     [line] = lines_to(producer, 100.0, records=400)
     paced([line], clock, math.inf)
     assert [number for _, number, _ in producer.sent] == list(range(400))
-    assert producer.tallies[0].acknowledged == 400
+    assert producer.counts[0].acknowledged == 400
     assert clock.now() > 4.5
     report = TopicReport.of("t", line, clock.now())
     assert (report.wanted_hz, report.sent, report.failed) == (pytest.approx(100), 400, 0)
@@ -161,7 +161,7 @@ def test_a_quiet_stream_is_no_silent_server():
     clock = VirtualClock()
     producer = InMemory(clock)
     paced(lines_to(producer, 0.01), clock, 350.0)
-    assert producer.tallies[0].acknowledged == 3
+    assert producer.counts[0].acknowledged == 3
 
 
 def test_the_table_adds_topics_up(capsys):
@@ -169,7 +169,7 @@ def test_the_table_adds_topics_up(capsys):
     producer = InMemory(clock, 2)
     lines = lines_to(producer, 50.0, 38.0)
     paced(lines, clock, 10.0)
-    producer.tallies[1].failed, producer.tallies[1].problem = 2, "message too odd"
+    producer.counts[1].failed, producer.counts[1].problem = 2, "message too odd"
     report = PublishReport([TopicReport.of(f"t{line.topic}", line, 10.0) for line in lines], 10.0, stopped=False)
     report.print()
     printed = capsys.readouterr().out

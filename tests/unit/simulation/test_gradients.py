@@ -13,7 +13,7 @@ from scadles.errors import ConfigError
 from scadles.simulation.choice import choose_gradients
 from scadles.simulation.gradients import FusedGradients, NoGradients, chunks, mixes_samples
 from scadles.simulation.per_device import BatchedGradients, LoopedGradients
-from scadles.simulation.statistics import FleetStatistics
+from scadles.simulation.statistics import ClusterStatistics
 
 CLASSES = 3
 
@@ -41,7 +41,7 @@ class Touchy(nn.Module):
 
 
 def make(kind, learner, lookup, devices):
-    looped = LoopedGradients(learner, lookup, cross_entropy, FleetStatistics(learner.model, devices))
+    looped = LoopedGradients(learner, lookup, cross_entropy, ClusterStatistics(learner.model, devices))
     return {"looped": looped, "batched": BatchedGradients(learner, lookup, looped)}.get(
         kind, FusedGradients(learner, lookup, looped)
     )
@@ -139,7 +139,7 @@ class TestChoice:
     def choose(self, learner_of, lookup_of, model, loss=cross_entropy, **simulation):
         config = load_config({"steps": 1, "devices": 4, "simulation": simulation})
         learner = learner_of(model, 4)
-        return choose_gradients(config, learner, lookup_of(learner, 4), loss, FleetStatistics(model, 4))
+        return choose_gradients(config, learner, lookup_of(learner, 4), loss, ClusterStatistics(model, 4))
 
     def test_fused_where_that_is_exact(self, learner_of, lookup_of):
         assert self.choose(learner_of, lookup_of, network()).description == "fused"

@@ -13,22 +13,22 @@ from scadles.observe import RunFolder
 from scadles.records import Span
 from scadles.simulation import simulate
 from scadles.simulation.collectives import share_by_hub, share_directly
-from scadles.simulation.gifts import Gift, Gifts
 from scadles.simulation.gradients import FusedGradients
+from scadles.simulation.injected import SampleMessage, SampleMessages
 from scadles.simulation.per_device import LoopedGradients
-from scadles.simulation.statistics import FleetStatistics
+from scadles.simulation.statistics import ClusterStatistics
 
 DEVICES = 5
 OWN = [6, 0, 9, 4, 1]  # device 1 has nothing of its own
 
 
-def gift(number, first, places):
+def message(number, first, places):
     places = np.array(places)
-    return Gift(number, Span(first, 10), places, first + places)
+    return SampleMessage(number, Span(first, 10), places, first + places)
 
 
-def gifts():
-    return Gifts([gift(0, 0, [1, 4]), gift(2, 6, [0, 3, 8]), gift(3, 9, [])])
+def sample_messages():
+    return SampleMessages([message(0, 0, [1, 4]), message(2, 6, [0, 3, 8]), message(3, 9, [])])
 
 
 def model():
@@ -45,11 +45,11 @@ def model():
 def test_the_sum_is_that_of_plain_torch(learner_of, lookup_of, take, mean, way):
     learner = learner_of(model(), DEVICES, mean)
     lookup = lookup_of(learner, DEVICES)
-    looped = LoopedGradients(learner, lookup, cross_entropy, FleetStatistics(learner.model, DEVICES))
+    looped = LoopedGradients(learner, lookup, cross_entropy, ClusterStatistics(learner.model, DEVICES))
     gradients = looped if way == "looped" else FusedGradients(learner, lookup, looped)
     taken = take(OWN)
     learner.exchange.begin(1.0, "gradients")
-    shares = gradients.add_up(list(range(DEVICES)), taken, gifts())
+    shares = gradients.add_up(list(range(DEVICES)), taken, sample_messages())
     found = [p.grad.clone() for p in learner.exchange.parameters]
 
     shared = {0: [1, 4], 2: [6, 9, 14]}
@@ -71,12 +71,12 @@ def test_a_giver_that_went_off_still_counts_for_the_others(learner_of, lookup_of
     """It gives its own samples back; what it had shared is trained on by those who got it."""
     learner = learner_of(model(), DEVICES)
     lookup = lookup_of(learner, DEVICES)
-    looped = LoopedGradients(learner, lookup, cross_entropy, FleetStatistics(learner.model, DEVICES))
+    looped = LoopedGradients(learner, lookup, cross_entropy, ClusterStatistics(learner.model, DEVICES))
     numbers, taken = [1, 3, 4], [take(OWN)[i] for i in (1, 3, 4)]
     sums = []
     for way in (looped, FusedGradients(learner, lookup, looped)):
         learner.exchange.begin(1.0, "gradients")
-        shares = way.add_up(numbers, taken, gifts())
+        shares = way.add_up(numbers, taken, sample_messages())
         assert shares.weights.tolist() == [5, 9, 6]
         sums.append(torch.cat([p.grad.flatten().clone() for p in learner.exchange.parameters]))
     torch.testing.assert_close(*sums, rtol=1e-10, atol=1e-12)
@@ -126,7 +126,7 @@ def run(folder, **settings):
     return simulate(given | settings, out=folder, quiet=True), RunFolder(folder)
 
 
-def test_devices_wait_for_the_sharers_and_pay_for_what_they_send(tmp_path):
+def test_devices_wait_for_the_senders_and_pay_for_what_they_send(tmp_path):
     free, freely = run(tmp_path / "free")
     paid, slowly = run(tmp_path / "paid", cost={"link": {"up_bps": 8e4, "down_bps": 8e4}})
     for device in range(4):

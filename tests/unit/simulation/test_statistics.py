@@ -3,7 +3,7 @@ from torch import nn
 
 from scadles.exchange.aggregation import BatchNormStatistics
 from scadles.fabric import LocalFabric
-from scadles.simulation.statistics import FleetStatistics
+from scadles.simulation.statistics import ClusterStatistics
 
 
 def network():
@@ -36,43 +36,43 @@ def test_devices_that_share_a_model_average_as_those_that_do_not(in_threads):
 
     expected = in_threads(LocalFabric.create(3), work)
     shared = network()
-    fleet = FleetStatistics(shared, 3)
+    cluster = ClusterStatistics(shared, 3)
     for turn in range(2):
         for device in range(2):
             x = batches(device)[turn]
-            fleet.load(device)
+            cluster.load(device)
             shared(x)
-            fleet.keep(device, len(x))
-    fleet.average()
+            cluster.keep(device, len(x))
+    cluster.average()
     for theirs in expected:
         torch.testing.assert_close(buffers(shared), theirs, rtol=1e-6, atol=1e-7)
     for device in range(3):
-        fleet.load(device)
+        cluster.load(device)
         torch.testing.assert_close(buffers(shared), expected[0], rtol=1e-6, atol=1e-7)
 
 
 def test_statistics_that_are_not_finite_do_not_spread():
     model = network()
-    fleet = FleetStatistics(model, 2)
+    cluster = ClusterStatistics(model, 2)
     for device, factor in enumerate((1.0, torch.inf)):
-        fleet.load(device)
+        cluster.load(device)
         model(batches(device)[0] * factor)
-        fleet.keep(device, 5)
-    fleet.average()
+        cluster.keep(device, 5)
+    cluster.average()
     assert bool(buffers(model).isfinite().all())
 
 
 def test_nobody_trained_nothing_changes():
     model = network()
     before = buffers(model).clone()
-    fleet = FleetStatistics(model, 2)
-    fleet.average()
+    cluster = ClusterStatistics(model, 2)
+    cluster.average()
     assert torch.equal(buffers(model), before)
 
 
 def test_a_model_without_batchnorm_has_none():
-    fleet = FleetStatistics(nn.Linear(2, 2), 10_000)
-    assert not fleet
-    fleet.load(3)
-    fleet.keep(3, 8)
-    fleet.average()
+    cluster = ClusterStatistics(nn.Linear(2, 2), 10_000)
+    assert not cluster
+    cluster.load(3)
+    cluster.keep(3, 8)
+    cluster.average()

@@ -140,7 +140,7 @@ def test_a_method_brings_its_own_settings_and_seeds_count_from_the_first(tmp_pat
     ddl, _, scadles, _ = plan({**SMALL, "seed": 7}, {"method": ["ddl", "scadles"]}, ["batch.size=32"], 2, tmp_path)
     assert (ddl.config.batch.rule, scadles.config.batch.rule) == ("fixed", "rate")
     assert (ddl.config.batch.size, ddl.config.seed) == (32, 7)
-    assert scadles.training.run.folder == tmp_path / "method=scadles" / "seed-7"
+    assert scadles.run.folder == tmp_path / "method=scadles" / "seed-7"
 
 
 @given(combinations, combinations)

@@ -8,24 +8,24 @@ import torch
 from torch import Tensor
 
 from scadles.device.injection.message import SampleFormat, Samples
-from scadles.device.injection.sharer import Sharer
+from scadles.device.injection.sender import SampleSender
 from scadles.records import Records
 
 Share = Callable[[Tensor | None, Sequence[int], int, str], dict[int, Tensor]]
 
 
 class SampleExchange:
-    """The samples that a device shares in a step, and those that the other sharers of the step send it.
+    """The samples that a device shares in a step, and those that the other senders of the step send it.
 
     Args:
-        sharer: what this device gives.
+        sender: what this device gives.
         form: how samples travel.
         share: brings a message of each sender to everybody (:meth:`scadles.fabric.Fabric.share`).
         most: samples that one message holds at most.
     """
 
-    def __init__(self, sharer: Sharer, form: SampleFormat, share: Share, most: int) -> None:
-        self.sharer = sharer
+    def __init__(self, sender: SampleSender, form: SampleFormat, share: Share, most: int) -> None:
+        self.sender = sender
         self._form = form
         self._share = share
         self._most_bytes = form.message_bytes(most)
@@ -39,17 +39,17 @@ class SampleExchange:
             now_s: stream time.
 
         Raises:
-            PeerLostError: a sharer did not answer within the deadline.
+            PeerLostError: a sender did not answer within the deadline.
             FabricError: what it sent cannot be used.
         """
-        senders = self.sharer.injection.senders(step)
-        message = self._message(step, batch, now_s) if self.sharer.device in senders else None
+        senders = self.sender.injection.senders(step)
+        message = self._message(step, batch, now_s) if self.sender.device in senders else None
         received = self._share(message, senders, self._most_bytes, f"samples of step {step}")
         return [self._form.unpack(theirs, sender) for sender, theirs in received.items()]
 
     def _message(self, step: int, batch: Records, now_s: float) -> Tensor:
-        choice = self.sharer.choose(step, len(batch), lambda drawn: batch.y[torch.from_numpy(drawn)].numpy())
-        chosen = torch.from_numpy(choice.places)
+        choice = self.sender.choose(step, len(batch), lambda drawn: batch.y[torch.from_numpy(drawn)].numpy())
+        chosen = torch.from_numpy(choice.indices)
         message = self._form.pack(torch.as_tensor(batch.x)[chosen], batch.y[chosen], now_s)
-        self.sharer.book(batch, choice, len(message), self.sharer.injection.devices - 1)
+        self.sender.book(batch, choice, len(message), self.sender.injection.devices - 1)
         return message

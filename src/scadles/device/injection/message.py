@@ -1,4 +1,4 @@
-"""Samples as bytes: a sharer's one message to everybody, and the checks that it must pass.
+"""Samples as bytes: a sender's one message to everybody, and the checks that it must pass.
 
 All numbers are little-endian::
 

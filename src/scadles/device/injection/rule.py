@@ -16,7 +16,7 @@ class Injection:
     """Each step a random ``ceil(alpha N)`` of the devices share a random ``int(beta b)`` of the samples of their
     present batch with all others (paper, section IV, data injection).
 
-    Every device draws the same sharers from (seed, step), so that nobody needs to be told who will send.
+    Every device draws the same senders from (seed, step), so that nobody needs to be told who will send.
 
     Args:
         alpha: share of the devices, above 0, at most 1.
@@ -25,7 +25,7 @@ class Injection:
         seed: of the run.
 
     >>> injection = Injection(alpha=0.25, beta=0.5, devices=10, seed=0)
-    >>> len(injection.senders(step=1)), len(injection.places(device=3, step=1, size=39))
+    >>> len(injection.senders(step=1)), len(injection.indices(device=3, step=1, size=39))
     (3, 19)
     """
 
@@ -41,7 +41,7 @@ class Injection:
         drawn = numpy_generator(self._seed, "injection", step).permutation(self.devices)[: self._senders_each_step]
         return tuple(np.sort(drawn).tolist())
 
-    def places(self, device: int, step: int, size: int) -> np.ndarray:
+    def indices(self, device: int, step: int, size: int) -> np.ndarray:
         """Return which of the ``size`` samples of its batch a device shares, if it does, int64 ascending."""
         generator = numpy_generator(self._seed, device, "injection", step)
         return np.sort(generator.permutation(size)[: self.count(size)])

@@ -1,7 +1,7 @@
 """How gradients become one: weights, the exchange, the learning-rate scale, BatchNorm statistics."""
 
 from scadles.exchange.aggregation.batchnorm import BatchNormStatistics
-from scadles.exchange.aggregation.exchange import GradientExchange
+from scadles.exchange.aggregation.dense import GradientExchange
 from scadles.exchange.aggregation.learning_rate import LearningRate, scaling_for
 from scadles.exchange.aggregation.reports import REJECTS_TOO_MUCH, Report, Reports
 

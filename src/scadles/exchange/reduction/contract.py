@@ -61,7 +61,7 @@ class Collectives(Protocol):
 
     def gather(self, values: Tensor, phase: str) -> Tensor: ...
 
-    def swap(self, parcels: Tensor, phase: str) -> Tensor: ...
+    def swap(self, rows: Tensor, phase: str) -> Tensor: ...
 
 
 class SparseReducer(ABC):
@@ -116,9 +116,9 @@ class SparseReducer(ABC):
             WireError: a message that is not what its device sent, or is about something else; it names the device.
         """
         self._check(v)
-        parcels = self.begin(v, step)
+        slice_messages = self.begin(v, step)
         # a fabric of GPUs returns what it brings on a GPU
-        received = None if parcels is None else self._fabric.swap(parcels, phase).cpu()
+        received = None if slice_messages is None else self._fabric.swap(slice_messages, phase).cpu()
         message = self.message(received, scalars, step, phase)
         reduction = self.settle(self.add_up(self._fabric.gather(message, phase).cpu(), step, phase))
         if v.device.type == "cpu":
@@ -128,11 +128,11 @@ class SparseReducer(ABC):
 
     @abstractmethod
     def begin(self, v: Tensor, step: int) -> Tensor | None:
-        """Pick what is sent; return parcels for all devices, uint8 ``[size, m]``, where such are swapped first."""
+        """Pick what is sent; return a message for each device, uint8 ``[size, m]``, where such are swapped first."""
 
     @abstractmethod
     def message(self, received: Tensor | None, scalars: Sequence[float], step: int, phase: str) -> Tensor:
-        """Return the message for everybody, uint8 ``[m]``, made of the parcels that came."""
+        """Return the message for everybody, uint8 ``[m]``, made of those that came."""
 
     @abstractmethod
     def add_up(self, messages: Tensor, step: int, phase: str) -> Sums:
@@ -183,10 +183,10 @@ def reduce_together(
     Returns:
         What each device gets; they share one total.
     """
-    parcels = [reducer.begin(v, step) for reducer, v in zip(reducers, updates, strict=True)]
+    slice_messages = [reducer.begin(v, step) for reducer, v in zip(reducers, updates, strict=True)]
     messages = []
     for rank, reducer in enumerate(reducers):
-        sent = [rows[rank] for rows in parcels if rows is not None]
+        sent = [rows[rank] for rows in slice_messages if rows is not None]
         messages.append(reducer.message(torch.stack(sent) if sent else None, scalars[rank], step, phase))
     sums = reducers[0].add_up(torch.stack(messages), step, phase)
     return [reducer.settle(sums) for reducer in reducers]

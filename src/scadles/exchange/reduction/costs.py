@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 from scadles.exchange.compression import budget_bytes
-from scadles.exchange.reduction.parcels import parcel_bytes
+from scadles.exchange.reduction.slice_messages import slice_message_bytes
 
 _GLOO_BYTES = 144
 
@@ -16,7 +16,7 @@ class Volume(NamedTuple):
 
     Attributes:
         name: of the way: ``gather`` or ``split``, ``dense`` for a ring all-reduce of everything.
-        parcel_bytes: of each of the parcels that are swapped, 0 where none are.
+        slice_message_bytes: of each of the messages that are swapped, 0 where none are.
         message_bytes: of the message that is gathered, or of the vector that is reduced.
         messages: how many messages leave the device.
         bytes_sent: what they hold.
@@ -24,7 +24,7 @@ class Volume(NamedTuple):
     """
 
     name: str
-    parcel_bytes: int
+    slice_message_bytes: int
     message_bytes: int
     messages: int
     bytes_sent: int
@@ -82,9 +82,10 @@ def split_volume(n: int, k: int, size: int, value_type: str = "int8", scalars: i
     256 131
     """
     span, count = -(-n // size), -(-min(k, n) // size)
-    parcel, message = parcel_bytes(span, count, value_type), parcel_bytes(span, count, value_type, scalars)
+    to_owner = slice_message_bytes(span, count, value_type)
+    to_all = slice_message_bytes(span, count, value_type, scalars)
     rounds = min(2 * (size - 1), 2)
-    return Volume("split", parcel, message, rounds * (size - 1), (size - 1) * (parcel + message), rounds)
+    return Volume("split", to_owner, to_all, rounds * (size - 1), (size - 1) * (to_owner + to_all), rounds)
 
 
 def choose_reducer(

@@ -16,7 +16,7 @@ from scadles.errors import CheckpointError
 from scadles.exchange.compression import Sparse, WireError, decode_dense, dense_bytes, encode_dense, squared_norm
 from scadles.exchange.reduction.contract import Collectives, Reduction, SparseReducer, Sums, as_float32, whose_fault
 from scadles.exchange.reduction.costs import Volume
-from scadles.exchange.reduction.whole import All
+from scadles.exchange.reduction.quantized_dense import All
 from scadles.seeding import numpy_generator
 
 
@@ -46,7 +46,7 @@ class Plan:
         whole: the other parts of an update, in its order.
 
     >>> plan = Plan.of([(10,), (10, 64), (64,), (64, 64)], ratio=0.12)
-    >>> plan.rank, plan.parcel_floats + plan.message_floats, plan.n
+    >>> plan.rank, plan.left_factor_floats + plan.message_floats, plan.n
     (2, 478, 4810)
     """
 
@@ -88,7 +88,7 @@ class Plan:
         )
 
     @property
-    def parcel_floats(self) -> int:
+    def left_factor_floats(self) -> int:
         """How many floats all left factors have."""
         return self.rank * sum(matrix.rows for matrix in self.matrices)
 
@@ -152,7 +152,7 @@ class PowerSgdReducer(SparseReducer):
     ) -> None:
         self.plan = Plan.of(shapes, ratio)
         super().__init__(fabric, All(self.plan.n), self.plan.n, value_type)
-        self.k = self.plan.parcel_floats + self.plan.message_floats
+        self.k = self.plan.left_factor_floats + self.plan.message_floats
         self._seed = seed
         # factors lie in rows, so that values of like scale are neighbours on the wire
         self._left_sizes = [self.plan.rank * matrix.rows for matrix in self.plan.matrices]
@@ -173,7 +173,7 @@ class PowerSgdReducer(SparseReducer):
 
     def message(self, received: Tensor | None, scalars: Sequence[float], step: int, phase: str) -> Tensor:
         rows = () if received is None else received
-        sums = torch.zeros(self.plan.parcel_floats)
+        sums = torch.zeros(self.plan.left_factor_floats)
         for sender, row in enumerate(rows):
             sums += self._opened(row, len(sums), sender, step, 0, phase)[1]
         self._lefts = [_orthonormal(left) for left in self._factors(sums, self._left_sizes)]
@@ -219,7 +219,9 @@ class PowerSgdReducer(SparseReducer):
 
     def volume(self, scalars: int) -> Volume:
         plan = self.plan
-        return powersgd_volume(plan.parcel_floats, plan.message_floats, self._fabric.size, self.value_type, scalars)
+        return powersgd_volume(
+            plan.left_factor_floats, plan.message_floats, self._fabric.size, self.value_type, scalars
+        )
 
     def _factor(self, size: int) -> tuple[int, int]:
         return self.plan.rank, size // self.plan.rank
@@ -266,17 +268,17 @@ class PowerSgdReducer(SparseReducer):
 
 
 def powersgd_volume(
-    parcel_floats: int, message_floats: int, size: int, value_type: str = "int8", scalars: int = 0
+    left_factor_floats: int, message_floats: int, size: int, value_type: str = "int8", scalars: int = 0
 ) -> Volume:
     """Return the volume of left factors that go to everybody, and then of right ones.
 
     >>> powersgd_volume(128, 350, 16, "float16").bytes_sent
     16740
     """
-    parcel = dense_bytes(parcel_floats, value_type, 0) if parcel_floats else 0
-    message = dense_bytes(message_floats, value_type, scalars)
-    rounds = min(size - 1, 1) * (2 if parcel else 1)
-    return Volume("powersgd", parcel, message, rounds * (size - 1), (size - 1) * (parcel + message), rounds)
+    to_owner = dense_bytes(left_factor_floats, value_type, 0) if left_factor_floats else 0
+    to_all = dense_bytes(message_floats, value_type, scalars)
+    rounds = min(size - 1, 1) * (2 if to_owner else 1)
+    return Volume("powersgd", to_owner, to_all, rounds * (size - 1), (size - 1) * (to_owner + to_all), rounds)
 
 
 def _orthonormal(rows: Tensor) -> Tensor:

@@ -14,7 +14,13 @@ from scadles.exchange.compression import Selector, Sparse, WireError, squared_no
 from scadles.exchange.compression.blocks import in_threads
 from scadles.exchange.reduction.contract import Collectives, Reduction, SparseReducer, Sums, as_float32, whose_fault
 from scadles.exchange.reduction.costs import Volume, split_volume
-from scadles.exchange.reduction.parcels import Label, Opened, Packed, open_parcel, pack_parcel
+from scadles.exchange.reduction.slice_messages import (
+    ImplicitHeader,
+    Opened,
+    Packed,
+    open_slice_message,
+    pack_slice_message,
+)
 from scadles.exchange.reduction.slices import balanced_slices, equal_slices
 
 _EVERYBODY = -1
@@ -23,10 +29,10 @@ _EVERYBODY = -1
 class SplitReducer(SparseReducer):
     """Split and reduce, then gather (after Ok-Topk, Li and Hoefler 2022): a volume that does not grow with devices.
 
-    Each device owns a slice of the vector. It gets a parcel of entries from every device, adds them up, and sends the
+    Each device owns a slice of the vector. It gets a message of entries from every device, adds them up, and sends the
     largest ``k / size`` sums to everybody; what is left of the sums, rounding included, it takes into its own residual.
-    Parcels have one size. What does not fit stays with its sender, so the slices' bounds follow the entries that all
-    devices wanted to send: these numbers travel in the parcels, and the next bounds are the same on all devices.
+    Messages have one size. What does not fit stays with its sender, so the slices' bounds follow the entries that all
+    devices wanted to send: these numbers travel in the messages, and the next bounds are the same on all devices.
 
     >>> from scadles.exchange.compression import ExactTopK
     >>> from scadles.fabric import LocalFabric
@@ -50,32 +56,33 @@ class SplitReducer(SparseReducer):
         indices, values = _without_zeros(indices, values)
         cuts = np.searchsorted(indices, self._bounds)
         size = self._fabric.size
-        parcels = torch.empty(size, self.volume(0).parcel_bytes, dtype=torch.uint8)
-        rows = parcels.numpy()
+        messages = torch.empty(size, self.volume(0).slice_message_bytes, dtype=torch.uint8)
+        rows = messages.numpy()
 
         def pack(owner: int) -> Packed:
             part = slice(cuts[owner], cuts[owner + 1])
-            label = self._label(step, self._fabric.rank, owner)
-            return pack_parcel(rows[owner], label, indices[part] - label.start, values[part], part.stop - part.start)
+            header = self._header(step, self._fabric.rank, owner)
+            wanted = part.stop - part.start
+            return pack_slice_message(rows[owner], header, indices[part] - header.start, values[part], wanted)
 
         packed = in_threads(pack, range(size))
-        self._kept_sq = squared_norm(torch.from_numpy(np.concatenate([parcel.values for parcel in packed])))
+        self._kept_sq = squared_norm(torch.from_numpy(np.concatenate([p.values for p in packed])))
         self._picked = _joined([p.indices + start for p, start in zip(packed, self._bounds, strict=False)], packed)
-        return parcels
+        return messages
 
     def message(self, received: Tensor | None, scalars: Sequence[float], step: int, phase: str) -> Tensor:
         rank, size = self._fabric.rank, self._fabric.size
         start, stop = self._bounds[rank : rank + 2].tolist()
         sums, wanted = np.zeros(stop - start, np.float32), 0
         rows = [] if received is None else list(received.numpy())
-        labels = [self._label(step, sender, rank) for sender in range(size)]
-        for parcel in _opened(rows, labels, phase):
-            sums[parcel.indices] += parcel.values
-            wanted += parcel.wanted
+        headers = [self._header(step, sender, rank) for sender in range(size)]
+        for opened in _opened(rows, headers, phase):
+            sums[opened.indices] += opened.values
+            wanted += opened.wanted
         message = torch.empty(self.volume(len(scalars)).message_bytes, dtype=torch.uint8)
-        label = self._label(step, rank, _EVERYBODY, len(scalars))
+        header = self._header(step, rank, _EVERYBODY, len(scalars))
         found = np.flatnonzero(sums)
-        packed = pack_parcel(message.numpy(), label, found, sums[found], wanted, as_float32(scalars).tolist())
+        packed = pack_slice_message(message.numpy(), header, found, sums[found], wanted, as_float32(scalars).tolist())
         sums[packed.indices] -= packed.sent
         self._keep(sums, packed.indices, start, stop)
         return message
@@ -84,14 +91,14 @@ class SplitReducer(SparseReducer):
         total = self._zeros()
         sums = total.numpy()
         scalars = (messages.shape[1] - self.volume(0).message_bytes) // 4
-        labels = [self._label(step, owner, _EVERYBODY, scalars) for owner in range(self._fabric.size)]
-        parcels = _opened(list(messages.numpy()), labels, phase)
+        headers = [self._header(step, owner, _EVERYBODY, scalars) for owner in range(self._fabric.size)]
+        slices = _opened(list(messages.numpy()), headers, phase)
         kept = []
-        for parcel, label in zip(parcels, labels, strict=True):
-            sums[label.start : label.stop][parcel.indices] = parcel.values
-            kept.append(parcel.indices + label.start)
-        bounds = balanced_slices(self._bounds, [parcel.wanted for parcel in parcels], kept)
-        return Sums(total, np.array([parcel.scalars for parcel in parcels], np.float64), bounds)
+        for opened, header in zip(slices, headers, strict=True):
+            sums[header.start : header.stop][opened.indices] = opened.values
+            kept.append(opened.indices + header.start)
+        bounds = balanced_slices(self._bounds, [opened.wanted for opened in slices], kept)
+        return Sums(total, np.array([opened.scalars for opened in slices], np.float64), bounds)
 
     def settle(self, sums: Sums) -> Reduction:
         if sums.bounds is not None:
@@ -113,10 +120,10 @@ class SplitReducer(SparseReducer):
             raise CheckpointError(f"slices of another run: {len(bounds) - 1} of {bounds[-1]} values")
         self._bounds = bounds
 
-    def _label(self, step: int, sender: int, receiver: int, scalars: int = 0) -> Label:
+    def _header(self, step: int, sender: int, receiver: int, scalars: int = 0) -> ImplicitHeader:
         owner = sender if receiver == _EVERYBODY else receiver
         start, stop = self._bounds[owner : owner + 2].tolist()
-        return Label(step, sender, receiver, start, stop, self.value_type, scalars)
+        return ImplicitHeader(step, sender, receiver, start, stop, self.value_type, scalars)
 
     def _keep(self, rest: NDArray[np.float32], passed_on: NDArray[np.int64], start: int, stop: int) -> None:
         """Take less than was sent, by the rest of the sums of this device's slice, of which entries were passed on."""
@@ -141,12 +148,12 @@ def _without_zeros(
 
 
 def _joined(indices: list[NDArray[np.int64]], packed: list[Packed]) -> Sparse:
-    values = np.concatenate([parcel.sent for parcel in packed])
+    values = np.concatenate([p.sent for p in packed])
     return Sparse(torch.from_numpy(np.concatenate(indices)), torch.from_numpy(values))
 
 
-def _opened(rows: list[NDArray[np.uint8]], labels: list[Label], phase: str) -> list[Opened]:
-    """Return the contents of parcels.
+def _opened(rows: list[NDArray[np.uint8]], headers: list[ImplicitHeader], phase: str) -> list[Opened]:
+    """Return the contents of messages.
 
     Raises:
         WireError: a bad one; it names the device.
@@ -154,8 +161,8 @@ def _opened(rows: list[NDArray[np.uint8]], labels: list[Label], phase: str) -> l
 
     def open_one(number: int) -> Opened:
         try:
-            return open_parcel(rows[number], labels[number])
+            return open_slice_message(rows[number], headers[number])
         except WireError as error:
-            raise whose_fault(labels[number].sender, phase, error) from None
+            raise whose_fault(headers[number].sender, phase, error) from None
 
     return in_threads(open_one, range(len(rows)))

@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 
 from torch import Tensor
 
-from scadles.exchange.aggregation.exchange import Waitable
+from scadles.exchange.aggregation.dense import Waitable
 from scadles.exchange.reduction.contract import Collectives
 
 _Result = TypeVar("_Result")
@@ -54,8 +54,8 @@ class TimedLink:
     def gather(self, values: Tensor, phase: str) -> Tensor:
         return self.timed(lambda: self._link.gather(values, phase))
 
-    def swap(self, parcels: Tensor, phase: str) -> Tensor:
-        return self.timed(lambda: self._link.swap(parcels, phase))
+    def swap(self, rows: Tensor, phase: str) -> Tensor:
+        return self.timed(lambda: self._link.swap(rows, phase))
 
     def timed(self, work: Callable[[], _Result]) -> _Result:
         """Return what ``work`` returns, and count its time as transfer."""

@@ -14,7 +14,7 @@ from scadles.errors import ConfigError
 from scadles.streams.kafka.address import KafkaAddress
 from scadles.streams.kafka.connection import Complaints, ask_for_topics, client_options, created
 from scadles.streams.kafka.topics import create_topics
-from scadles.streams.producing import Producer, Retention, Tally
+from scadles.streams.producing import DeliveryCounts, Producer, Retention
 from scadles.streams.registry import SourceURL
 
 _OPTIONS: dict[str, Any] = {
@@ -48,14 +48,14 @@ class KafkaProducer(Producer):
         clock: Clock,
         complaints: Complaints,
     ) -> None:
-        self.tallies = [Tally() for _ in topics]
+        self.counts = [DeliveryCounts() for _ in topics]
         self._topics = list(topics)
         self._wanted = list(partitions)
         self._partitions: list[tuple[int, ...]] = []
         self._options = _OPTIONS | options
         self._complaints = complaints
         self._servers = str(options["bootstrap.servers"])
-        self._reports = [_report(tally, clock) for tally in self.tallies]
+        self._reports = [_report(counts, clock) for counts in self.counts]
         self._client: Client | None = None
 
     def open(self, create: Retention | None) -> None:
@@ -122,17 +122,17 @@ class KafkaProducer(Producer):
         return needed
 
 
-def _report(tally: Tally, clock: Clock) -> Callable[[KafkaError | None, Message], None]:
+def _report(counts: DeliveryCounts, clock: Clock) -> Callable[[KafkaError | None, Message], None]:
     """Return the function that is told of each record of a topic what became of it."""
 
     def report(error: KafkaError | None, message: Message) -> None:
         del message
         if error is None:
-            tally.acknowledged += 1
-            tally.last_s = clock.now()
+            counts.acknowledged += 1
+            counts.last_s = clock.now()
         else:
-            tally.failed += 1
-            tally.problem = error.str()
+            counts.failed += 1
+            counts.problem = error.str()
 
     return report
 

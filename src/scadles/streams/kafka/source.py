@@ -37,7 +37,7 @@ from scadles.streams.kafka.address import KafkaAddress
 from scadles.streams.kafka.backlog import Backlog, Run
 from scadles.streams.kafka.connection import Complaints, created
 from scadles.streams.kafka.fetcher import Fetcher
-from scadles.streams.kafka.places import ManyPartitions, OnePartition, Places
+from scadles.streams.kafka.positions import ManyPartitions, OnePartition, StreamPositions
 from scadles.streams.kafka.presence import find_topic
 from scadles.streams.quarantine import Quarantine
 
@@ -54,7 +54,7 @@ class KafkaSource(Source):
     """
 
     __slots__ = (
-        *("_address", "_backlog", "_client", "_codec", "_complaints", "_fetcher", "_places"),
+        *("_address", "_backlog", "_client", "_codec", "_complaints", "_fetcher", "_positions"),
         *("_notices", "_quarantine", "_started_unix_s"),
     )
 
@@ -75,7 +75,7 @@ class KafkaSource(Source):
         self._client: Consumer | None = None
         self._backlog = Backlog({}, {})
         self._fetcher: Fetcher | None = None
-        self._places: Places = OnePartition(0, 0)
+        self._positions: StreamPositions = OnePartition(0, 0)
 
     def open(self, position: int, mark: Mapping[str, Any] | None = None) -> None:
         address = self._address
@@ -84,7 +84,7 @@ class KafkaSource(Source):
         starts = self._starts(ranges, position, mark)
         if self._started_unix_s is None:
             self._started_unix_s = mark["started_unix_s"] if mark else unix_seconds()
-        self._places = (
+        self._positions = (
             ManyPartitions(position, starts) if len(starts) > 1 else OnePartition(*next(iter(starts.items())))
         )
         self._backlog = Backlog(starts, {partition: high for partition, (_, high) in ranges.items()})
@@ -97,11 +97,11 @@ class KafkaSource(Source):
         offsets: list[np.ndarray] = []
         for part in self._backlog.take(max_records, timeout_s, self._opened().fetch):
             if isinstance(part, Run):
-                offsets.append(self._places.of(part.partition, _offsets(part.messages)))
+                offsets.append(self._positions.of(part.partition, _offsets(part.messages)))
                 messages += part.messages
             else:
                 lost += part.records
-                self._places.passed(part.partition, part.records, part.end)
+                self._positions.passed(part.partition, part.records, part.end)
         decoded = self._codec.decode(list(map(Message.value, messages)), list(map(Message.key, messages)))
         where = np.concatenate(offsets) if offsets else np.empty(0, np.int64)
         if self._quarantine is not None:
@@ -120,7 +120,7 @@ class KafkaSource(Source):
     def skip(self, keep: int) -> int:
         passed = self._backlog.skip(keep)
         for part in passed:
-            self._places.passed(part.partition, part.records, part.end)
+            self._positions.passed(part.partition, part.records, part.end)
         return sum(part.records for part in passed)
 
     def lag(self) -> int:
@@ -128,10 +128,10 @@ class KafkaSource(Source):
 
     @property
     def position(self) -> int:
-        return self._places.position
+        return self._positions.position
 
     def mark(self, position: int) -> dict[str, Any]:
-        offsets = {str(partition): offset for partition, offset in self._places.at(position).items()}
+        offsets = {str(partition): offset for partition, offset in self._positions.at(position).items()}
         return {"offsets": offsets, "started_unix_s": self._started_unix_s}
 
     def notices(self) -> list[str]:
@@ -140,8 +140,8 @@ class KafkaSource(Source):
     def commit(self, position: int) -> None:
         self._backlog.check()
         if self._fetcher is not None:
-            self._fetcher.commit(self._places.at(position))
-        self._places.forget(position)
+            self._fetcher.commit(self._positions.at(position))
+        self._positions.forget(position)
 
     def close(self) -> None:
         if self._fetcher is not None:

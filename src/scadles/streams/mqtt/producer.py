@@ -16,7 +16,7 @@ from scadles.clock import Clock, WallClock, unix_seconds, wall_seconds
 from scadles.errors import ConfigError
 from scadles.streams.mqtt.connection import ANSWER_S, ID, KEY, Broker, broker_of, connect, in_words, make_client
 from scadles.streams.mqtt.terms import PARAMETERS
-from scadles.streams.producing import Producer, Retention, Tally
+from scadles.streams.producing import DeliveryCounts, Producer, Retention
 from scadles.streams.registry import SourceURL
 
 #: Messages handed over and not yet acknowledged; fewer where the broker allows fewer.
@@ -41,7 +41,7 @@ class MqttProducer(Producer):
     """
 
     def __init__(self, broker: Broker, topics: Sequence[str], url: SourceURL, clock: Clock) -> None:
-        self.tallies = [Tally() for _ in topics]
+        self.counts = [DeliveryCounts() for _ in topics]
         self._broker = broker
         self._topics = list(topics)
         self._url = url
@@ -129,16 +129,16 @@ class MqttProducer(Producer):
         topic = self._waiting.pop(mid, None)
         if topic is None:
             return
-        tally = self.tallies[topic]
+        counts = self.counts[topic]
         if reason.is_failure:
-            tally.failed += 1
-            tally.problem = str(reason)
+            counts.failed += 1
+            counts.problem = str(reason)
             return
-        tally.acknowledged += 1
-        tally.last_s = self._clock.now()
+        counts.acknowledged += 1
+        counts.last_s = self._clock.now()
         if reason.value == _NO_SUBSCRIBERS:
             self._unheard[topic] += 1
-            tally.problem = f"nobody had subscribed: {self._unheard[topic]:,} were not kept"
+            counts.problem = f"nobody had subscribed: {self._unheard[topic]:,} were not kept"
 
 
 def producer_from_urls(urls: Sequence[SourceURL], *, clock: Clock, **_: Any) -> MqttProducer:

@@ -6,7 +6,7 @@ from torch.nn.functional import cross_entropy
 
 import small_devices
 from scadles.device.batching import FixedBatch
-from scadles.device.injection import Consent, Injection, Passing, SampleExchange, SampleFormat, Sharer
+from scadles.device.injection import Injection, Passing, SampleExchange, SampleFormat, SampleSender, SharingPolicy
 from scadles.errors import FabricError, PeerLostError
 from scadles.fabric import LocalFabric
 from small_devices import CLASSES, make_model, samples_of
@@ -15,11 +15,11 @@ FORM = SampleFormat((4,), torch.float64, CLASSES)
 
 
 def make_device(
-    fabric, rates_hz, *, alpha=1.0, beta=0.5, norm=False, mean="weighted", size=8, max_wait_s=1.0, **consent
+    fabric, rates_hz, *, alpha=1.0, beta=0.5, norm=False, mean="weighted", size=8, max_wait_s=1.0, **policy
 ):
     number, rule = fabric.rank, FixedBatch(size, max_wait_s)
-    sharer = Sharer(number, Injection(alpha, beta, fabric.size, seed=5), Consent(**consent), Passing())
-    shares = SampleExchange(sharer, FORM, fabric.share, most=size)
+    sender = SampleSender(number, Injection(alpha, beta, fabric.size, seed=5), SharingPolicy(**policy), Passing())
+    shares = SampleExchange(sender, FORM, fabric.share, most=size)
     return small_devices.make_device(
         fabric, rate_hz=rates_hz[number], rule=rule, samples=samples_of(number), norm=norm, mean=mean, shares=shares
     )
@@ -115,13 +115,13 @@ def test_one_sample_alone_is_not_trained_on_where_batchnorm_needs_two(in_threads
 
 
 def test_who_leaves_before_sharing_takes_part_with_nothing(in_threads):
-    """A device that ends early owes the others its message if it is a sharer."""
+    """A device that ends early owes the others its message if it is a sender."""
 
     def work(fabric):
         device = make_device(fabric, [40.0, 40.0])
         device.start()
         if fabric.rank == 0:
-            device.give_back()
+            device.undo_collect()
             return device.step(None, stop=True)
         return take_steps(device, 1)[0][1]
 
@@ -146,7 +146,7 @@ def test_a_sample_of_others_that_makes_a_gradient_infinite_costs_own_ones_too(in
     assert (event.batch, event.injected, event.total_batch) == (0, 0, 12)
 
 
-def test_a_sharer_that_never_comes_is_named():
+def test_a_sender_that_never_comes_is_named():
     fabric = LocalFabric.create(2, deadline_s=0.2)[0]
     exchange = make_device(fabric, [40.0, 40.0])._samples
     with pytest.raises(PeerLostError, match="lost device 1 during samples of step 1"):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scadles.device.injection import Choice, Consent, Injection, Numbered, Passing, Sharer
+from scadles.device.injection import Choice, Injection, Numbered, Passing, SampleSender, SharingPolicy
 from scadles.records import Span
 
 
@@ -34,26 +34,26 @@ class TestInjection:
 
     @given(st.floats(0.01, 1), st.integers(0, 300), st.integers(0, 9))
     def test_places_are_a_part_of_the_batch(self, beta, size, device):
-        places = Injection(0.5, beta, 10, seed=3).places(device, 5, size)
+        places = Injection(0.5, beta, 10, seed=3).indices(device, 5, size)
         assert len(places) == int(beta * size + 1e-9)
         assert places.tolist() == sorted(set(places.tolist()))
         assert not len(places) or (places[0] >= 0 and places[-1] < size)
 
     def test_devices_draw_apart(self):
         injection = Injection(0.5, 0.5, 10, seed=3)
-        assert injection.places(1, 5, 100).tolist() != injection.places(2, 5, 100).tolist()
-        assert injection.places(1, 5, 100).tolist() != injection.places(1, 6, 100).tolist()
+        assert injection.indices(1, 5, 100).tolist() != injection.indices(2, 5, 100).tolist()
+        assert injection.indices(1, 5, 100).tolist() != injection.indices(1, 6, 100).tolist()
 
 
-class TestConsent:
+class TestSharingPolicy:
     labels = np.array([0, 1, 2, 1])
 
     def allowed(self, device, **settings):
-        return Consent(**settings).allowed(device, self.labels).tolist()
+        return SharingPolicy(**settings).allowed(device, self.labels).tolist()
 
     def test_all_may_be_shared_where_nobody_says_anything(self):
         assert self.allowed(0) == [True] * 4
-        assert not Consent().depends_on_labels(0)
+        assert not SharingPolicy().depends_on_labels(0)
 
     def test_an_allow_list_of_devices_shuts_out_the_others(self):
         assert self.allowed(1, allow_devices=[1]) == [True] * 4
@@ -70,18 +70,18 @@ class TestConsent:
         assert self.allowed(0, **settings) == [False, False, True, False]
         assert self.allowed(1, **settings) == [False, True, False, True]
         assert self.allowed(2, **settings) == [True] * 4
-        assert [Consent(**settings).depends_on_labels(device) for device in range(3)] == [True, True, False]
+        assert [SharingPolicy(**settings).depends_on_labels(device) for device in range(3)] == [True, True, False]
 
 
-class TestSharer:
+class TestSampleSender:
     def make(self, **settings):
-        return Sharer(0, Injection(1.0, 0.5, 4, seed=0), Consent(**settings), Passing())
+        return SampleSender(0, Injection(1.0, 0.5, 4, seed=0), SharingPolicy(**settings), Passing())
 
     def test_what_is_refused_is_left_out_and_counted(self):
         labels = np.arange(20) % 4
-        sharer = self.make(refuse_labels=[3])
-        places, withheld = sharer.choose(1, 20, lambda drawn: labels[drawn])
-        drawn = sharer.injection.places(0, 1, 20)
+        sender = self.make(refuse_labels=[3])
+        places, withheld = sender.choose(1, 20, lambda drawn: labels[drawn])
+        drawn = sender.injection.indices(0, 1, 20)
         assert places.tolist() == [place for place in drawn.tolist() if labels[place] != 3]
         assert withheld == len(drawn) - len(places) > 0
 
@@ -90,20 +90,20 @@ class TestSharer:
         assert (len(places), withheld) == (0, 10)
 
     def test_the_account_survives_a_crash(self):
-        sharer, again = self.make(), self.make()
-        sharer.book(Span(3, 9), Choice(np.array([0, 5]), 1), 500, copies=3)
-        sharer.end_step()
-        sharer.book(Span(3, 9), Choice(np.array([5, 6]), 0), 400, copies=3)
-        again.load(sharer.state())
-        assert again.describe() == sharer.describe()
-        assert sharer.describe() == {
+        sender, again = self.make(), self.make()
+        sender.book(Span(3, 9), Choice(np.array([0, 5]), 1), 500, copies=3)
+        sender.end_step()
+        sender.book(Span(3, 9), Choice(np.array([5, 6]), 0), 400, copies=3)
+        again.load(sender.state())
+        assert again.describe() == sender.describe()
+        assert sender.describe() == {
             "samples": 4,
             "withheld": 1,
             "payload_bytes": 900,
             "sent_bytes": 2700,
             "distinct_records": 3,
         }
-        assert (sharer.latest.samples, again.latest.samples) == (2, 0)
+        assert (sender.latest.samples, again.latest.samples) == (2, 0)
 
 
 class TestHistory:

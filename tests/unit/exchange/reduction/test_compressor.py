@@ -10,7 +10,7 @@ from scadles.assembly.exchange import bucket_sizes, build_compressor
 from scadles.config import load_config
 from scadles.errors import CheckpointError, ConfigError
 from scadles.exchange.aggregation import Report, Reports
-from scadles.exchange.reduction import CompressedExchange, FleetExchange, Gates, TimedLink
+from scadles.exchange.reduction import ClusterExchange, CompressedExchange, Gates, TimedLink
 from scadles.fabric import LocalFabric
 
 N = 300
@@ -101,20 +101,20 @@ def test_devices_that_share_a_process_do_the_same(in_threads, weights):
     apart = in_threads(3, work)
     network = model()
     seats = [LocalFabric.create(3)[rank] for rank in range(3)]
-    fleet = FleetExchange(network.parameters(), [build_compressor(config(**way), network, seat) for seat in seats])
+    cluster = ClusterExchange(network.parameters(), [build_compressor(config(**way), network, seat) for seat in seats])
     for number, row in enumerate(weights):
-        fleet.begin(1.0 if any(row) else 0.0, "a test")
+        cluster.begin(1.0 if any(row) else 0.0, "a test")
         for device, weight in enumerate(row):
             flat = given_updates[number, device]
-            fleet.updates[device].copy_(torch.cat([flat[-1:], flat[:-1]]) if weight else torch.zeros(N))
+            cluster.updates[device].copy_(torch.cat([flat[-1:], flat[:-1]]) if weight else torch.zeros(N))
         mine = np.array([Report(batch=weight, weight=weight) for weight in row], dtype=np.float64)
-        reports = fleet.finish_many(mine)
+        reports = cluster.finish_many(mine)
         for device in range(3):
             theirs, total = apart[device][number]
             np.testing.assert_allclose(reports.weight, theirs.weight)
             np.testing.assert_allclose(reports.norm_sq, theirs.norm_sq, rtol=1e-5)
             if any(row):
-                found = torch.cat([p.grad.flatten() for p in fleet.parameters]) * sum(row)
+                found = torch.cat([p.grad.flatten() for p in cluster.parameters]) * sum(row)
                 torch.testing.assert_close(found, total, rtol=1e-5, atol=1e-4)
 
 
@@ -126,12 +126,12 @@ def test_momentum_ends_only_where_a_device_sent_something_itself(way, masked):
     network, seats = model(), LocalFabric.create(3)
     way = {"ratio": 0.1, "gate": "always", "momentum": 0.5, **way}
     chosen = load_config({"devices": 3, "steps": 1, "optimizer": {"momentum": 0}, "compression": way})
-    fleet = FleetExchange(network.parameters(), [build_compressor(chosen, network, seat) for seat in seats])
-    fleet.begin(1.0, "a test")
+    cluster = ClusterExchange(network.parameters(), [build_compressor(chosen, network, seat) for seat in seats])
+    cluster.begin(1.0, "a test")
     updates = gradients(1, 3)[0]
-    fleet.updates[:] = updates
-    fleet.finish_many(np.array([Report(4.0, 4.0)] * 3, dtype=np.float64))
-    for compressor, update in zip(fleet.compressors, updates, strict=True):
+    cluster.updates[:] = updates
+    cluster.finish_many(np.array([Report(4.0, 4.0)] * 3, dtype=np.float64))
+    for compressor, update in zip(cluster.compressors, updates, strict=True):
         ended = (compressor.state()[0]["feedback/velocity"] == 0).nonzero().flatten()
         largest = update.abs().topk(N // 10).indices
         assert bool(len(ended)) == masked
@@ -142,14 +142,14 @@ def test_a_device_that_is_away_keeps_what_it_has():
     network, seats = model(), LocalFabric.create(2)
     way = {"ratio": 0.1, "gate": "always", "reduction": "gather"}
     devices = load_config({"devices": 2, "steps": 1, "compression": way})
-    fleet = FleetExchange(network.parameters(), [build_compressor(devices, network, seat) for seat in seats])
+    cluster = ClusterExchange(network.parameters(), [build_compressor(devices, network, seat) for seat in seats])
     kept = []
     for present in ([True, True], [True, False], [True, True]):
-        fleet.present = np.array(present)
-        fleet.begin(1.0, "a test")
-        fleet.updates[:] = gradients(1, 2)[0] * torch.tensor(present)[:, None]
-        fleet.finish_many(np.array([Report(4.0, 4.0 * here) for here in present], dtype=np.float64))
-        kept.append([compressor.state()[0]["feedback/residual"].clone() for compressor in fleet.compressors])
+        cluster.present = np.array(present)
+        cluster.begin(1.0, "a test")
+        cluster.updates[:] = gradients(1, 2)[0] * torch.tensor(present)[:, None]
+        cluster.finish_many(np.array([Report(4.0, 4.0 * here) for here in present], dtype=np.float64))
+        kept.append([compressor.state()[0]["feedback/residual"].clone() for compressor in cluster.compressors])
     (_, first), (other, second), (_, third) = kept
     assert torch.equal(first, second)
     assert not torch.equal(second, third)
@@ -184,9 +184,9 @@ class SlowFabric(LocalFabric):
         self.now_s += 2.0
         return super().gather(values, phase)
 
-    def swap(self, parcels, phase):
+    def swap(self, rows, phase):
         self.now_s += 2.0
-        return super().swap(parcels, phase)
+        return super().swap(rows, phase)
 
 
 @pytest.mark.parametrize(

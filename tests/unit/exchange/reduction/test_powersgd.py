@@ -61,7 +61,7 @@ class TestPlan:
             )
 
         assert plan.n == sum(sizes)
-        assert plan.parcel_floats + plan.message_floats == floats(plan.rank)
+        assert plan.left_factor_floats + plan.message_floats == floats(plan.rank)
         assert plan.rank == 1 or floats(plan.rank) <= ratio * plan.n
         assert floats(plan.rank + 1) > ratio * plan.n or floats(plan.rank + 1) == plan.n
         places = [range(m.start, m.start + m.rows * m.columns) for m in plan.matrices]
@@ -219,22 +219,22 @@ def test_what_is_not_finite_is_refused_before_it_is_sent(place):
 
 
 class TestForeignMessages:
-    def parcels(self, reducers, step=1):
+    def outgoing(self, reducers, step=1):
         rows = [reducer.begin(an_update(rank, 0), step)[0] for rank, reducer in enumerate(reducers)]
         return torch.stack(rows)
 
-    def test_a_parcel_of_another_step(self):
+    def test_a_message_of_another_step(self):
         reducers = reducers_of(2)
-        parcels = self.parcels(reducers, step=2)
+        outgoing = self.outgoing(reducers, step=2)
         with pytest.raises(WireError, match=f"device 0, {PHASE}: a message of step 2, this is step 1"):
-            reducers[1].message(parcels, [], 1, PHASE)
+            reducers[1].message(outgoing, [], 1, PHASE)
 
-    def test_an_altered_parcel(self):
+    def test_an_altered_message(self):
         reducers = reducers_of(2)
-        parcels = self.parcels(reducers)
-        parcels[1, -1] ^= 1
+        outgoing = self.outgoing(reducers)
+        outgoing[1, -1] ^= 1
         with pytest.raises(WireError, match=f"device 1, {PHASE}: "):
-            reducers[0].message(parcels, [], 1, PHASE)
+            reducers[0].message(outgoing, [], 1, PHASE)
 
     @pytest.mark.parametrize(
         ("length", "step", "scalars", "said"),
@@ -254,11 +254,11 @@ class TestForeignMessages:
 
 def test_the_volume_is_what_is_made():
     reducers = reducers_of(3)
-    parcels = [reducer.begin(an_update(rank, 0), 1) for rank, reducer in enumerate(reducers)]
-    message = reducers[0].message(torch.stack([rows[0] for rows in parcels]), [1.0] * 9, 1, PHASE)
+    outgoing = [reducer.begin(an_update(rank, 0), 1) for rank, reducer in enumerate(reducers)]
+    message = reducers[0].message(torch.stack([rows[0] for rows in outgoing]), [1.0] * 9, 1, PHASE)
     volume = reducers[0].volume(9)
-    assert (volume.parcel_bytes, volume.message_bytes) == (parcels[0].shape[1], len(message))
-    assert (volume.messages, volume.bytes_sent, volume.rounds) == (4, 2 * (parcels[0].shape[1] + len(message)), 2)
+    assert (volume.slice_message_bytes, volume.message_bytes) == (outgoing[0].shape[1], len(message))
+    assert (volume.messages, volume.bytes_sent, volume.rounds) == (4, 2 * (outgoing[0].shape[1] + len(message)), 2)
     assert powersgd_volume(10, 20, 1).bytes_sent == powersgd_volume(10, 20, 1).rounds == 0
     assert powersgd_volume(0, 20, 3).rounds == 1
 

@@ -174,8 +174,8 @@ class Altering(LocalFabric):
         messages = super().gather(values, phase)
         return altered(messages, 20) if self.where == "gather" else messages
 
-    def swap(self, parcels, phase):
-        arrived = super().swap(parcels, phase)
+    def swap(self, outgoing, phase):
+        arrived = super().swap(outgoing, phase)
         return altered(arrived, 20) if self.where == "swap" else arrived
 
 
@@ -183,8 +183,8 @@ class Altering(LocalFabric):
 @pytest.mark.parametrize(("kind", "where"), PLACES)
 def test_an_altered_message_is_an_error_that_names_its_device(kind, where, place):
     reducers = [kind(fabric, ExactTopK(30), 1000) for fabric in LocalFabric.create(3)]
-    parcels = [reducer.begin(an_update(1000, rank, 0), 5) for rank, reducer in enumerate(reducers)]
-    arrived = [None if kind is GatherReducer else torch.stack([rows[rank] for rows in parcels]) for rank in range(3)]
+    outgoing = [reducer.begin(an_update(1000, rank, 0), 5) for rank, reducer in enumerate(reducers)]
+    arrived = [None if kind is GatherReducer else torch.stack([rows[rank] for rows in outgoing]) for rank in range(3)]
     if where == "swap":
         with pytest.raises(WireError, match=f"^device 1, {PHASE}: "):
             reducers[0].message(altered(arrived[0], place), [], 5, PHASE)
@@ -222,10 +222,10 @@ def test_an_altered_message_ends_the_step_on_every_device(kind, where):
 def test_a_device_at_another_step_is_named(kind):
     reducers = [kind(fabric, ExactTopK(5), 100) for fabric in LocalFabric.create(3)]
     steps = [7, 7, 8]
-    parcels = [reducer.begin(an_update(100, rank, 0), steps[rank]) for rank, reducer in enumerate(reducers)]
+    outgoing = [reducer.begin(an_update(100, rank, 0), steps[rank]) for rank, reducer in enumerate(reducers)]
     if kind is SplitReducer:
-        with pytest.raises(WireError, match=f"device 2, {PHASE}: a parcel does not match its checksum"):
-            reducers[0].message(torch.stack([rows[0] for rows in parcels]), [], 7, PHASE)
+        with pytest.raises(WireError, match=f"device 2, {PHASE}: a message does not match its checksum"):
+            reducers[0].message(torch.stack([rows[0] for rows in outgoing]), [], 7, PHASE)
         return
     messages = [reducer.message(None, [], steps[rank], PHASE) for rank, reducer in enumerate(reducers)]
     with pytest.raises(WireError, match=f"device 2, {PHASE}: a message of step 8, this is step 7"):
@@ -240,9 +240,9 @@ def test_messages_have_the_size_that_the_volume_says(in_threads):
             self.sent += (self.size - 1) * values.nbytes
             return super().gather(values, phase)
 
-        def swap(self, parcels, phase):
-            self.sent += parcels.nbytes - parcels.nbytes // self.size
-            return super().swap(parcels, phase)
+        def swap(self, outgoing, phase):
+            self.sent += outgoing.nbytes - outgoing.nbytes // self.size
+            return super().swap(outgoing, phase)
 
     def work(fabric):
         n, counts = 4000, []

@@ -46,8 +46,8 @@ def test_records_arrive_in_order_and_are_counted_by_topic(cluster):
     for number in range(300):
         assert producer.send(number % 2, number, str(number % 10).encode(), b"%d" % number)
     settled(producer)
-    assert [(tally.acknowledged, tally.failed) for tally in producer.tallies] == [(150, 0), (150, 0)]
-    assert all(tally.last_s > 0 for tally in producer.tallies)
+    assert [(counted.acknowledged, counted.failed) for counted in producer.counts] == [(150, 0), (150, 0)]
+    assert all(counted.last_s > 0 for counted in producer.counts)
     producer.close()
     producer.close()
     assert records_of(cluster, "two", 150) == [(str(n % 10).encode(), b"%d" % n) for n in range(1, 300, 2)]
@@ -106,6 +106,6 @@ def test_what_the_broker_does_not_take_is_counted_as_failed(cluster):
     producer.send(0, 0, None, b"x")
     producer._client.purge()
     settled(producer)
-    assert (producer.tallies[0].acknowledged, producer.tallies[0].failed) == (0, 1)
-    assert "purged" in producer.tallies[0].problem.lower()
+    assert (producer.counts[0].acknowledged, producer.counts[0].failed) == (0, 1)
+    assert "purged" in producer.counts[0].problem.lower()
     producer.close()

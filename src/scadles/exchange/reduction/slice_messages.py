@@ -1,11 +1,11 @@
 """Few entries in few bytes: what goes to the owner of a slice, and what comes from it.
 
-A parcel's size is agreed beforehand, its receiver knows what it must be about. So its header is a checksum over all
-that and the rest of the parcel, one byte for the version and the width of gaps, and two short numbers:
+A message's size is agreed beforehand, its receiver knows what it must be about. So its header is a checksum over all
+that and the rest of the message, one byte for the version and the width of gaps, and two short numbers:
 
 checksum | version, width | entries | wanted | scalars, float32 | values | gaps | zeros up to the agreed size
 
-Gaps are Rice codes of one width. Between parcels of one size, adapting the width to the density within a parcel would
+Gaps are Rice codes of one width. Between messages of one size, adapting the width to the density within a message would
 save nothing; whatever the density, no more is needed than for the same entries spread evenly.
 """
 
@@ -30,13 +30,13 @@ Indices = NDArray[np.int64]
 _VERSION = 1
 _MAX_WIDTH = 31
 _CHECKSUM = struct.Struct("<I")
-# step, sender, receiver, start, stop, value type, scalars, size of the parcel
-_LABEL = struct.Struct("<Q2i2Q2IQ")
+# step, sender, receiver, start, stop, value type, scalars, size of the message
+_IMPLICIT = struct.Struct("<Q2i2Q2IQ")
 _VALUE_TYPES = tuple(VALUE_CODES)
 
 
-class Label(NamedTuple):
-    """What sender and receiver know of a parcel without its saying so; the checksum is over this, too.
+class ImplicitHeader(NamedTuple):
+    """What sender and receiver know of a message without sending it; the checksum covers it as well.
 
     Attributes:
         step: of the run.
@@ -60,14 +60,14 @@ class Label(NamedTuple):
         """Entries of the slice."""
         return self.stop - self.start
 
-    def checksum(self, parcel: Bytes) -> int:
-        """Return the CRC-32 of this and of all of a parcel but its checksum."""
-        known = (*self[:5], _VALUE_TYPES.index(self.value_type), self.scalars, len(parcel))
-        return zlib.crc32(parcel[_CHECKSUM.size :].data, zlib.crc32(_LABEL.pack(*known)))
+    def checksum(self, message: Bytes) -> int:
+        """Return the CRC-32 of this and of all of a message but its checksum."""
+        known = (*self[:5], _VALUE_TYPES.index(self.value_type), self.scalars, len(message))
+        return zlib.crc32(message[_CHECKSUM.size :].data, zlib.crc32(_IMPLICIT.pack(*known)))
 
 
 class Opened(NamedTuple):
-    """What was in a parcel.
+    """What was in a message.
 
     Attributes:
         indices: int64, ascending, from the start of the slice.
@@ -83,7 +83,7 @@ class Opened(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """What was put into a parcel.
+    """What was put into a message.
 
     Attributes:
         indices: int64, ascending, from the start of the slice.
@@ -96,14 +96,14 @@ class Packed(NamedTuple):
     sent: Floats
 
 
-def parcel_bytes(span: int, count: int, value_type: str, scalars: int = 0) -> int:
-    """Return the size of parcels that ``count`` of ``span`` entries fit where they lie at random.
+def slice_message_bytes(span: int, count: int, value_type: str, scalars: int = 0) -> int:
+    """Return the size of messages that ``count`` of ``span`` entries fit where they lie at random.
 
     ``count (1 + w + m / 2^w)`` bits are enough for gaps of mean ``m`` wherever they lie; of each, what random gaps
     leave of the last term's rounding is taken off: a little less than half a bit. All in whole numbers, because every
     device must come to the same.
 
-    >>> parcel_bytes(span=3906, count=39, value_type="int8") * 8 / 39 < 20
+    >>> slice_message_bytes(span=3906, count=39, value_type="int8") * 8 / 39 < 20
     True
     """
     count = min(count, span)
@@ -115,76 +115,82 @@ def parcel_bytes(span: int, count: int, value_type: str, scalars: int = 0) -> in
     return _header_bytes(count, scalars) + VALUE_CODES[value_type].nbytes(count) + bits // 8 + 1
 
 
-def pack_parcel(
-    parcel: Bytes, label: Label, indices: Indices, values: Floats, wanted: int, scalars: Sequence[float] = ()
+def pack_slice_message(
+    message: Bytes,
+    header: ImplicitHeader,
+    indices: Indices,
+    values: Floats,
+    wanted: int,
+    scalars: Sequence[float] = (),
 ) -> Packed:
-    """Fill a parcel with as many entries as fit, those of largest magnitude.
+    """Fill a message with as many entries as fit, those of largest magnitude.
 
     Args:
-        parcel: all of it is written.
-        label: what it is about.
+        message: all of it is written.
+        header: what it is about.
         indices: int64, ascending, from the start of the slice.
         values: float32.
         wanted: how many entries there would be without a limit.
-        scalars: as many as the label says.
+        scalars: as many as the header says.
 
     Raises:
         RunError: a value that is not finite.
     """
     if not np.isfinite(values).all():
         raise RunError("an update with NaN or infinity cannot be compressed: leave it out of this step")
-    code = VALUE_CODES[label.value_type]
+    code = VALUE_CODES[header.value_type]
     while True:
         count = len(indices)
         gaps = np.diff(indices, prepend=-1) - 1
         width, gap_bits = _best_width(gaps)
-        header = _header(width, count, wanted, scalars)
-        room, needed = len(parcel) - len(header), code.nbytes(count) + -(-gap_bits // 8)
+        front = _written_header(width, count, wanted, scalars)
+        room, needed = len(message) - len(front), code.nbytes(count) + -(-gap_bits // 8)
         if needed <= room or not count:
             break
         # the fewer entries, the more bytes for each: this does not go too far
         kept = _largest(values, min(count * max(room, 0) // needed, count - 1))
         indices, values = indices[kept], values[kept]
-    values_at, gaps_at = len(header), len(header) + code.nbytes(count)
-    parcel[:values_at] = header
-    parcel[values_at:] = 0
-    sent = code.write(values, parcel[values_at:gaps_at], slice(0, count), count) if count else values
+    values_at, gaps_at = len(front), len(front) + code.nbytes(count)
+    message[:values_at] = front
+    message[values_at:] = 0
+    sent = code.write(values, message[values_at:gaps_at], slice(0, count), count) if count else values
     gap_bytes = np.packbits(_gap_bits(gaps, width, gap_bits))
-    parcel[gaps_at : gaps_at + len(gap_bytes)] = gap_bytes
-    _CHECKSUM.pack_into(parcel.data, 0, label.checksum(parcel))
+    message[gaps_at : gaps_at + len(gap_bytes)] = gap_bytes
+    _CHECKSUM.pack_into(message.data, 0, header.checksum(message))
     return Packed(indices, values, sent)
 
 
-def open_parcel(parcel: Bytes, label: Label) -> Opened:
-    """Return what is in a parcel after checking all of it.
+def open_slice_message(message: Bytes, header: ImplicitHeader) -> Opened:
+    """Return what is in a message after checking all of it.
 
     Raises:
-        WireError: bytes altered on the way, or a parcel about something else than the label says.
+        WireError: bytes altered on the way, or a message about something else than the header says.
     """
-    if len(parcel) < _header_bytes(0, label.scalars) or _CHECKSUM.unpack_from(parcel.data)[0] != label.checksum(parcel):
+    torn = len(message) < _header_bytes(0, header.scalars)
+    if torn or _CHECKSUM.unpack_from(message.data)[0] != header.checksum(message):
         raise WireError(
-            "a parcel does not match its checksum: bytes were altered on the way, or its sender is at another step, "
+            "a message does not match its checksum: bytes were altered on the way, or its sender is at another step, "
             "has another model, or runs another release"
         )
-    version, width = divmod(int(parcel[_CHECKSUM.size]), _MAX_WIDTH + 1)
+    version, width = divmod(int(message[_CHECKSUM.size]), _MAX_WIDTH + 1)
     if version != _VERSION:
-        raise WireError(f"a parcel of version {version}, this is version {_VERSION}: run the same release everywhere")
-    count, at = _read_number(parcel, _CHECKSUM.size + 1)
-    wanted, scalars_at = _read_number(parcel, at)
-    at = scalars_at + 4 * label.scalars
-    code = VALUE_CODES[label.value_type]
+        raise WireError(f"a message of version {version}, this is version {_VERSION}: run the same release everywhere")
+    count, at = _read_number(message, _CHECKSUM.size + 1)
+    wanted, scalars_at = _read_number(message, at)
+    at = scalars_at + 4 * header.scalars
+    code = VALUE_CODES[header.value_type]
     # every entry has a bit at least: checked before anything is made of these numbers
-    if count > label.span or at + code.nbytes(count) + -(-count * (1 + width) // 8) > len(parcel):
-        raise WireError(f"a parcel of {len(parcel)} bytes with {count} of {label.span} entries")
-    scalars = parcel[scalars_at:at].view("<f4").astype(np.float32)
+    if count > header.span or at + code.nbytes(count) + -(-count * (1 + width) // 8) > len(message):
+        raise WireError(f"a message of {len(message)} bytes with {count} of {header.span} entries")
+    scalars = message[scalars_at:at].view("<f4").astype(np.float32)
     if count == 0:
         return Opened(np.zeros(0, np.int64), np.zeros(0, np.float32), scalars, wanted)
     end = at + code.nbytes(count)
     with np.errstate(over="ignore", invalid="ignore"):
-        values = code.read(parcel[at:end], slice(0, count), count)
+        values = code.read(message[at:end], slice(0, count), count)
     if not np.isfinite(values).all():
-        raise WireError("a parcel with NaN or infinity, which no sender writes")
-    return Opened(_read_gaps(parcel[end:], count, width, label.span), values, scalars, wanted)
+        raise WireError("a message with NaN or infinity, which no sender writes")
+    return Opened(_read_gaps(message[end:], count, width, header.span), values, scalars, wanted)
 
 
 def _header_bytes(count: int, scalars: int) -> int:
@@ -192,7 +198,7 @@ def _header_bytes(count: int, scalars: int) -> int:
     return _CHECKSUM.size + 1 + 2 * len(_number(count)) + 1 + 4 * scalars
 
 
-def _header(width: int, count: int, wanted: int, scalars: Sequence[float]) -> Bytes:
+def _written_header(width: int, count: int, wanted: int, scalars: Sequence[float]) -> Bytes:
     """Return a header whose checksum is yet missing."""
     front = bytes(_CHECKSUM.size) + bytes([_VERSION * (_MAX_WIDTH + 1) + width]) + _number(count) + _number(wanted)
     return np.frombuffer(front + np.asarray(scalars, "<f4").tobytes(), np.uint8)
@@ -212,14 +218,14 @@ def _number(number: int) -> bytes:
     return bytes([*written, number])
 
 
-def _read_number(parcel: Bytes, at: int) -> tuple[int, int]:
+def _read_number(message: Bytes, at: int) -> tuple[int, int]:
     """Return a number, and where it ends."""
     number = 0
-    for place, byte in enumerate(parcel[at : at + 9].tolist()):
+    for place, byte in enumerate(message[at : at + 9].tolist()):
         number |= (byte & 127) << (7 * place)
         if byte < 128:
             return number, at + place + 1
-    raise WireError("a parcel with a number that does not end")
+    raise WireError("a message with a number that does not end")
 
 
 def _width_of(left_out: int, count: int) -> int:
@@ -253,15 +259,15 @@ def _read_gaps(section: Bytes, count: int, width: int, span: int) -> Indices:
     bits = np.unpackbits(section)
     ones = np.flatnonzero(bits[width * count :])[:count]
     if len(ones) < count:
-        raise WireError(f"a parcel with {len(ones)} positions where {count} were announced")
+        raise WireError(f"a message with {len(ones)} positions where {count} were announced")
     gaps = np.diff(ones, prepend=-1) - 1
     if int(gaps.max()) > span >> width:
-        raise WireError("a parcel with a position beyond the end of its slice")
+        raise WireError("a message with a position beyond the end of its slice")
     gaps <<= width
     lower = bits[: width * count].reshape(width, count)
     for place in range(width):
         gaps |= lower[place].astype(np.int64) << place
     indices = np.cumsum(gaps + 1) - 1
     if int(indices[-1]) >= span:
-        raise WireError("a parcel with a position beyond the end of its slice")
+        raise WireError("a message with a position beyond the end of its slice")
     return indices

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from scadles.exchange.aggregation import GradientExchange, Report, Reports
-from scadles.exchange.aggregation.exchange import Waitable
+from scadles.exchange.aggregation.dense import Waitable
+from scadles.exchange.reduction.compressed import check_compressible
 from scadles.exchange.reduction.compressor import Compressor
 from scadles.exchange.reduction.contract import Reduction, reduce_together
-from scadles.exchange.reduction.exchange import check_compressible
 
 
-class FleetExchange(GradientExchange):
+class ClusterExchange(GradientExchange):
     """What :class:`.CompressedExchange` does on each of N devices, done for all of them together.
 
     Args:
@@ -52,14 +52,14 @@ class FleetExchange(GradientExchange):
     def _exchange(self, mine: np.ndarray) -> Reports:
         mine[:, Report._fields.index("coding_s")] = self.coding_s
         mine[:, Report._fields.index("transfer_s")] = self.transfer_s
-        wholes = [
+        corrected = [
             compressor.begin(update, report, present=bool(present))
             for compressor, update, report, present in zip(
                 self.compressors, self.updates, mine, self.present, strict=True
             )
         ]
         total, reports, reductions = (
-            self._reduce_sparse(wholes, mine) if self.compressor.compressed else _dense(wholes, mine)
+            self._reduce_sparse(corrected, mine) if self.compressor.compressed else _dense(corrected, mine)
         )
         self._buckets[0].message[: len(total)].copy_(total)
         for compressor, reduction in zip(self.compressors, reductions, strict=True):
@@ -67,17 +67,17 @@ class FleetExchange(GradientExchange):
         self.updates.zero_()
         return reports
 
-    def _reduce_sparse(self, wholes: list[Tensor], mine: np.ndarray) -> tuple[Tensor, Reports, list[Reduction]]:
+    def _reduce_sparse(self, corrected: list[Tensor], mine: np.ndarray) -> tuple[Tensor, Reports, list[Reduction]]:
         reducers = [compressor.reducer for compressor in self.compressors]
-        done = reduce_together(reducers, wholes, mine.tolist(), self.compressor.step, self._phase)
+        done = reduce_together(reducers, corrected, mine.tolist(), self.compressor.step, self._phase)
         return done[0].total, Reports(done[0].scalars), done
 
 
-def _dense(wholes: list[Tensor], mine: np.ndarray) -> tuple[Tensor, Reports, list[None]]:
-    total = wholes[0].clone()
-    for whole in wholes[1:]:
-        total += whole
-    return total, Reports(mine.astype(np.float32).astype(np.float64)), [None] * len(wholes)
+def _dense(corrected: list[Tensor], mine: np.ndarray) -> tuple[Tensor, Reports, list[None]]:
+    total = corrected[0].clone()
+    for update in corrected[1:]:
+        total += update
+    return total, Reports(mine.astype(np.float32).astype(np.float64)), [None] * len(corrected)
 
 
 def _nothing_to_send(message: Tensor, phase: str) -> Waitable:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 
-class Places(ABC):
+class StreamPositions(ABC):
     """Where a stream stands, and where each of its partitions stood when it was somewhere else."""
 
     @property
@@ -35,11 +35,11 @@ class Places(ABC):
         """Forget what lies before ``position``."""
 
 
-class OnePartition(Places):
+class OnePartition(StreamPositions):
     """The position is the broker's offset.
 
-    >>> places = OnePartition(3, 100)
-    >>> places.of(3, np.array([100, 101, 103])).tolist(), places.position, places.at(102)
+    >>> positions = OnePartition(3, 100)
+    >>> positions.of(3, np.array([100, 101, 103])).tolist(), positions.position, positions.at(102)
     ([100, 101, 103], 104, {3: 102})
     """
 
@@ -77,7 +77,7 @@ class _Piece(NamedTuple):
     offsets: np.ndarray | None
 
 
-class ManyPartitions(Places):
+class ManyPartitions(StreamPositions):
     """The position counts the records of all partitions in the order in which they came, lost and skipped ones too.
 
     Which records these were is remembered from the last checkpoint on (8 bytes each).
@@ -86,11 +86,11 @@ class ManyPartitions(Places):
         position: of the next record.
         offsets: of each partition there.
 
-    >>> places = ManyPartitions(0, {0: 10, 1: 20})
-    >>> places.of(1, np.array([20, 21])).tolist(), places.of(0, np.array([10, 11, 12])).tolist()
+    >>> positions = ManyPartitions(0, {0: 10, 1: 20})
+    >>> positions.of(1, np.array([20, 21])).tolist(), positions.of(0, np.array([10, 11, 12])).tolist()
     ([0, 1], [2, 3, 4])
-    >>> places.passed(1, 5, 27)
-    >>> places.position, places.at(1), places.at(4), places.at(10)
+    >>> positions.passed(1, 5, 27)
+    >>> positions.position, positions.at(1), positions.at(4), positions.at(10)
     (10, {0: 10, 1: 21}, {0: 12, 1: 22}, {0: 13, 1: 27})
     """
 

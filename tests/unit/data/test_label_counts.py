@@ -3,7 +3,7 @@ import pytest
 
 from scadles.config import DataConfig
 from scadles.data import SyntheticImages, count_labels, load_digits, make_partition
-from scadles.data.holdings import LOOKED_AT
+from scadles.data.label_counts import LOOKED_AT
 
 DIGITS = load_digits()
 PICTURES = SyntheticImages(10, (1, 8, 8), 1, seed=0)

@@ -7,12 +7,12 @@ from pathlib import Path
 from scadles.assembly import build_partition
 from scadles.config import DataConfig, RunConfig
 from scadles.data import Dataset, count_labels
-from scadles.observe import MOST_DEVICES, Holdings, evenly
+from scadles.observe import MOST_DEVICES, LabelDistribution, evenly
 
 PARTITION_FILE = "partition.png"
 
 
-def draw_holdings(config: RunConfig, dataset: Dataset, run_dir: Path) -> None:
+def draw_label_distribution(config: RunConfig, dataset: Dataset, run_dir: Path) -> None:
     """Draw who holds what into a run folder, where a data set is dealt and devices differ in what they have.
 
     Raises:
@@ -20,14 +20,14 @@ def draw_holdings(config: RunConfig, dataset: Dataset, run_dir: Path) -> None:
         RunError: the folder cannot be written to.
     """
     if config.data.skewed and config.stream.url.startswith("replay:"):
-        build_holdings(config, dataset).plot(run_dir / PARTITION_FILE)
+        build_label_distribution(config, dataset).plot(run_dir / PARTITION_FILE)
 
 
-def build_holdings(config: RunConfig, dataset: Dataset) -> Holdings:
+def build_label_distribution(config: RunConfig, dataset: Dataset) -> LabelDistribution:
     """Return how many samples of each label the devices have; of many devices, evenly chosen ones stand for all."""
     devices = evenly(config.devices, MOST_DEVICES)
     data, partition = config.data, build_partition(config, dataset)
-    return Holdings(
+    return LabelDistribution(
         devices=tuple(devices),
         of=config.devices,
         counts=count_labels(dataset, partition, devices),

@@ -31,7 +31,7 @@ class All(Selector):
         return torch.arange(values.numel(), device=values.device)
 
 
-class WholeReducer(SparseReducer):
+class QuantizedDenseReducer(SparseReducer):
     """Each device adds up one slice of everybody's whole update, and everybody gets the slices' sums.
 
     Values are rounded on the way to the owner of a slice and on the way back; what rounding loses stays in the feedback
@@ -39,7 +39,7 @@ class WholeReducer(SparseReducer):
 
     >>> from scadles.fabric import LocalFabric
     >>> [alone] = LocalFabric.create(1)
-    >>> reducer = WholeReducer(alone, All(3), n=3, value_type="float16")
+    >>> reducer = QuantizedDenseReducer(alone, All(3), n=3, value_type="float16")
     >>> reducer.reduce(torch.tensor([1.0, -3.0, 2.0]), [64.0], step=1, phase="gradients of step 1").total
     tensor([ 1., -3.,  2.])
     """
@@ -92,7 +92,7 @@ class WholeReducer(SparseReducer):
         """Nothing is carried from step to step."""
 
     def volume(self, scalars: int) -> Volume:
-        return whole_volume(self.n, self._fabric.size, self.value_type, scalars)
+        return quantized_dense_volume(self.n, self._fabric.size, self.value_type, scalars)
 
     def _opened(self, message: Tensor, device: int, step: int, phase: str) -> tuple[tuple[float, ...], Tensor]:
         try:
@@ -104,13 +104,13 @@ class WholeReducer(SparseReducer):
         return header.scalars, part
 
 
-def whole_volume(n: int, size: int, value_type: str = "int8", scalars: int = 0) -> Volume:
+def quantized_dense_volume(n: int, size: int, value_type: str = "int8", scalars: int = 0) -> Volume:
     """Return the volume of a split of whole vectors: each slice goes to its owner, each sum goes around the ring.
 
-    >>> whole_volume(1_000_000, 16, "float16").bytes_sent
+    >>> quantized_dense_volume(1_000_000, 16, "float16").bytes_sent
     3752400
     """
     span = -(-n // size)
-    parcel, message = dense_bytes(span, value_type, 0), dense_bytes(span, value_type, scalars)
+    to_owner, to_all = dense_bytes(span, value_type, 0), dense_bytes(span, value_type, scalars)
     rounds = min(2 * (size - 1), 2)
-    return Volume("whole", parcel, message, rounds * (size - 1), (size - 1) * (parcel + message), rounds)
+    return Volume("whole", to_owner, to_all, rounds * (size - 1), (size - 1) * (to_owner + to_all), rounds)

@@ -11,7 +11,7 @@ from scadles.observe.events import Step
 
 
 @dataclass
-class Tally:
+class RunStatistics:
     """Running sums over the steps of one device.
 
     Attributes:

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scadles.streams.kafka.places import ManyPartitions
+from scadles.streams.kafka.positions import ManyPartitions
 
 pieces = st.lists(
     st.tuples(st.integers(0, 2), st.integers(1, 9), st.integers(0, 3), st.booleans()),

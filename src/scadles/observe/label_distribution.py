@@ -24,7 +24,7 @@ _COLOURS = (*COLOURS, "#d6336c", "#74b816")
 
 
 @dataclass(frozen=True)
-class Holdings:
+class LabelDistribution:
     """Samples of each label on some devices.
 
     Attributes:

@@ -8,16 +8,16 @@ from itertools import count
 from typing import Any
 
 
-class Agenda:
+class EventQueue:
     """Events in the order of (time, priority, sequence): at one moment the lowest priority comes first, and of equal
     ones the one that was planned first.
 
-    >>> agenda, seen = Agenda(), []
-    >>> agenda.at(2.0, seen.append, "later")
-    >>> agenda.at(1.0, seen.append, "sooner")
-    >>> agenda.at(2.0, seen.append, "first of its moment", priority=-1)
-    >>> agenda.run()
-    >>> seen, agenda.now_s
+    >>> queue, seen = EventQueue(), []
+    >>> queue.at(2.0, seen.append, "later")
+    >>> queue.at(1.0, seen.append, "sooner")
+    >>> queue.at(2.0, seen.append, "first of its moment", priority=-1)
+    >>> queue.run()
+    >>> seen, queue.now_s
     (['sooner', 'first of its moment', 'later'], 2.0)
     """
 

@@ -19,17 +19,17 @@ from scadles.device.buffer import Ledger
 from scadles.device.connected import ConnectedDevice
 from scadles.device.learner import Learner
 from scadles.errors import MissingExtraError, RunError
-from scadles.exchange.reduction import CompressedExchange, FleetExchange
+from scadles.exchange.reduction import ClusterExchange, CompressedExchange
 from scadles.observe import Compressed, DeviceSummary, RunFolder, Samples, Seconds, Shared, Simulated, Summary
 from scadles.training.checkpoint import own_copy
-from scadles.training.tally import Tally
+from scadles.training.run_statistics import RunStatistics
 
 MODEL_FILE = "model.safetensors"
 _SHARED = "shared/"
 
 
 @dataclass(frozen=True)
-class Ending:
+class RunEnd:
     """How a run ended, and what it was counted with.
 
     Attributes:
@@ -56,14 +56,20 @@ class Ending:
 
 
 def summarise(
-    device: ConnectedDevice, config: RunConfig, tally: Tally, *, ended_by: str, wall_s: float, model_sha256: str
+    device: ConnectedDevice,
+    config: RunConfig,
+    statistics: RunStatistics,
+    *,
+    ended_by: str,
+    wall_s: float,
+    model_sha256: str,
 ) -> Summary:
     """Put the figures of all devices together; every device calls this and gets the same summary, but for wall_s."""
-    tally = tally.up_to_now(device)
-    figures = _gather(device, tally)
+    statistics = statistics.up_to_now(device)
+    figures = _gather(device, statistics)
     # clocks differ by a little: device 0's is everybody's
     time_s, time_to_target_s = figures[0]["time_s"], figures[0]["time_to_target_s"]
-    ending = Ending(
+    ending = RunEnd(
         time_s=time_s,
         wall_s=wall_s,
         time_to_target_s=None if math.isnan(time_to_target_s) else time_to_target_s,
@@ -71,17 +77,17 @@ def summarise(
         model_sha256=model_sha256,
         clock="wall",
         bytes_counted_by=device.fabric.bytes_counted_by,
-        collectives=tally.collectives,
+        collectives=statistics.collectives,
     )
     rows = (_of_device(number, row) for number, row in enumerate(figures))
-    return compose(config, device.learner, tally, ending, rows, range(len(figures)))
+    return compose(config, device.learner, statistics, ending, rows, range(len(figures)))
 
 
 def compose(
     config: RunConfig,
     learner: Learner,
-    tally: Tally,
-    ending: Ending,
+    statistics: RunStatistics,
+    ending: RunEnd,
     rows: Iterable[DeviceSummary],
     shown: Container[int],
 ) -> Summary:
@@ -118,20 +124,20 @@ def compose(
         wall_s=ending.wall_s,
         target_accuracy=config.target_accuracy,
         time_to_target_s=ending.time_to_target_s,
-        final_accuracy=tally.final_accuracy,
-        best_accuracy=tally.best_accuracy,
+        final_accuracy=statistics.final_accuracy,
+        best_accuracy=statistics.best_accuracy,
         samples=Samples(**samples),
         buffer_max_samples=fullest,
         seconds=Seconds(**{name: total / devices for name, total in seconds.items()}),
         bytes_sent=bytes_sent,
         bytes_counted_by=ending.bytes_counted_by,
-        collectives_per_step=ending.collectives / max(1, tally.steps),
-        lr_scale_mean=tally.lr_scale / max(1, tally.steps),
+        collectives_per_step=ending.collectives / max(1, statistics.steps),
+        lr_scale_mean=statistics.lr_scale / max(1, statistics.steps),
         model_sha256=ending.model_sha256,
         ended_by=ending.reason,
         per_device=tuple(kept),
-        per_label=tuple(tally.per_label),
-        own_accuracy_range=(tally.spread[0], tally.spread[1]) if tally.spread else None,
+        per_label=tuple(statistics.per_label),
+        own_accuracy_range=(statistics.spread[0], statistics.spread[1]) if statistics.spread else None,
         online_accuracy=correct / judged if judged else None,
         shared=_sum(shared),
         compressed=_compressed(config, learner),
@@ -146,7 +152,7 @@ def _sum(shared: Sequence[Shared]) -> Shared | None:
 
 
 def _compressed(config: RunConfig, learner: Learner) -> Compressed | None:
-    if not isinstance(learner.exchange, CompressedExchange | FleetExchange) or config.compression.ratio is None:
+    if not isinstance(learner.exchange, CompressedExchange | ClusterExchange) or config.compression.ratio is None:
         return None
     compressor = learner.exchange.compressor
     return Compressed(
@@ -161,7 +167,7 @@ def _compressed(config: RunConfig, learner: Learner) -> Compressed | None:
     )
 
 
-def write_outcome(summary: Summary, model: nn.Module, run_dir: Path, draw: Callable[[RunFolder], None] | None) -> None:
+def write_results(summary: Summary, model: nn.Module, run_dir: Path, draw: Callable[[RunFolder], None] | None) -> None:
     """Write model, summary and, if wanted and where the extra for it is installed, a picture into the run folder.
 
     Raises:
@@ -175,34 +181,34 @@ def write_outcome(summary: Summary, model: nn.Module, run_dir: Path, draw: Calla
             with suppress(MissingExtraError):
                 draw(RunFolder(run_dir))
     except (OSError, SafetensorError) as error:
-        message = f"cannot write the outcome into {run_dir}: {error}; free some space and use --resume"
+        message = f"cannot write the results into {run_dir}: {error}; free some space and use --resume"
         raise RunError(message) from None
 
 
-def _gather(device: ConnectedDevice, tally: Tally) -> list[dict[str, float]]:
+def _gather(device: ConnectedDevice, statistics: RunStatistics) -> list[dict[str, float]]:
     """Return the figures of every device, in the order of their numbers."""
     mine = {
         **Ledger(**device.intake.describe()).as_dict(),
         "rate_hz": device.intake.rate_hz,
-        "wait": tally.wait_s,
-        "compute": tally.compute_s,
-        "sync": tally.sync_s,
-        "buffer_max_samples": tally.max_waiting,
-        "slowest_steps": tally.slowest_steps,
+        "wait": statistics.wait_s,
+        "compute": statistics.compute_s,
+        "sync": statistics.sync_s,
+        "buffer_max_samples": statistics.max_waiting,
+        "slowest_steps": statistics.slowest_steps,
         "non_finite_steps": device.non_finite_steps,
-        "online_accuracy": tally.correct / tally.judged if tally.judged else math.nan,
+        "online_accuracy": statistics.correct / statistics.judged if statistics.judged else math.nan,
         **{f"{_SHARED}{name}": count for name, count in _shared_by(device).items()},
         "duplicates": device.intake.source.duplicates,
-        "bytes_sent": tally.bytes_sent,
+        "bytes_sent": statistics.bytes_sent,
         "time_s": device.clock.now(),
-        "time_to_target_s": math.nan if tally.time_to_target_s is None else tally.time_to_target_s,
+        "time_to_target_s": math.nan if statistics.time_to_target_s is None else statistics.time_to_target_s,
     }
     everybody = device.fabric.gather(torch.tensor(list(mine.values()), dtype=torch.float64), "summary")
     return [dict(zip(mine, row, strict=True)) for row in everybody.tolist()]
 
 
 def _shared_by(device: ConnectedDevice) -> dict[str, int]:
-    return device.sharer.describe() if device.sharer is not None else {}
+    return device.sender.describe() if device.sender is not None else {}
 
 
 def _of_device(number: int, figures: dict[str, float]) -> DeviceSummary:

@@ -7,7 +7,7 @@ from typing import Any
 
 
 @dataclass(slots=True)
-class Given:
+class SentCounts:
     """Running counts of what one device has shared.
 
     Attributes:
@@ -22,7 +22,7 @@ class Given:
     payload_bytes: int = 0
     sent_bytes: int = 0
 
-    def add(self, other: Given) -> None:
+    def add(self, other: SentCounts) -> None:
         """Count what was given in a step."""
         self.samples += other.samples
         self.withheld += other.withheld

@@ -9,7 +9,7 @@ import numpy as np
 Labels = Sequence[int] | Mapping[int, Sequence[int]]
 
 
-class Consent:
+class SharingPolicy:
     """Which samples may leave which device. What is not allowed, or is refused, is never sent.
 
     Args:
@@ -19,8 +19,8 @@ class Consent:
             for all.
         refuse_labels: labels that are not shared, on all devices or by device.
 
-    >>> consent = Consent(refuse_devices=(2,), refuse_labels={0: [7]})
-    >>> consent.allowed(0, np.array([1, 7])), consent.allowed(1, np.array([1, 7])), consent.allowed(2, np.array([1]))
+    >>> policy = SharingPolicy(refuse_devices=(2,), refuse_labels={0: [7]})
+    >>> policy.allowed(0, np.array([1, 7])), policy.allowed(1, np.array([1, 7])), policy.allowed(2, np.array([1]))
     (array([ True, False]), array([ True,  True]), array([False]))
     """
 

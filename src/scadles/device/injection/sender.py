@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from scadles.device.injection.account import Given
-from scadles.device.injection.consent import Consent
+from scadles.device.injection.counts import SentCounts
 from scadles.device.injection.history import History
 from scadles.device.injection.rule import Injection
+from scadles.device.injection.sharing_policy import SharingPolicy
 from scadles.records import Records, Span
 
 
@@ -18,21 +18,21 @@ class Choice(NamedTuple):
     """What a device shares in a step.
 
     Attributes:
-        places: of these samples in its batch, int64 ascending.
+        indices: of these samples in its batch, int64 ascending.
         withheld: how many more were drawn, and are not shared.
     """
 
-    places: np.ndarray
+    indices: np.ndarray
     withheld: int
 
 
-class Sharer:
+class SampleSender:
     """One device that shares samples when its turn comes.
 
     Args:
         device: its number.
         injection: the rule.
-        consent: what it may share.
+        policy: what it may share.
         history: of what has left it.
 
     Attributes:
@@ -40,15 +40,15 @@ class Sharer:
         latest: what of that in the present step.
     """
 
-    __slots__ = ("consent", "device", "given", "history", "injection", "latest")
+    __slots__ = ("device", "history", "injection", "latest", "policy", "sent")
 
-    def __init__(self, device: int, injection: Injection, consent: Consent, history: History) -> None:
+    def __init__(self, device: int, injection: Injection, policy: SharingPolicy, history: History) -> None:
         self.device = device
         self.injection = injection
-        self.consent = consent
+        self.policy = policy
         self.history = history
-        self.given = Given()
-        self.latest = Given()
+        self.sent = SentCounts()
+        self.latest = SentCounts()
 
     def choose(self, step: int, size: int, labels_at: Callable[[np.ndarray], np.ndarray]) -> Choice:
         """Draw what to share of a batch of ``size`` samples, and leave out what must not leave.
@@ -56,38 +56,38 @@ class Sharer:
         Args:
             step: of the run; this device is one of its senders.
             size: samples in its batch.
-            labels_at: places in the batch to labels, asked only where consent depends on them.
+            labels_at: indices in the batch to labels, asked only where policy depends on them.
         """
-        drawn = self.injection.places(self.device, step, size)
-        if self.consent.shares(self.device) and not self.consent.depends_on_labels(self.device):
+        drawn = self.injection.indices(self.device, step, size)
+        if self.policy.shares(self.device) and not self.policy.depends_on_labels(self.device):
             return Choice(drawn, 0)
-        labels = labels_at(drawn) if self.consent.shares(self.device) else np.zeros(len(drawn), dtype=np.int64)
-        places = drawn[self.consent.allowed(self.device, labels)]
-        return Choice(places, len(drawn) - len(places))
+        labels = labels_at(drawn) if self.policy.shares(self.device) else np.zeros(len(drawn), dtype=np.int64)
+        indices = drawn[self.policy.allowed(self.device, labels)]
+        return Choice(indices, len(drawn) - len(indices))
 
     def book(self, batch: Records | Span, choice: Choice, payload_bytes: int, copies: int) -> np.ndarray:
         """Take note of what leaves in one message, of which so many copies are sent; return its stream offsets."""
-        places = choice.places
-        offsets = batch.first_offset + places if isinstance(batch, Span) else batch.offsets[places]
-        self.latest = Given(len(places), choice.withheld, payload_bytes, payload_bytes * copies)
-        self.given.add(self.latest)
-        if len(places):
+        indices = choice.indices
+        offsets = batch.first_offset + indices if isinstance(batch, Span) else batch.offsets[indices]
+        self.latest = SentCounts(len(indices), choice.withheld, payload_bytes, payload_bytes * copies)
+        self.sent.add(self.latest)
+        if len(indices):
             self.history.add(offsets, batch.first_offset)
         return offsets
 
     def describe(self) -> dict[str, int]:
         """Return what has been shared so far, for a summary."""
-        return {**self.given.as_dict(), "distinct_records": self.history.distinct}
+        return {**self.sent.as_dict(), "distinct_records": self.history.distinct}
 
     def end_step(self) -> None:
         """Take note that a step has ended."""
-        self.latest = Given()
+        self.latest = SentCounts()
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint needs, as JSON can hold it."""
-        return {"given": self.given.as_dict(), "history": self.history.state()}
+        return {"given": self.sent.as_dict(), "history": self.history.state()}
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from what :meth:`state` returned."""
-        self.given = Given(**state["given"])
+        self.sent = SentCounts(**state["given"])
         self.history.load(state["history"])
