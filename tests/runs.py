@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -197,6 +198,13 @@ def _environment(pid):
 
 
 def _rank(pid):
+    """The number that a forked device has written into its name, or torchrun's into its environment."""
+    try:
+        name = Path(f"/proc/{pid}/comm").read_text()
+    except OSError:
+        return None
+    if found := re.fullmatch(r"device (\d+)\n", name):
+        return int(found[1])
     return next((int(part[5:]) for part in _environment(pid) if part.startswith(b"RANK=")), None)
 
 

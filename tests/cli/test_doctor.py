@@ -8,12 +8,13 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from scadles.cli import doctor as module
+from scadles.cli import checks as module
+from scadles.cli.doctor import doctor
 
 
 def invoke(*arguments):
     app = typer.Typer()
-    app.command()(module.doctor)
+    app.command()(doctor)
     return CliRunner().invoke(app, list(arguments))
 
 

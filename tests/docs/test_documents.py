@@ -15,7 +15,7 @@ import yaml
 
 from scadles import VirtualClock, load_config, open_source
 from scadles.cli.app import app
-from scadles.cli.settings import reference
+from scadles.cli.reference import reference
 from scadles.device.batching import BatchRule
 from scadles.models import build_model
 

@@ -10,12 +10,13 @@ from urllib.parse import urlencode
 import numpy as np
 import torch
 from torch import nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import Optimizer
 
 from scadles.assembly.exchange import build_exchange
 from scadles.assembly.injection import build_injection, build_sample_exchange, build_senders, injects
+from scadles.assembly.optimizer import build_optimizer
 from scadles.clock import Clock, VirtualClock, WallClock
-from scadles.config import OptimizerConfig, ProfileConfig, RunConfig, load_config
+from scadles.config import ProfileConfig, RunConfig, load_config
 from scadles.data import Dataset, Partition, load_dataset, make_partition
 from scadles.device.batching import BatchRule, FixedBatch, RateBatch, ShrunkBatch
 from scadles.device.buffer import Buffer, BufferPolicy, Persistence, Truncation
@@ -119,14 +120,6 @@ def build_rule(config: RunConfig) -> BatchRule:
 def build_policy(config: RunConfig) -> BufferPolicy:
     """Return the buffer policy."""
     return Persistence() if config.buffer.policy == "persistence" else Truncation(config.batch.window_s)
-
-
-def build_optimizer(config: OptimizerConfig, model: nn.Module) -> Optimizer:
-    """Return a built-in optimizer over a model's parameters."""
-    if config.name == "sgd":
-        return SGD(model.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
-    kind = Adam if config.name == "adam" else AdamW
-    return kind(model.parameters(), config.lr, weight_decay=config.weight_decay)
 
 
 def build_learning_rate(config: RunConfig, optimizer: Optimizer) -> LearningRate:

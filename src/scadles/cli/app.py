@@ -17,7 +17,7 @@ from scadles.cli.settings import settings
 from scadles.cli.simulate import simulate
 from scadles.cli.sweep import sweep
 from scadles.cli.train import train
-from scadles.errors import ConfigError, ScadlesError
+from scadles.errors import ScadlesError
 
 app = typer.Typer(
     help="Many devices learn one PyTorch model together, online, from live streams of unequal rates.",
@@ -49,10 +49,7 @@ def main() -> None:
 
 def _report(error: ScadlesError) -> None:
     from scadles.observe.console import print_error
-    from scadles.training.launch import hand_over
 
-    if error.exit_code == ConfigError.exit_code and hand_over(error):
-        return
     device = os.environ.get("RANK")
     print_error(f"device {device}: {error}" if device else str(error))
 

@@ -7,9 +7,6 @@ from typing import Annotated
 
 import typer
 
-from scadles.observe import RunFolder, plot_comparison, plot_run
-from scadles.observe import compare as compare_runs
-
 
 def compare(
     runs: Annotated[
@@ -39,6 +36,9 @@ def compare(
 
     Example: scadles compare runs/ddl runs/scadles --out comparison.png
     """
+    from scadles.observe import RunFolder, plot_comparison, plot_run
+    from scadles.observe import compare as compare_runs
+
     folders = [RunFolder(run) for run in runs]
     comparison = compare_runs(folders)
     if markdown:

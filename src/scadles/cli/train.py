@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from scadles.config import load_config
 from scadles.errors import ConfigError
 
 
@@ -39,6 +38,8 @@ def train(
     Exit codes: 0 the run ended as it should, 2 a setting cannot work, 3 a device was lost, 130 and 143 stopped by
     Ctrl-C and SIGTERM with a checkpoint.
     """
+    from scadles.config import load_config
+
     overrides = list(settings or [])
     if resume and out is None:
         raise ConfigError("--resume needs --out: the folder of the run to go on with")
@@ -59,20 +60,23 @@ def train(
 def _train_locally(
     config: Path, devices: int, overrides: list[str], out: Path | None, *, resume: bool, quiet: bool
 ) -> None:
+    from scadles.config import load_config
     from scadles.observe import default_folder
+    from scadles.observe.console import print_error
     from scadles.training.launch import LaunchError, launch_local
 
     if "WORLD_SIZE" in os.environ:
         raise ConfigError("--local starts its own processes: leave it out under torchrun")
-    overrides = [*overrides, f"devices={devices}"]
-    checked = load_config(config, overrides)
+    checked = load_config(config, [*overrides, f"devices={devices}"])
     run_dir = out or default_folder(checked.method)
-    arguments = ["-m", "scadles", "train", str(config), "--out", str(run_dir)]
-    for override in overrides:
-        arguments += ["--set", override]
-    arguments += ["--resume"] * resume + ["--quiet"] * quiet
+
+    def work() -> None:
+        from scadles.training.run import train
+
+        train(checked, out=run_dir, resume=resume, quiet=quiet)
+
     try:
-        launch_local(devices, arguments, run_id=run_dir.name)
+        launch_local(devices, work, print_error)
     except LaunchError as error:
         if error.exit_code != ConfigError.exit_code:
             error.args = (f"{error}{_way_on(run_dir)}",)

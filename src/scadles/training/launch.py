@@ -1,20 +1,35 @@
-"""N devices as processes on this machine, through torch's own elastic launcher."""
+"""N devices as processes on this machine: one process imports everything, then forks the devices.
+
+A device is a child of the launcher, in a session of its own, with the environment that torchrun would give it. The
+launcher keeps the rendezvous store, so that the store outlives every device. It has no other thread while it forks.
+"""
 
 from __future__ import annotations
 
+import gc
 import json
-import logging
 import os
 import signal
+import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from threading import Event, Thread
+from types import FrameType
+from typing import Any, NamedTuple
 
-from scadles.errors import ConfigError, FabricError
+from scadles.clock import wall_seconds
+from scadles.errors import ConfigError, FabricError, PeerLostError, ScadlesError
 
-_LAUNCHED = "SCADLES_LAUNCHED"
-_QUIET_LOGGERS = ("torch.distributed.elastic", "torch.distributed.launcher")
+_HOST = "127.0.0.1"
+_STOPS = (signal.SIGTERM, signal.SIGINT)
+_LOOK_S = 0.2
+# between the wish that a device ends and its end
+_GRACE_S = 30.0
+_GRACE_OF_LOST_S = 1.0
 
 
 class LaunchError(FabricError):
@@ -24,86 +39,218 @@ class LaunchError(FabricError):
         exit_code: what the command that started the devices should end with.
     """
 
-    def __init__(self, message: str, exit_code: int) -> None:
+    def __init__(self, message: str, exit_code: int = FabricError.exit_code) -> None:
         super().__init__(message)
         self.exit_code = exit_code
 
 
-def launch_local(devices: int, arguments: Sequence[str], run_id: str) -> None:
-    """Run ``python ARGUMENTS`` once for each device and wait for all of them.
+def launch_local(devices: int, work: Callable[[], object], say: Callable[[str], None]) -> None:
+    """Call ``work()`` in a process for each device and wait for all of them.
 
-    When one fails the others are asked to stop and ended after a while, so that none is left behind; so they are on
-    SIGTERM and Ctrl-C, which all devices take as a wish to write a checkpoint and end.
+    When one fails, the others are asked to stop, and those that have not answered it are killed. On SIGTERM and Ctrl-C
+    all are asked to stop, which a running device takes as a wish to write a checkpoint and end. What does not end
+    within 30 s is killed. A device whose launcher is gone stops as well.
 
     Args:
         devices: how many processes.
-        arguments: of the Python interpreter.
-        run_id: names the rendezvous.
+        work: what a device does.
+        say: shows one line, called in the process of a device that fails; a user's mistake is left to the launcher.
 
     Raises:
         LaunchError: a device failed, or the run was stopped by a signal.
+        ConfigError: this platform cannot fork.
     """
+    if not hasattr(os, "fork"):
+        raise ConfigError("--local forks its devices, which this platform cannot: start them with torchrun")
     _prepare_environment(devices)
-    from torch.distributed.elastic.multiprocessing import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-    _silence_torch()
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=devices,
-        run_id=run_id,
-        rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0",
-        local_addr="127.0.0.1",
-        max_restarts=0,
-        monitor_interval=0.1,
-    )
+    import scadles.training.run  # noqa: F401  what all devices need is imported once
+
+    listener = socket.create_server((_HOST, 0))
+    with _Group(devices, work, say, listener) as group:
+        # until its thread answers, connections wait in the socket's backlog
+        host, port = listener.getsockname()
+        store = TCPStore(host, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
+        group.join()
+        del store
+    group.check()
+
+
+class _Child(NamedTuple):
+    """A device's process, and the pipe on which it says why it fails."""
+
+    process: Any
+    report: Connection
+
+
+class _Report(NamedTuple):
+    """Why a device failed, and which others had not answered it."""
+
+    message: str
+    lost: tuple[int, ...]
+
+
+class _Group:
+    """The processes of all devices; entering it forks them, leaving it leaves none behind."""
+
+    def __init__(
+        self, devices: int, work: Callable[[], object], say: Callable[[str], None], listener: socket.socket
+    ) -> None:
+        self._children: list[_Child] = []
+        self._handlers: dict[signal.Signals, Any] = {}
+        self._kill_at_s: dict[int, float] = {}
+        self._failed: dict[int, _Report | None] = {}
+        self._lost: set[int] = set()
+        self._stopped_by: signal.Signals | None = None
+        context = get_context("fork")
+        for rank in range(devices):
+            report, sending = context.Pipe(duplex=False)
+            arguments = (rank, devices, work, say, listener, sending, os.getpid())
+            self._children.append(_Child(context.Process(target=_be_device, args=arguments), report))
+
+    def __enter__(self) -> _Group:
+        gc.freeze()  # so that collections in the devices do not copy what they share
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)  # a signal waits until all devices are there to hear of it
+        for child in self._children:
+            child.process.start()
+        for number in _STOPS:
+            self._handlers[number] = signal.getsignal(number)
+            if self._handlers[number] is not signal.SIG_IGN:
+                signal.signal(number, self._on_signal)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process, _report in self._children:
+            process.kill()
+            process.join()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def join(self) -> None:
+        """Wait until all devices have ended."""
+        running = dict(enumerate(self._children))
+        while running:
+            wait([child.process.sentinel for child in running.values()], _LOOK_S)
+            now_s = wall_seconds()
+            for rank, (process, report) in list(running.items()):
+                if process.exitcode is None:
+                    if now_s >= self._kill_at_s.get(rank, now_s + 1):
+                        process.kill()
+                    continue
+                del running[rank]
+                ended_by_us = rank in self._kill_at_s and process.exitcode in (-signal.SIGTERM, -signal.SIGKILL)
+                if process.exitcode and not ended_by_us:
+                    self._fail(rank, _read(report))
+
+    def check(self) -> None:
+        """Raise what must be said of how the devices ended: a user's mistake first, then whoever failed first."""
+        if self._stopped_by is not None:
+            raise LaunchError(f"stopped by {self._stopped_by.name}", 128 + self._stopped_by)
+        codes = {rank: int(self._children[rank].process.exitcode) for rank in self._failed}
+        for rank, report in self._failed.items():
+            if report is not None and codes[rank] == ConfigError.exit_code:
+                raise LaunchError(report.message, codes[rank])
+        for rank, code in codes.items():
+            if code < 0:
+                raise LaunchError(f"device {rank} was killed by {signal.Signals(-code).name}")
+        for rank, code in codes.items():
+            lost = code == FabricError.exit_code
+            said = (
+                "a device was lost, as the others say above" if lost else f"device {rank} ended with exit code {code}"
+            )
+            raise LaunchError(said, code)
+
+    def _fail(self, rank: int, report: _Report | None) -> None:
+        """Take note of a failure: the others cannot go on without this device."""
+        if not self._failed:
+            self._stop(signal.SIGTERM)
+        self._failed[rank] = report
+        for lost in report.lost if report else ():
+            if self._children[lost].process.exitcode is None:
+                self._lost.add(lost)
+                self._kill_at_s[lost] = wall_seconds() + _GRACE_OF_LOST_S
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self._stopped_by = self._stopped_by or signal.Signals(number)
+        self._stop(signal.SIGTERM)
+
+    def _stop(self, number: signal.Signals) -> None:
+        """Ask all devices to stop; they have a while to do so."""
+        for rank, (process, _) in enumerate(self._children):
+            if process.exitcode is None:
+                self._kill_at_s.setdefault(rank, wall_seconds() + _GRACE_S)
+                os.kill(process.pid, number)
+
+
+def _read(report: Connection) -> _Report | None:
+    """Return what a device that has ended said of its failure; None of one that could not."""
     try:
-        elastic_launch(config, sys.executable)(*arguments)
-    except ChildFailedError as error:
-        raise _explained(*error.get_first_failure()) from None
-    except SignalException as stop:
-        raise LaunchError(f"stopped by {stop.sigval.name}", 128 + stop.sigval) from None
+        if not report.poll():
+            return None
+        said = json.loads(report.recv_bytes())
+    except (EOFError, OSError):
+        return None
+    return _Report(said["message"], tuple(said["lost"]))
 
 
-def hand_over(error: Exception) -> bool:
-    """In a process that :func:`launch_local` started: leave a user's mistake to the launcher, which tells it once.
+def _be_device(
+    rank: int,
+    devices: int,
+    work: Callable[[], object],
+    say: Callable[[str], None],
+    listener: socket.socket,
+    report: Connection,
+    launcher: int,
+) -> None:
+    """Be one device: the first function of a forked process."""
+    os.setsid()  # a terminal's Ctrl-C reaches the launcher, which passes it on
+    for number in _STOPS:
+        ignored = signal.getsignal(number) is signal.SIG_IGN
+        usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, signal.SIG_IGN if ignored else usual)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+    Thread(target=_stop_with, args=(launcher,), daemon=True).start()
+    with suppress(OSError):  # as ps and top show it
+        Path("/proc/self/comm").write_text(f"device {rank}")
+    address, port = listener.getsockname()
+    listener.close()
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(devices),
+        "LOCAL_WORLD_SIZE": str(devices),
+        "MASTER_ADDR": address,
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
+    try:
+        work()
+    except ScadlesError as error:
+        lost = error.devices if isinstance(error, PeerLostError) else ()
+        report.send_bytes(json.dumps({"message": str(error), "lost": lost}).encode())
+        if error.exit_code != ConfigError.exit_code:
+            say(f"device {rank}: {error}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
 
-    Returns:
-        Whether this is such a process.
-    """
-    error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if _LAUNCHED not in os.environ or error_file is None:
-        return False
-    Path(error_file).write_text(json.dumps({"message": str(error), "timestamp": 0}))
-    return True
 
-
-def _explained(rank: int, failure: Any) -> LaunchError:
-    code = int(failure.exitcode)
-    if code < 0:
-        return LaunchError(f"device {rank} was killed by {signal.Signals(-code).name}", FabricError.exit_code)
-    if code == ConfigError.exit_code:
-        return LaunchError(str(failure.message), code)
-    if code == FabricError.exit_code:
-        return LaunchError("a device was lost, as the others say above", code)
-    return LaunchError(f"device {rank} ended with exit code {code}", code)
-
-
-def _silence_torch() -> None:
-    """Leave it to :class:`LaunchError` to say what happened; some of torch's loggers have levels of their own."""
-    for name in [*_QUIET_LOGGERS, *logging.root.manager.loggerDict]:
-        if name.startswith(_QUIET_LOGGERS):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
+def _stop_with(launcher: int) -> None:
+    """End when the launcher is gone: at once where the run has not begun, else in order, but within a while."""
+    pause = Event()
+    while os.getppid() == launcher:
+        pause.wait(_LOOK_S)
+    os.kill(os.getpid(), signal.SIGTERM)
+    pause.wait(_GRACE_S)
+    os._exit(128 + signal.SIGTERM)
 
 
 def _prepare_environment(devices: int) -> None:
-    """Set what must be set before torch is imported, here and in the processes that inherit it."""
+    """Set what must be set before torch is imported."""
     if hasattr(os, "SCHED_BATCH"):
         # more processes than cores: fewer preemptions make small all-reduces several times faster
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    os.environ[_LAUNCHED] = "1"
     os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")  # else a slow name server delays every connection
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))

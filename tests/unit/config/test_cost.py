@@ -2,7 +2,7 @@ import pytest
 import yaml
 
 from scadles.cli.app import main
-from scadles.cli.settings import reference
+from scadles.cli.reference import reference
 from scadles.config import CostConfig, LinkConfig, QuantityConfig, RunConfig, cost_profiles, load_config
 from scadles.config.cost import HEADER, PROFILES
 from scadles.errors import ConfigError
