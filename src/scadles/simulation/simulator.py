@@ -110,9 +110,7 @@ class Simulator:
         self._run_statistics.lr_scale += done.result.lr_scale
         if self._schedule.evaluation_due(self._learner):
             self._evaluate()
-        self._reason = self._schedule.reason_to_end(self._learner, self._run_statistics)
-        if self._stop.wanted:
-            self._reason = "stopped"
+        self._reason = self._schedule.reason_to_end(self._learner, self._run_statistics, stopped=self._stop.wanted)
         if self._reason is None and self._learner.step_number % self._config.checkpoint.every_steps == 0:
             self._share_statistics()  # as writing a checkpoint does
         return self._reason is None

@@ -184,7 +184,7 @@ class LiveDevice:
             self.statistics = restore(self._checkpoint_to_load, self._device, self._schedule)
             self._checkpoint_to_load = None
             self._tools.checkpoints.discard_after(self._learner.step_number)
-            self._ended_by = self._schedule.reason_to_end(self._learner, self.statistics)
+            self._ended_by = self._schedule.reason_to_end(self._learner, self.statistics, stopped=False)
         else:
             self._device.intake.open()
         if self._resuming:
@@ -209,9 +209,9 @@ class LiveDevice:
         self._tell()
         if self._schedule.evaluation_due(self._learner):
             self._evaluate()
-        self._ended_by = "stopped" if asked_to_stop else self._schedule.reason_to_end(self._learner, self.statistics)
-        if device.rejecting:
-            self._ended_by = "rejected"
+        self._ended_by = self._schedule.reason_to_end(
+            self._learner, self.statistics, stopped=asked_to_stop, rejecting=bool(device.rejecting)
+        )
         if self._ended_by is None and self._learner.step_number % self.config.checkpoint.every_steps == 0:
             self._checkpoint()
         return event

@@ -30,9 +30,27 @@ class Schedule:
         every_s = self._config.evaluation.every_s
         self.next_evaluation_s = every_s * (learner.time_s // every_s + 1)
 
-    def reason_to_end(self, learner: Learner, statistics: RunStatistics) -> str | None:
-        """Return why the run is over: ``target``, ``steps`` or ``duration``; None while it is not."""
+    def reason_to_end(
+        self, learner: Learner, statistics: RunStatistics, *, stopped: bool, rejecting: bool = False
+    ) -> str | None:
+        """Return why the run is over, None while it is not.
+
+        A simulated run has one more reason, ``deserted``: no device is left that will ever come back.
+
+        Args:
+            learner: how far training has come.
+            statistics: of the run.
+            stopped: whether any device asked to end: on a signal, or because its caller left.
+            rejecting: whether any device asked to end because too much of its stream cannot be read.
+
+        Returns:
+            ``rejected``, ``stopped``, ``target``, ``steps`` or ``duration``; the first of them that holds.
+        """
         config = self._config
+        if rejecting:
+            return "rejected"
+        if stopped:
+            return "stopped"
         if config.stop_at_target and statistics.time_to_target_s is not None:
             return "target"
         if config.steps is not None and learner.step_number >= config.steps:
