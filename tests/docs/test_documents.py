@@ -33,6 +33,23 @@ def test_links_lead_somewhere(document):
     assert [target for target in targets if not (document.parent / target).exists()] == []
 
 
+RULES = re.findall(
+    r"^\| [^|]+ \| (`[^|]+`) \| (`[^|]+`) \|$", (ROOT / "docs/architecture.md").read_text(), flags=re.MULTILINE
+)
+
+
+@pytest.mark.parametrize(("files", "names"), RULES, ids=[names for _, names in RULES])
+def test_the_rule_is_where_the_architecture_says(files, names):
+    source = "\n".join((ROOT / "src/scadles" / file).read_text() for file in re.findall(r"`([^`]+)`", files))
+    for name in re.findall(r"\w+", names):
+        assert re.search(rf"(?:^|def |class ){name}\b", source, flags=re.MULTILINE), name
+
+
+def test_the_rooms_are_those_of_the_tree():
+    shown = set(re.findall(r"^[├└]── (\w+)/", (ROOT / "docs/architecture.md").read_text(), flags=re.MULTILINE))
+    assert shown == {path.parent.name for path in (ROOT / "src/scadles").glob("*/__init__.py")}
+
+
 def test_the_settings_page_is_what_the_command_prints():
     assert (ROOT / "docs/configuration.md").read_text() == reference()
 
