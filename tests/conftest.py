@@ -1,15 +1,16 @@
 """What all tests share: hypothesis without a stopwatch, and ways to be several devices at once."""
 
 import os
-import subprocess
-import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
 from torch.distributed import TCPStore
 
+from fork_server import spawn
 from scadles.errors import PeerLostError
 from scadles.fabric import LocalFabric
 
@@ -61,7 +62,7 @@ def in_threads():
 
 
 @pytest.fixture(scope="session")
-def in_processes():
+def in_processes(tmp_path_factory):
     """Run ``python script ARGUMENTS`` as the given devices of a gloo group on this machine.
 
     They meet in a store that outlives each of them, as under torchrun. Returns (exit code, standard output) of each.
@@ -69,6 +70,7 @@ def in_processes():
 
     def run(script, size, *arguments, ranks=None, timeout_s=110.0):
         store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        folder = tmp_path_factory.mktemp("devices")
         surroundings = {
             **os.environ,
             "WORLD_SIZE": str(size),
@@ -78,17 +80,16 @@ def in_processes():
             "RES_OPTIONS": "timeout:1 attempts:1",
             "OMP_NUM_THREADS": "1",
         }
-        devices = [
-            subprocess.Popen(
-                [sys.executable, str(script), *map(str, arguments)],
-                env={**surroundings, "RANK": str(rank)},
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            for rank in (range(size) if ranks is None else ranks)
-        ]
+        devices, said = [], []
         try:
-            return [(device.communicate(timeout=timeout_s)[0], device.returncode)[::-1] for device in devices]
+            for rank in range(size) if ranks is None else ranks:
+                said.append(folder / f"device-{rank}")
+                with said[-1].open("w") as out:
+                    env = surroundings | {"RANK": str(rank)}
+                    devices.append(spawn([script, *arguments], cwd=Path.cwd(), env=env, stdout=out, stderr=2))
+            deadline_s = time.monotonic() + timeout_s
+            codes = [device.wait(max(0.0, deadline_s - time.monotonic())) for device in devices]
+            return [(code, path.read_text()) for code, path in zip(codes, said, strict=True)]
         finally:
             for device in devices:
                 device.kill()

@@ -1,12 +1,10 @@
-"""Runs of ``python -m scadles train`` in processes of their own, found, signalled and cleaned up through /proc."""
+"""Runs of ``python -m scadles`` in processes of their own, found, signalled and cleaned up through /proc."""
 
 import itertools
 import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,11 +12,11 @@ import numpy as np
 import pytest
 import yaml
 
+from fork_server import spawn
 from scadles.observe import CheckpointWritten, Finished, Step, events_path
 from scadles.observe.rundir import read_events
 
 REPOSITORY = Path(__file__).parents[1]
-_MARK = "SCADLES_TEST_RUN"
 
 
 class Started:
@@ -30,18 +28,9 @@ class Started:
 
     def __init__(self, arguments, folder, environment, name):
         self.name = name
-        self._mark = f"{os.getpid()}-{name}"
-        self._out, self._err = folder / f"{name}.out", folder / f"{name}.err"
+        self._out, self._err = (Path(folder).resolve() / f"{name}.{kind}" for kind in ("out", "err"))
         with self._out.open("w") as out, self._err.open("w") as err:
-            self.process = subprocess.Popen(
-                [sys.executable, *map(str, arguments)],
-                cwd=folder,
-                env=_surroundings(environment) | {_MARK: self._mark},
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                start_new_session=True,
-            )
+            self.process = spawn(arguments, cwd=folder, env=_surroundings(environment), stdout=out, stderr=err)
 
     @property
     def out(self):
@@ -52,9 +41,8 @@ class Started:
         return self._err.read_text()
 
     def pids(self):
-        """All living processes of this run: whoever inherited its mark."""
-        mark = f"{_MARK}={self._mark}".encode()
-        return [pid for pid in _processes() if mark in _environment(pid)]
+        """All living processes of this run: whoever inherited its standard error."""
+        return [pid for pid in _processes() if _standard_error(pid) == str(self._err)]
 
     def devices(self):
         """Process ids of living devices by number."""
@@ -187,6 +175,14 @@ def _surroundings(changes):
 
 def _processes():
     return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
+
+
+def _standard_error(pid):
+    """Where it leads; empty for a process that has ended, a zombie included."""
+    try:
+        return os.readlink(f"/proc/{pid}/fd/2")  # noqa: PTH115 - it may lead to what is no path
+    except OSError:
+        return ""
 
 
 def _environment(pid):
