@@ -26,11 +26,12 @@ class Started:
         process: the one that was started; it leads a session of its own.
     """
 
-    def __init__(self, arguments, folder, environment, name):
+    def __init__(self, arguments, folder, environment, name, interrupts):
         self.name = name
         self._out, self._err = (Path(folder).resolve() / f"{name}.{kind}" for kind in ("out", "err"))
         with self._out.open("w") as out, self._err.open("w") as err:
-            self.process = spawn(arguments, cwd=folder, env=_surroundings(environment), stdout=out, stderr=err)
+            surroundings = _surroundings(environment)
+            self.process = spawn(arguments, cwd=folder, env=surroundings, stdout=out, stderr=err, interrupts=interrupts)
 
     @property
     def out(self):
@@ -264,14 +265,17 @@ def _started():
 
 @pytest.fixture(scope="session")
 def start(_started):
-    """Start ``python ARGUMENTS`` in a folder: ``start(folder, *arguments, **environment)``."""
+    """Start ``python ARGUMENTS`` in a folder: ``start(folder, *arguments, **environment)``.
+
+    Where ``interrupts="ignored"`` it is started as a shell starts what runs in the background.
+    """
     if not Path("/proc/self/environ").exists():
         pytest.skip("finds the processes of a run through /proc")
 
     numbers = itertools.count()
 
-    def launch(folder, *arguments, **environment):
-        run = Started(arguments, folder, environment, f"run-{next(numbers)}")
+    def launch(folder, *arguments, interrupts="default", **environment):
+        run = Started(arguments, folder, environment, f"run-{next(numbers)}", interrupts)
         _started.append(run)
         return run
 

@@ -282,3 +282,17 @@ def test_a_launcher_killed_at_start_up_leaves_nobody(tell):
     since_s = time.monotonic()
     run.wait(30)
     assert time.monotonic() - since_s < 15
+
+
+def test_in_the_background_ctrl_c_is_not_meant(tmp_path, start_training, finding, write_config, npz):
+    settings = {"steps": 1_000_000, "data": {"dataset": f"npz:{npz}"}, "clock": {"speed": 20}}
+    config = write_config(tmp_path / "c.yaml", **settings)
+    run = start_training(tmp_path, config, "--quiet", "--out", "run", interrupts="ignored")
+    found = finding(tmp_path / "run", 1)
+    run.until(lambda: found.raw(0), "the first event")
+    run.signal(signal.SIGINT)
+    before = len(found.raw(0))
+    run.until(lambda: len(found.raw(0)) > before + 2, "steps after the signal")
+    run.signal(signal.SIGTERM)
+    assert run.wait() == 0
+    found.assert_ended_together("stopped")

@@ -71,9 +71,9 @@ class Chain:
         return max((event.step for event in self.found.events(0, Step)), default=0)
 
     def _in_start_up(self, run, luck):
-        """While the processes are there, and Python, torch, the data or the connections are not yet."""
-        run.until(lambda: len(run.devices()) == 2, "devices")
-        time.sleep(2.5 * luck)
+        """While the processes are there, and the data or the connections are not yet."""
+        run.until(lambda: len(run.devices()) == 2, "devices", pause_s=0.001)
+        time.sleep(0.25 * luck)
 
     def _in_steps(self, run, luck):
         self._wait_for_steps(run)

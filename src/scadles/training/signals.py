@@ -12,7 +12,8 @@ from typing import Any, Self
 class StopRequest:
     """While entered, turns the first SIGTERM or SIGINT into a flag; a second one acts as usual.
 
-    Does nothing outside the main thread, where Python delivers no signals.
+    A signal that this process was told to ignore stays ignored: a shell starts what runs in the background that way,
+    so that Ctrl-C is for the foreground only. Does nothing outside the main thread, where Python delivers no signals.
     """
 
     def __init__(self) -> None:
@@ -33,7 +34,8 @@ class StopRequest:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._on_signal)
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._on_signal)
         return self
 
     def __exit__(

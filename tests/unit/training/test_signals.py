@@ -36,6 +36,16 @@ def test_a_second_signal_acts_as_usual():
             signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_is_ignored_stays_ignored(number):
+    signal.signal(number, signal.SIG_IGN)
+    with StopRequest() as stop:
+        os.kill(os.getpid(), number)
+        assert not stop.wanted
+        assert handlers().count(signal.SIG_IGN) == 1
+    assert signal.getsignal(number) is signal.SIG_IGN
+
+
 def test_handlers_are_put_back():
     before = handlers()
     with StopRequest():
