@@ -155,12 +155,12 @@ class _Group:
         for rank, code in codes.items():
             if code < 0:
                 raise LaunchError(f"device {rank} was killed by {signal.Signals(-code).name}")
-        for rank, code in codes.items():
-            lost = code == FabricError.exit_code
-            said = (
-                "a device was lost, as the others say above" if lost else f"device {rank} ended with exit code {code}"
-            )
-            raise LaunchError(said, code)
+            if code == FabricError.exit_code:
+                silent = ", ".join(f"device {lost}" for lost in sorted(self._lost))
+                raise LaunchError(
+                    f"{silent} did not answer" if silent else "a device was lost, as the others say above"
+                )
+            raise LaunchError(f"device {rank} ended with exit code {code}", code)
 
     def _fail(self, rank: int, report: _Report | None) -> None:
         """Take note of a failure: the others cannot go on without this device."""
