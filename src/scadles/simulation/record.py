@@ -28,6 +28,7 @@ from scadles.observe import (
     Samples,
     Seconds,
     Shared,
+    evenly,
     events_path,
 )
 from scadles.simulation.cluster import StepDone
@@ -59,7 +60,7 @@ class Record:
         self._judged, self._correct = np.zeros((2, len(devices)), dtype=np.int64)
         self._learns = not isinstance(learner.model, Nothing)
         self._bytes_sent = 0
-        self.shown = evenly_chosen(config.simulation.recorded_devices, len(devices))
+        self.shown = evenly(len(devices), config.simulation.recorded_devices)
         self._logs: dict[int, EventLog] = {}
         self._leaving = ExitStack()
         self._leaving.enter_context(progress)
@@ -147,15 +148,6 @@ class Record:
             self._logs[number].write(event)
         if show:
             self._progress.update(event)
-
-
-def evenly_chosen(most: int, devices: int) -> tuple[int, ...]:
-    """Return the numbers of at most so many devices, ascending, with the same distance between them.
-
-    >>> evenly_chosen(3, 9), evenly_chosen(3, 2)
-    ((0, 4, 8), (0, 1))
-    """
-    return tuple(np.linspace(0, devices - 1, min(most, devices)).round().astype(int).tolist())
 
 
 def _header(config: RunConfig, device: int) -> Header:

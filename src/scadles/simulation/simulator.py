@@ -17,14 +17,14 @@ from scadles.config import RunConfig
 from scadles.data import Dataset
 from scadles.fabric import LocalFabric
 from scadles.models import Nothing
-from scadles.observe import Progress, Simulated, Summary, write_config
+from scadles.observe import Progress, Simulated, Summary, evenly, write_config
 from scadles.seeding import derive_seed
 from scadles.simulation.charge import Charge
 from scadles.simulation.choice import choose_gradients
 from scadles.simulation.cluster import Cluster, StepDone
 from scadles.simulation.costs import Costs
 from scadles.simulation.gradients import Lookup, LossFunction
-from scadles.simulation.record import Record, evenly_chosen
+from scadles.simulation.record import Record
 from scadles.simulation.sharing import Sharing
 from scadles.simulation.statistics import ClusterStatistics
 from scadles.training.evaluation import Evaluator, Score
@@ -84,7 +84,7 @@ class Simulator:
         self._record = Record(config, self._devices, self._learner, run_dir, progress or _silent(config))
         self._test = _test(config, dataset, loss) if self._learns else None
         local = bool(self._statistics) and config.aggregation.batchnorm == "local"
-        self._tested = evenly_chosen(_MOST_TESTED, config.devices) if local else ()
+        self._tested = evenly(config.devices, _MOST_TESTED) if local else []
         self._schedule = Schedule(config)
         self._run_statistics = RunStatistics()
         self._stop = StopRequest()
