@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import nn
 
 from scadles.exchange.aggregation import BatchNormStatistics
 
@@ -19,39 +18,34 @@ class ClusterStatistics:
 
     def __init__(self, model: nn.Module, devices: int) -> None:
         self._common = BatchNormStatistics(model)
-        layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
-        self._buffers = [buffer for layer in layers for buffer in layer.buffers(recurse=False)]
-        self._sizes = [buffer.numel() for buffer in self._buffers]
-        self._rows = self._flat().repeat(devices, 1) if self._buffers else torch.empty(devices, 0)
-        self._weights = torch.zeros(devices, dtype=torch.float64) if self._buffers else torch.empty(0)
+        self._sizes = [buffer.numel() for buffer in self._common.buffers]
+        self._rows = self._common.flat().repeat(devices, 1) if self._common else torch.empty(devices, 0)
+        self._weights = torch.zeros(devices, dtype=torch.float64) if self._common else torch.empty(0)
 
     def __bool__(self) -> bool:
-        return bool(self._buffers)
+        return bool(self._common)
 
     def load(self, device: int) -> None:
         """Let the model hold the statistics of ``device``."""
-        for buffer, part in zip(self._buffers, torch.split(self._rows[device], self._sizes), strict=True):
+        for buffer, part in zip(self._common.buffers, torch.split(self._rows[device], self._sizes), strict=True):
             buffer.copy_(part.view_as(buffer))
 
     def keep(self, device: int, samples: int) -> None:
         """Take over what training of ``device`` on ``samples`` made of the model's statistics."""
-        if self._buffers:
-            self._rows[device] = self._flat()
+        if self._common:
+            self._rows[device] = self._common.flat()
             self._weights[device] += samples
 
     def average(self) -> None:
         """Give all devices, and the model, the mean weighted by samples trained on since the last time."""
-        if not self._buffers:
+        if not self._common:
             return
         finite = torch.isfinite(self._rows).all(dim=1)
         weights = torch.where(finite, self._weights, 0.0)
         if float(weights.sum()) > 0:
             rows = torch.where(finite[:, None], self._rows, 0.0)
             self._common.unpack(torch.cat([weights @ rows, weights.sum()[None]]))
-            self._rows[:] = self._flat()
+            self._rows[:] = self._common.flat()
         else:
             self.load(0)
         self._weights.zero_()
-
-    def _flat(self) -> Tensor:
-        return torch.cat([buffer.reshape(-1).double() for buffer in self._buffers])

@@ -15,25 +15,32 @@ class BatchNormStatistics:
 
     Args:
         model: its BatchNorm layers that track statistics are found once, here.
+
+    Attributes:
+        buffers: of these layers.
     """
 
     def __init__(self, model: nn.Module) -> None:
         layers = [m for m in model.modules() if isinstance(m, _BatchNorm)]
         tracked = [(m.running_mean, m.running_var, m.num_batches_tracked) for m in layers]
-        self._buffers: list[Tensor] = [buffer for buffers in tracked for buffer in buffers if buffer is not None]
+        self.buffers: list[Tensor] = [buffer for buffers in tracked for buffer in buffers if buffer is not None]
         self._before: list[Tensor] = []
         self._weight = 0
 
     def __bool__(self) -> bool:
-        return bool(self._buffers)
+        return bool(self.buffers)
+
+    def flat(self) -> Tensor:
+        """Return the statistics as one vector, float64 ``[k]``; there must be some."""
+        return torch.cat([buffer.reshape(-1).double() for buffer in self.buffers])
 
     def remember(self) -> None:
         """Note the statistics as they are before a batch."""
-        self._before = [buffer.clone() for buffer in self._buffers]
+        self._before = [buffer.clone() for buffer in self.buffers]
 
     def restore(self) -> None:
         """Take back what the batch since :meth:`remember`, which is left out, did to the statistics."""
-        for buffer, before in zip(self._buffers, self._before, strict=True):
+        for buffer, before in zip(self.buffers, self._before, strict=True):
             buffer.copy_(before)
 
     def trained(self, samples: int) -> None:
@@ -45,7 +52,7 @@ class BatchNormStatistics:
 
         Statistics with NaN or infinity get weight 0: they would spread to all devices.
         """
-        flat = torch.cat([buffer.reshape(-1).double() for buffer in self._buffers])
+        flat = self.flat()
         if not bool(torch.isfinite(flat).all()):
             return flat.new_zeros(len(flat) + 1)
         return torch.cat([flat * self._weight, flat.new_tensor([self._weight])])
@@ -54,8 +61,8 @@ class BatchNormStatistics:
         """Take over the mean from the sum over all devices."""
         weight = float(total[-1])
         if weight > 0:
-            parts = torch.split(total[:-1] / weight, [buffer.numel() for buffer in self._buffers])
-            for buffer, part in zip(self._buffers, parts, strict=True):
+            parts = torch.split(total[:-1] / weight, [buffer.numel() for buffer in self.buffers])
+            for buffer, part in zip(self.buffers, parts, strict=True):
                 mean = part.view_as(buffer)
                 buffer.copy_(mean if buffer.is_floating_point() else mean.round())
         self._weight = 0
