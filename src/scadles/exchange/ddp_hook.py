@@ -27,6 +27,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from scadles.errors import CheckpointError, ConfigError
+from scadles.exchange.aggregation.dense import all_finite
 from scadles.exchange.compression import (
     ErrorFeedback,
     Feedback,
@@ -195,7 +196,7 @@ def ddp_hook(
     slot.steps += 1
     weight = 1.0 if state.batch_size is None else float(state.batch_size)
     gradient = buffer.detach().to("cpu", torch.float32)
-    bad = weight > 0 and not _finite(gradient)
+    bad = weight > 0 and not all_finite(gradient)
     if bad:
         state.left_out += 1
         weight = 0.0
@@ -259,11 +260,6 @@ def _all_reduce(
 def _then(work: Any, finish: Callable[[torch.futures.Future[list[Tensor]]], Tensor]) -> torch.futures.Future[Tensor]:
     future: torch.futures.Future[list[Tensor]] = work.get_future()
     return future.then(finish)
-
-
-def _finite(values: Tensor) -> bool:
-    # the sum is cheap and says enough, unless large finite values overflow it
-    return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
 
 
 def _mean(total: Tensor, sums: Sequence[float], size: int) -> Tensor:

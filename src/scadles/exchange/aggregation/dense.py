@@ -56,8 +56,7 @@ class _Bucket:
                 view.zero_()
             elif parameter.grad is not view:
                 view.copy_(parameter.grad)
-        # the sum is cheap and says enough, unless large finite values overflow it
-        return bool(torch.isfinite(self.message.sum())) or bool(torch.isfinite(self.message).all())
+        return all_finite(self.message)
 
 
 class GradientExchange:
@@ -226,6 +225,12 @@ class GradientExchange:
                 bucket.expose()
             else:
                 bucket.forget()
+
+
+def all_finite(values: Tensor) -> bool:
+    """Whether a tensor has neither NaN nor infinity."""
+    # the sum is cheap and says enough, unless large finite values overflow it
+    return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
 
 
 def _check_parameters(parameters: Sequence[torch.nn.Parameter]) -> None:
