@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from scadles.exchange.compression import Selector, WireError, add_message, budget_bytes, encode, squared_norm
-from scadles.exchange.reduction.contract import Collectives, Reduction, SparseReducer, Sums, as_float32, whose_fault
+from scadles.exchange.compression import WireError, add_message, budget_bytes, encode, squared_norm
+from scadles.exchange.reduction.contract import Reduction, SparseReducer, Sums, as_float32, whose_fault
 from scadles.exchange.reduction.costs import Volume, gather_volume
 
 
@@ -25,10 +25,6 @@ class GatherReducer(SparseReducer):
     """
 
     name = "gather"
-
-    def __init__(self, fabric: Collectives, selector: Selector, n: int, value_type: str = "int8") -> None:
-        super().__init__(fabric, selector, n, value_type)
-        self._kept_sq = 0.0
 
     def begin(self, v: Tensor, step: int) -> None:
         self._picked = self._selector.pick(v, step)
@@ -60,12 +56,6 @@ class GatherReducer(SparseReducer):
 
     def settle(self, sums: Sums) -> Reduction:
         return Reduction(sums.total, sums.scalars, self._picked, self._kept_sq, self._picked.indices)
-
-    def state(self) -> dict[str, Tensor]:
-        return {}
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Nothing is carried from step to step."""
 
     def volume(self, scalars: int) -> Volume:
         return gather_volume(self.n, self.k, self._fabric.size, self.value_type, scalars)

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from scadles.errors import CheckpointError
-from scadles.exchange.compression import Sparse, WireError, decode_dense, dense_bytes, encode_dense, squared_norm
-from scadles.exchange.reduction.contract import Collectives, Reduction, SparseReducer, Sums, as_float32, whose_fault
+from scadles.exchange.compression import Sparse, dense_bytes, encode_dense, squared_norm
+from scadles.exchange.reduction.contract import Collectives, Reduction, SparseReducer, Sums, as_float32
 from scadles.exchange.reduction.costs import Volume
-from scadles.exchange.reduction.quantized_dense import All
+from scadles.exchange.reduction.quantized_dense import All, open_dense
 from scadles.seeding import numpy_generator
 
 
@@ -160,7 +160,6 @@ class PowerSgdReducer(SparseReducer):
         self._start = self._next_start([torch.zeros(self._factor(size)) for size in self._right_sizes], 0)
         self._lefts: list[Tensor] = []
         self._update = self._sent = torch.zeros(0)
-        self._kept_sq = 0.0
 
     def begin(self, v: Tensor, step: int) -> Tensor | None:
         self._update = v.detach().cpu()
@@ -175,7 +174,7 @@ class PowerSgdReducer(SparseReducer):
         rows = () if received is None else received
         sums = torch.zeros(self.plan.left_factor_floats)
         for sender, row in enumerate(rows):
-            sums += self._opened(row, len(sums), sender, step, 0, phase)[1]
+            sums += open_dense(row, len(sums), sender, step, phase, scalars=0)[1]
         self._lefts = [_orthonormal(left) for left in self._factors(sums, self._left_sizes)]
         rights = [left @ matrix.of(self._update) for left, matrix in zip(self._lefts, self.plan.matrices, strict=True)]
         vector = _joined([*rights, *(self._update[part] for part in self.plan.whole)])
@@ -189,7 +188,7 @@ class PowerSgdReducer(SparseReducer):
     def add_up(self, messages: Tensor, step: int, phase: str) -> Sums:
         sums, rows = torch.zeros(self.plan.message_floats), list[tuple[float, ...]]()
         for device, message in enumerate(messages):
-            scalars, part = self._opened(message, len(sums), device, step, len(rows[0]) if rows else None, phase)
+            scalars, part = open_dense(message, len(sums), device, step, phase, len(rows[0]) if rows else None)
             sums += part
             rows.append(scalars)
         total = self._multiplied(sums, self._zeros())
@@ -252,19 +251,6 @@ class PowerSgdReducer(SparseReducer):
             drawn = torch.from_numpy(generator.standard_normal(tuple(right.shape), dtype=np.float32))
             factors.append(_orthonormal(torch.where(found[:, None], right, drawn)))
         return _joined(factors)
-
-    def _opened(
-        self, message: Tensor, n: int, device: int, step: int, scalars: int | None, phase: str
-    ) -> tuple[tuple[float, ...], Tensor]:
-        try:
-            header, part = decode_dense(message, n)
-            if header.step != step:
-                raise WireError(f"a message of step {header.step}, this is step {step}")
-            if scalars is not None and len(header.scalars) != scalars:
-                raise WireError(f"a message with {len(header.scalars)} scalars, not {scalars}")
-        except WireError as error:
-            raise whose_fault(device, phase, error) from None
-        return header.scalars, part
 
 
 def powersgd_volume(

@@ -50,7 +50,6 @@ class QuantizedDenseReducer(SparseReducer):
         super().__init__(fabric, selector, n, value_type)
         self._span = -(-n // fabric.size)
         self._sent = torch.zeros(0)
-        self._kept_sq = 0.0
 
     def begin(self, v: Tensor, step: int) -> Tensor:
         size = self._fabric.size
@@ -65,7 +64,7 @@ class QuantizedDenseReducer(SparseReducer):
         rank = self._fabric.rank
         sums = torch.zeros(self._span)
         for sender, row in enumerate(() if received is None else received):
-            sums += self._opened(row, sender, step, phase)[1]
+            sums += open_dense(row, self._span, sender, step, phase)[1]
         numbers = as_float32(scalars).tolist()
         encoded = encode_dense(sums, value_type=self.value_type, step=step, scalars=numbers)
         self._sent[rank * self._span : (rank + 1) * self._span] -= sums - encoded.sent
@@ -74,7 +73,7 @@ class QuantizedDenseReducer(SparseReducer):
     def add_up(self, messages: Tensor, step: int, phase: str) -> Sums:
         total, rows = self._zeros(), []
         for owner, message in enumerate(messages):
-            scalars, part = self._opened(message, owner, step, phase)
+            scalars, part = open_dense(message, self._span, owner, step, phase)
             here = total[owner * self._span : (owner + 1) * self._span]
             here.copy_(part[: len(here)])
             rows.append(scalars)
@@ -85,23 +84,27 @@ class QuantizedDenseReducer(SparseReducer):
         # nothing is picked, so nothing that left has waited
         return Reduction(sums.total, sums.scalars, taken, self._kept_sq, torch.zeros(0, dtype=torch.int64))
 
-    def state(self) -> dict[str, Tensor]:
-        return {}
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Nothing is carried from step to step."""
-
     def volume(self, scalars: int) -> Volume:
         return quantized_dense_volume(self.n, self._fabric.size, self.value_type, scalars)
 
-    def _opened(self, message: Tensor, device: int, step: int, phase: str) -> tuple[tuple[float, ...], Tensor]:
-        try:
-            header, part = decode_dense(message, self._span)
-            if header.step != step:
-                raise WireError(f"a message of step {header.step}, this is step {step}")
-        except WireError as error:
-            raise whose_fault(device, phase, error) from None
-        return header.scalars, part
+
+def open_dense(
+    message: Tensor, n: int, device: int, step: int, phase: str, scalars: int | None = None
+) -> tuple[tuple[float, ...], Tensor]:
+    """Return the scalars, as many as are said if that is known, and the values of a device's dense message.
+
+    Raises:
+        WireError: a bad one; it names the device.
+    """
+    try:
+        header, part = decode_dense(message, n)
+        if header.step != step:
+            raise WireError(f"a message of step {header.step}, this is step {step}")
+        if scalars is not None and len(header.scalars) != scalars:
+            raise WireError(f"a message with {len(header.scalars)} scalars, not {scalars}")
+    except WireError as error:
+        raise whose_fault(device, phase, error) from None
+    return header.scalars, part
 
 
 def quantized_dense_volume(n: int, size: int, value_type: str = "int8", scalars: int = 0) -> Volume:

@@ -47,7 +47,6 @@ class SplitReducer(SparseReducer):
     def __init__(self, fabric: Collectives, selector: Selector, n: int, value_type: str = "int8") -> None:
         super().__init__(fabric, selector, n, value_type)
         self._bounds = equal_slices(n, fabric.size)
-        self._kept_sq = 0.0
         self._left = self._picked.indices
 
     def begin(self, v: Tensor, step: int) -> Tensor:
