@@ -13,6 +13,7 @@ from scadles.config.cost import (
 from scadles.config.data import DataConfig
 from scadles.config.injection import InjectionConfig
 from scadles.config.load import load_config
+from scadles.config.stream import ProfileConfig, StreamConfig
 from scadles.config.tree import (
     METHODS,
     AggregationConfig,
@@ -24,10 +25,8 @@ from scadles.config.tree import (
     FabricConfig,
     LearningRateConfig,
     OptimizerConfig,
-    ProfileConfig,
     RunConfig,
     SimulationConfig,
-    StreamConfig,
 )
 
 __all__ = [

@@ -6,15 +6,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from itertools import pairwise
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
 from scadles.config.reading import explain, read_yaml
-from scadles.config.section import Section, what_is_said
+from scadles.config.section import Section, ascending, what_is_said
 from scadles.errors import ConfigError, did_you_mean
 
 FREE = "free"
@@ -28,10 +27,6 @@ Positive = Annotated[float, Field(gt=0)]
 def cost_profiles() -> list[str]:
     """Return the names of the profiles that ship."""
     return sorted(path.stem for path in PROFILES.glob("*.yaml"))
-
-
-def _ascending(values: Iterable[float]) -> bool:
-    return all(before < after for before, after in pairwise(values))
 
 
 def _check_period(period_s: float | None, last_s: float | None, of: str) -> None:
@@ -85,7 +80,7 @@ class QuantityConfig(Section):
             raise ValueError(
                 f"{len(self.times_s)} times_s and {len(self.factors)} factors: give a factor for each time"
             )
-        if self.times_s and (self.times_s[0] != 0 or not _ascending(self.times_s)):
+        if self.times_s and (self.times_s[0] != 0 or not ascending(self.times_s)):
             raise ValueError(f"times_s {list(self.times_s)} must ascend from 0")
         _check_period(self.period_s, self.times_s[-1] if self.times_s else None, "times_s")
         return self
@@ -150,7 +145,7 @@ class AvailabilityConfig(Section):
         if self.windows_s and self.on_s:
             raise ValueError("give windows_s, or on_s and off_s to draw them, not both")
         edges_s = [edge for window in self.windows_s or () for edge in window]
-        if not _ascending(edges_s):
+        if not ascending(edges_s):
             windows = [list(window) for window in self.windows_s or ()]
             raise ValueError(f"windows_s {windows} must be [from, to] in ascending order, apart from each other")
         # a window may end with the period

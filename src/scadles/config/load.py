@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from scadles.config.addresses import shown
 from scadles.config.reading import explain, read_yaml
-from scadles.config.tree import RunConfig, merged, profile_settings
+from scadles.config.stream import profile_settings
+from scadles.config.tree import RunConfig, merged
 from scadles.errors import ConfigError
 
 

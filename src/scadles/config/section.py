@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -18,6 +19,11 @@ class Section(BaseModel):
 def what_is_said(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings before validation, where ready sections stand for what was given of them."""
     return {k: v.model_dump(exclude_unset=True) if isinstance(v, Section) else v for k, v in tree.items()}
+
+
+def ascending(values: Iterable[float]) -> bool:
+    """Whether each number is above the one before it."""
+    return all(before < after for before, after in pairwise(values))
 
 
 def sections_in(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -12,13 +12,12 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
-from scadles.config.addresses import without_secrets
-from scadles.config.codec import CodecConfig
 from scadles.config.compression import CompressionConfig
 from scadles.config.cost import CostConfig
 from scadles.config.data import DataConfig
 from scadles.config.injection import InjectionConfig
-from scadles.config.section import Section, what_is_said
+from scadles.config.section import Section, ascending, what_is_said
+from scadles.config.stream import StreamConfig
 
 METHODS: dict[str, dict[str, Any]] = {
     "ddl": {
@@ -34,56 +33,6 @@ METHODS: dict[str, dict[str, Any]] = {
         "lr": {"scaling": "auto"},
     },
 }
-
-
-class ProfileConfig(Section):
-    """How one stream's rate varies in time; its mean stays the configured rate (except for an outage)."""
-
-    name: Literal["constant", "bursts", "day", "outage"] = Field(
-        default="constant", description="how the rate varies; poisson is short for constant with poisson arrivals"
-    )
-    arrivals: Literal["regular", "poisson"] = Field(
-        default="regular", description="evenly spaced records, or independent ones"
-    )
-    period_s: float = Field(default=20.0, gt=0, description="bursts, day, outage: length of one cycle")
-    duty: float = Field(default=0.25, gt=0, le=1, description="bursts: share of a cycle in which records arrive")
-    depth: float = Field(default=0.8, ge=0, le=1, description="day: 0 is a flat curve, 1 falls to zero at night")
-    outage_at_s: float = Field(default=10.0, ge=0, description="outage: its start within each cycle")
-    outage_s: float = Field(default=5.0, ge=0, description="outage: its length")
-
-
-def profile_settings(value: Any) -> Any:
-    """Take a bare name for a profile: ``bursts``; ``poisson`` is a constant rate with independent arrivals."""
-    if value == "poisson":
-        return {"arrivals": "poisson"}
-    return {"name": value} if isinstance(value, str) else value
-
-
-Profile = Annotated[ProfileConfig, BeforeValidator(profile_settings)]
-Rate = Annotated[float, Field(ge=0)]
-
-
-class StreamConfig(Section):
-    """Where samples come from."""
-
-    url: Annotated[str, BeforeValidator(without_secrets)] = Field(
-        default="replay://",
-        description="source of each device; {device} stands for its number; secrets as env:NAME or file:PATH",
-    )
-    rates: Rate | tuple[Rate, ...] | str = Field(
-        default=50.0,
-        description="replay, publish: samples/s; one for all, one per device, or S1 S2 S1' S2' (drawn), S1:known ...",
-    )
-    profile: Profile | tuple[Profile, ...] = Field(
-        default=ProfileConfig(), description="one for all, or one per device"
-    )
-    codec: CodecConfig = Field(default=CodecConfig(), description="kafka, mqtt: how a message is read")
-    max_rejected_share: float = Field(
-        default=0.5, gt=0, le=1, description="end the run where more of a stream cannot be trained on; 1: never"
-    )
-    quarantine_mb: float = Field(
-        default=1.0, ge=0, description="megabytes of rejected records that each device keeps as examples; 0: none"
-    )
 
 
 class BufferConfig(Section):
@@ -147,7 +96,7 @@ class LearningRateConfig(Section):
 
     @model_validator(mode="after")
     def _ascending(self) -> Self:
-        if list(self.milestones) != sorted(set(self.milestones)) or any(m < 1 for m in self.milestones):
+        if not ascending((0, *self.milestones)):
             raise ValueError(f"milestones {list(self.milestones)} must be ascending sample counts")
         return self
 
