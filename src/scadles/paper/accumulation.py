@@ -12,7 +12,7 @@ from scadles.paper.experiment import Experiment, Options, Outcome
 from scadles.paper.published import ACCUMULATED, BATCH, NETWORKS
 from scadles.paper.rules import arrived_samples, gigabytes, waiting_samples
 from scadles.paper.runs import Runs
-from scadles.paper.settings import idle_run, label
+from scadles.paper.settings import idle_run
 from scadles.paper.table import Cell, Quantity, Row, Table, largest_deviation
 
 _QUANTITIES = (Quantity("arrived", "GB", ".4g"), Quantity("waiting", "GB", ".4g"))
@@ -27,7 +27,7 @@ def measure(options: Options, runs: Runs) -> Outcome:
     settings = [key for key in ACCUMULATED if key[2] <= longest]
     pairs = list(dict.fromkeys(key[:2] for key in settings))
     configs = {
-        label("accumulation", name, rate): idle_run(
+        ("accumulation", name, rate): idle_run(
             method="ddl",
             devices=1,
             steps=longest,
@@ -38,7 +38,7 @@ def measure(options: Options, runs: Runs) -> Outcome:
         for name, rate in pairs
     }
     folders = runs.get(configs)
-    rows = [_row(*key, folders[label("accumulation", *key[:2])]) for key in settings]
+    rows = [_row(*key, folders["accumulation", *key[:2]]) for key in settings]
     off = largest_deviation([cell for row in rows for cell in row.cells])
     remarks = (
         "Arrived: t S T. This is what the paper's table prints as accumulated, though DDL trains on 64 of them a step.",
@@ -46,7 +46,7 @@ def measure(options: Options, runs: Runs) -> Outcome:
         f"Ours is within {off:.2%} of the rule in every cell. An image has 3 KB; 1 GB is 2^30 bytes, as in the paper.",
     )
     table = Table(_TITLE, ("model", "t (s)", "S", "T"), _QUANTITIES, rows, remarks)
-    panels = [_panel(name, rate, folders[label("accumulation", name, rate)]) for name, rate in pairs]
+    panels = [_panel(name, rate, folders["accumulation", name, rate]) for name, rate in pairs]
     return Outcome((table,), partial(plot_panels, "Data that DDL leaves waiting on a device", panels, columns=2))
 
 

@@ -17,7 +17,7 @@ from scadles.paper.experiment import Experiment, Options, Outcome
 from scadles.paper.published import DEVICES, HELD, NETWORKS
 from scadles.paper.rules import scadles_step_s, waiting_samples
 from scadles.paper.runs import Runs
-from scadles.paper.settings import SEED, idle_run, label
+from scadles.paper.settings import SEED, idle_run
 from scadles.paper.table import Cell, Quantity, Row, Table
 from scadles.streams import draw_rates
 
@@ -89,11 +89,10 @@ def _persistence(runs: Runs) -> dict[Key, Waiting]:
 
 def _simulated(limits: Mapping[Key, Mapping[str, float]], policy: str, runs: Runs) -> dict[Key, Waiting]:
     """Return what waited on the fullest device in each of some cells, which run for so many steps or seconds."""
-    names = {key: label("buffers", *key, policy) for key in limits}
-    configs = {names[key]: _config(key, policy, limit) for key, limit in limits.items()}
-    weights = {names[key]: HELD[key].persistence / _growth(key) for key in limits}
+    configs = {("buffers", *key, policy): _config(key, policy, limit) for key, limit in limits.items()}
+    weights = {("buffers", *key, policy): HELD[key].persistence / _growth(key) for key in limits}
     folders = runs.get(configs, weights)
-    return {key: waiting(folders[names[key]]) for key in limits}
+    return {key: waiting(folders["buffers", *key, policy]) for key in limits}
 
 
 def _config(key: Key, policy: str, limit: Mapping[str, float]) -> RunConfig:

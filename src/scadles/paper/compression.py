@@ -18,7 +18,7 @@ from scadles.paper.learning import Learnt, Scale
 from scadles.paper.published import COMPRESSION, DEVICES, NETWORKS, Compressed, dense
 from scadles.paper.rules import floats_share, published_bytes_share, scadles_step_s
 from scadles.paper.runs import Runs
-from scadles.paper.settings import label, rates_of
+from scadles.paper.settings import rates_of
 from scadles.paper.table import Cell, Quantity, Row, Table
 
 #: A network, CR, and delta; or None for dense steps alone, or the gate by cost in the place of delta.
@@ -74,11 +74,9 @@ def measure(options: Options, runs: Runs) -> Outcome:
     """Train both networks' stand-ins with every CR and delta, with the gate by cost, and dense."""
     size = QUICK if options.quick else FULL
     found = [(name, ratio, delta) for name in NETWORKS for ratio, delta in _settings()]
-    configs = {key: _config(options, size, key) for key in found}
-    names = {key: label("compression", *map(str, key)) for key in found}
-    weights = {names[key]: float(configs[key].steps or 0) for key in found}
-    folders = runs.get({names[key]: config for key, config in configs.items()}, weights)
-    results = {key: learning.learnt(folders[names[key]]) for key in found}
+    configs = {("compression", *key): _config(options, size, key) for key in found}
+    folders = runs.get(configs, {key: float(config.steps or 0) for key, config in configs.items()})
+    results = {key: learning.learnt(folders["compression", *key]) for key in found}
     shares = [_share_row(key, results, size.devices) for key in found]
     amounts = [_amount_row(key, results[key]) for key in found]
     tables = (

@@ -17,7 +17,7 @@ from scadles.paper.learning import Learnt, learnt
 from scadles.paper.published import INJECTED_BEST, INJECTED_KB, SAMPLE_BYTES, SETS
 from scadles.paper.rules import shared_kilobytes
 from scadles.paper.runs import Runs
-from scadles.paper.settings import SEED, idle_run, label, rates_of
+from scadles.paper.settings import SEED, idle_run, rates_of
 from scadles.paper.table import Cell, Quantity, Row, Table
 
 Pair = tuple[float, float]
@@ -60,17 +60,17 @@ def measure(options: Options, runs: Runs) -> Outcome:
     size, seeds = skewed.size_of(options), QUICK_SEEDS if options.quick else FULL_SEEDS
     steps = QUICK_STEPS if options.quick else FULL_STEPS
     cells = [(name, pair) for name in SETS for pair in PAIRS]
-    moved = {label("injection", name, f"{pair[0]:g}"): traffic_run(steps, name, pair) for name, pair in cells}
+    moved = {("injection", name, f"{pair[0]:g}"): traffic_run(steps, name, pair) for name, pair in cells}
     taught = {
-        label("injection", "labels", f"{pair[0]:g}", seed): learning_run(options, size, pair, seed)
+        ("injection", "labels", f"{pair[0]:g}", seed): learning_run(options, size, pair, seed)
         for pair in (*PAIRS, NONE)
         for seed in seeds
     }
     weights = {name: 1 + 9 * config.injection.alpha for name, config in taught.items()} | dict.fromkeys(moved, 0.05)
     folders = runs.get(moved | taught, weights)
-    traffic = {(name, pair): traffic_of(folders[label("injection", name, f"{pair[0]:g}")]) for name, pair in cells}
+    traffic = {(name, pair): traffic_of(folders["injection", name, f"{pair[0]:g}"]) for name, pair in cells}
     results = {
-        pair: [learnt(folders[label("injection", "labels", f"{pair[0]:g}", seed)]) for seed in seeds]
+        pair: [learnt(folders["injection", "labels", f"{pair[0]:g}", seed]) for seed in seeds]
         for pair in (*PAIRS, NONE)
     }
     tables = (

@@ -11,7 +11,7 @@ from scadles.paper.experiment import Experiment, Options, Outcome
 from scadles.paper.published import DEVICES, GATHERING, SETS
 from scadles.paper.rules import extra_gathering_s
 from scadles.paper.runs import Runs
-from scadles.paper.settings import idle_run, label, rates_of
+from scadles.paper.settings import idle_run, rates_of
 from scadles.paper.table import Cell, Quantity, Row, Table, largest_deviation
 from scadles.streams import RATE_SETS
 
@@ -21,7 +21,7 @@ _TITLE = "Seconds beyond one to gather a batch of b samples"
 
 def measure(_: Options, runs: Runs) -> Outcome:
     """Let devices gather their first batch, and look up how long each of them waited."""
-    configs = {label("latency", name, batch): _config(batch, name) for batch, name in GATHERING}
+    configs = {("latency", name, batch): _config(batch, name) for batch, name in GATHERING}
     folders = runs.get(configs)
     rows = [_row(*setting, configs[run], folders[run]) for setting, run in zip(GATHERING, configs, strict=True)]
     off = largest_deviation([cell for row in rows for cell in row.cells])

@@ -16,7 +16,7 @@ from scadles.paper.experiment import Options
 from scadles.paper.published import BATCH, CONVERGENCE, DEVICES, NETWORKS, NEVER
 from scadles.paper.rules import ddl_step_s, throughput_ratio
 from scadles.paper.runs import Runs
-from scadles.paper.settings import SEED, label, rates_of
+from scadles.paper.settings import SEED, rates_of
 
 Key = tuple[str, str]
 
@@ -118,11 +118,10 @@ def scale(options: Options) -> Scale:
 def learn(options: Options, runs: Runs, variants: Sequence[str]) -> dict[str, dict[Key, Learnt]]:
     """Return what each variant learnt in each of the eight cells."""
     size = scale(options)
-    names = {(variant, key): label(variant, *key) for key in KEYS for variant in variants}
-    configs = {name: _config(options, size, *pair) for pair, name in names.items()}
-    weights = {name: _samples(configs[name], *pair) for pair, name in names.items()}
+    configs = {(variant, *key): _config(options, size, variant, key) for key in KEYS for variant in variants}
+    weights = {(variant, *key): _samples(configs[variant, *key], variant, key) for key in KEYS for variant in variants}
     folders = runs.get(configs, weights)
-    return {v: {key: learnt(folders[names[v, key]]) for key in KEYS} for v in variants}
+    return {variant: {key: learnt(folders[variant, *key]) for key in KEYS} for variant in variants}
 
 
 def rates(options: Options, key: Key) -> tuple[float, ...]:

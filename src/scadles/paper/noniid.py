@@ -13,7 +13,6 @@ from scadles.paper.experiment import Experiment, Options, Outcome
 from scadles.paper.learning import Learnt
 from scadles.paper.published import CONVERGENCE, INJECTED_BEST, NETWORKS, NON_IID
 from scadles.paper.runs import Runs
-from scadles.paper.settings import label
 from scadles.paper.skewed import (
     BATCH,
     SETTINGS,
@@ -40,11 +39,9 @@ def measure(options: Options, runs: Runs) -> Outcome:
     """Train in every way with all labels everywhere and with few labels a device, and compare."""
     size = size_of(options)
     keys = keys_of(options, size)
-    configs = {key: run_config(options, size, key) for key in keys}
-    names = {key: label("noniid", *key) for key in keys}
-    weights = {names[key]: samples_of(config) for key, config in configs.items()}
-    folders = runs.get({names[key]: config for key, config in configs.items()}, weights)
-    results = {key: learning.learnt(folders[names[key]]) for key in keys}
+    configs = {("noniid", *key): run_config(options, size, key) for key in keys}
+    folders = runs.get(configs, {key: samples_of(config) for key, config in configs.items()})
+    results = {key: learning.learnt(folders["noniid", *key]) for key in keys}
     tables = (
         Table(f"{_TITLE}: final accuracy", _KEYS, _QUANTITIES, accuracy_rows(results), _remarks(options, size)),
         Table(f"{_TITLE}: against all labels everywhere", _KEYS, _CHANGES, change_rows(results), claims(results)),

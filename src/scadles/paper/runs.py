@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
+from typing import Any, TypeVar
 
 from scadles.clock import wall_seconds
 from scadles.config import RunConfig
@@ -14,6 +15,17 @@ from scadles.observe.console import human_seconds
 from scadles.observe.sweep_table import SweepRun
 from scadles.sweep.plan import UNFINISHED, Task
 from scadles.sweep.work import Failure, Outcome, in_processes, make
+
+Key = TypeVar("Key", bound=tuple[Any, ...])
+
+
+def label(*parts: Any) -> str:
+    """Return a name for a run that can be part of a file name.
+
+    >>> label("ddl", "S1'", 64)
+    'ddl-S1prime-64'
+    """
+    return "-".join(map(str, parts)).replace("'", "prime")
 
 
 class Runs:
@@ -32,24 +44,25 @@ class Runs:
         self._jobs = jobs
         self.say = say
 
-    def get(self, configs: Mapping[str, RunConfig], weights: Mapping[str, float] | None = None) -> dict[str, RunFolder]:
-        """Return the finished run of each label, simulating those that are not there.
+    def get(self, configs: Mapping[Key, RunConfig], weights: Mapping[Key, float] | None = None) -> dict[Key, RunFolder]:
+        """Return the finished run of each key, simulating those that are not there.
 
         Args:
-            configs: settings by label; a label becomes part of a file name.
+            configs: settings by the parts of a label, which becomes part of a file name.
             weights: how long each takes, in any unit, for the estimate of what is left; all alike by default.
 
         Raises:
             ConfigError: the settings of a run cannot work, or something else is in its place.
             RunError: a run failed, or the folder cannot be written to.
         """
-        tasks = {label: self._task(label, config) for label, config in configs.items()}
-        missing = {label: task for label, task in tasks.items() if not _is_finished(task)}
+        tasks = {key: self._task(label(*key), config) for key, config in configs.items()}
+        missing = {key: task for key, task in tasks.items() if not _is_finished(task)}
         if len(missing) < len(tasks):
             self.say(f"{len(tasks) - len(missing)} of {len(tasks)} runs are there already in {self.folder}")
         if missing:
-            self._make(missing, {label: (weights or {}).get(label, 1.0) for label in missing})
-        return {label: RunFolder(task.run.folder) for label, task in tasks.items()}
+            shares = {label(*key): (weights or {}).get(key, 1.0) for key in missing}
+            self._make({label(*key): task for key, task in missing.items()}, shares)
+        return {key: RunFolder(task.run.folder) for key, task in tasks.items()}
 
     def _task(self, label: str, config: RunConfig) -> Task:
         name = f"{label}-{sha256(config.to_yaml().encode()).hexdigest()[:8]}"

@@ -1,4 +1,4 @@
-"""Settings and names that experiments share."""
+"""Settings that experiments share."""
 
 from __future__ import annotations
 
@@ -28,12 +28,3 @@ def idle_run(**settings: Any) -> RunConfig:
 def rates_of(config: RunConfig) -> tuple[float, ...]:
     """Return the rate of each device of a run, samples per second."""
     return draw_rates(config.stream.rates, config.devices, config.seed)
-
-
-def label(*parts: str | int) -> str:
-    """Return a name for a run that can be part of a file name.
-
-    >>> label("ddl", "S1'", 64)
-    'ddl-S1prime-64'
-    """
-    return "-".join(str(part) for part in parts).replace("'", "prime")

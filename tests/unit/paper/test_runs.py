@@ -5,34 +5,36 @@ import pytest
 import scadles.simulation
 from scadles.errors import ConfigError, DataError, RunError
 from scadles.paper import Runs
-from scadles.paper.settings import idle_run, label
+from scadles.paper.runs import label
+from scadles.paper.settings import idle_run
 
+A = ("a",)
 ONE = idle_run(method="ddl", steps=2, cost={"profile": "free"})
 OTHER = idle_run(method="ddl", steps=3, cost={"profile": "free"})
 
 
 def test_a_run_is_made_once(simulated, tmp_path):
-    first = Runs(tmp_path).get({"a": ONE})
-    again = Runs(tmp_path).get({"a": ONE})
+    first = Runs(tmp_path).get({A: ONE})
+    again = Runs(tmp_path).get({A: ONE})
     assert len(simulated) == 1
-    assert first["a"].path == again["a"].path
-    assert again["a"].summary.steps == 2
+    assert first[A].path == again[A].path
+    assert again[A].summary.steps == 2
     assert simulated[0] == ONE
 
 
 def test_other_settings_are_another_run(simulated, tmp_path):
     runs = Runs(tmp_path)
-    folders = [runs.get({"a": config})["a"].path for config in (ONE, OTHER)]
+    folders = [runs.get({A: config})[A].path for config in (ONE, OTHER)]
     assert len(simulated) == 2
     assert folders[0] != folders[1]
     assert all(path.parent == tmp_path and path.name.startswith("a-") for path in folders)
 
 
 def test_what_is_not_the_finished_run_is_not_touched(simulated, tmp_path):
-    path = Runs(tmp_path).get({"a": ONE})["a"].path
+    path = Runs(tmp_path).get({A: ONE})[A].path
     (path / "config.yaml").write_text(OTHER.to_yaml())
     with pytest.raises(ConfigError, match="in the way, and not the finished run it should be"):
-        Runs(tmp_path).get({"a": ONE})
+        Runs(tmp_path).get({A: ONE})
     assert len(simulated) == 1
 
 
@@ -45,10 +47,10 @@ def test_an_unfinished_run_is_begun_anew(simulated, tmp_path, monkeypatch):
 
     monkeypatch.setattr(scadles.simulation, "simulate", crash)
     with pytest.raises(KeyboardInterrupt):
-        Runs(tmp_path).get({"a": ONE})
+        Runs(tmp_path).get({A: ONE})
     assert [path.name for path in tmp_path.iterdir()] == ["unfinished"]
     monkeypatch.setattr(scadles.simulation, "simulate", whole)
-    assert Runs(tmp_path).get({"a": ONE})["a"].summary.steps == 2
+    assert Runs(tmp_path).get({A: ONE})[A].summary.steps == 2
     assert [path.name[:2] for path in tmp_path.iterdir()] == ["a-"]
 
 
@@ -60,7 +62,7 @@ def test_a_run_that_a_signal_ended_is_an_interrupt_and_no_result(simulated, tmp_
 
     monkeypatch.setattr(scadles.simulation, "simulate", stop)
     with pytest.raises(KeyboardInterrupt):
-        Runs(tmp_path).get({"a": ONE})
+        Runs(tmp_path).get({A: ONE})
     assert not list(tmp_path.glob("a-*"))
 
 
@@ -71,7 +73,7 @@ def test_what_goes_wrong_names_the_run_and_keeps_its_kind(simulated, tmp_path, m
 
     monkeypatch.setattr(scadles.simulation, "simulate", fail)
     with pytest.raises(expected, match=f"^a: {raised}$") as error:
-        Runs(tmp_path).get({"a": ONE})
+        Runs(tmp_path).get({A: ONE})
     assert error.value.exit_code == raised.exit_code
     assert not list(tmp_path.glob("a-*"))
 
@@ -79,14 +81,14 @@ def test_what_goes_wrong_names_the_run_and_keeps_its_kind(simulated, tmp_path, m
 def test_a_folder_that_cannot_be_written_says_so(simulated, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="a: cannot write"):
-        Runs(tmp_path / "file" / "runs").get({"a": ONE})
+        Runs(tmp_path / "file" / "runs").get({A: ONE})
 
 
 def test_progress_says_which_run_of_how_many_and_what_is_left(simulated, tmp_path):
     said = []
     runs = Runs(tmp_path, say=said.append)
-    runs.get({"a": ONE})
-    runs.get({"a": ONE, "c": idle_run(steps=1), "b": OTHER}, {"b": 3.0})
+    runs.get({A: ONE})
+    runs.get({A: ONE, ("c",): idle_run(steps=1), ("b",): OTHER}, {("b",): 3.0})
     assert said[0].startswith("run 1 of 1, a: done after ")
     assert said[1] == f"1 of 3 runs are there already in {tmp_path}"
     assert said[2].startswith("run 1 of 2, b: done after ")
@@ -96,8 +98,8 @@ def test_progress_says_which_run_of_how_many_and_what_is_left(simulated, tmp_pat
 
 
 def test_deleted_runs_are_made_again(simulated, tmp_path):
-    shutil.rmtree(Runs(tmp_path).get({"a": ONE})["a"].path)
-    Runs(tmp_path).get({"a": ONE})
+    shutil.rmtree(Runs(tmp_path).get({A: ONE})[A].path)
+    Runs(tmp_path).get({A: ONE})
     assert len(simulated) == 2
 
 
