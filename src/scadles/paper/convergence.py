@@ -110,13 +110,7 @@ def _curves(key: Key, ddl: Learnt, weighted: Learnt, aim: float) -> CurvePanel:
     ends_h = np.array([0.0, ddl.time_s[-1] / 3600])
     goal = f"target, {TARGET_SHARE:.0%} of DDL's best"
     curves.append(Curve(goal, ends_h, np.full(2, 100 * aim), "rule", "dashed"))
-    return CurvePanel(
-        title=f"{NETWORKS[key[0]].title}, {key[1]}",
-        y_label="top-1 accuracy (%)",
-        x_label="stream time (h)",
-        curves=curves,
-        y_range=(0, 102),
-    )
+    return learning.accuracy_panel(f"{NETWORKS[key[0]].title}, {key[1]}", "stream time (h)", curves)
 
 
 CONVERGENCE_EXPERIMENT = Experiment(

@@ -13,7 +13,7 @@ from scadles.observe import RunFolder
 from scadles.observe.paper_plots import Curve, CurvePanel, plot_panels
 from scadles.paper import skewed
 from scadles.paper.experiment import Experiment, Options, Outcome
-from scadles.paper.learning import Learnt, learnt
+from scadles.paper.learning import Learnt, accuracy_panel, learnt, mean_accuracy
 from scadles.paper.published import INJECTED_BEST, INJECTED_KB, SAMPLE_BYTES, SETS
 from scadles.paper.rules import shared_kilobytes
 from scadles.paper.runs import Runs
@@ -192,13 +192,8 @@ def _accuracy_panel(results: Mapping[Pair, Sequence[Learnt]]) -> CurvePanel:
     for (pair, runs), role, style in zip(
         results.items(), roles, ("line", "dashed", "line", "dashed", "line"), strict=True
     ):
-        tests = min(len(run.accuracy) for run in runs)
-        steps = np.searchsorted(runs[0].step_time_s, runs[0].time_s[:tests]) + 1
-        mean = np.mean([100 * run.accuracy[:tests] for run in runs], axis=0)
-        curves.append(Curve(_named(pair), steps, mean, role, style))
-    return CurvePanel(
-        title="one label a device", y_label="top-1 accuracy (%)", x_label="step", curves=curves, y_range=(0, 102)
-    )
+        curves.append(Curve(_named(pair), *mean_accuracy(runs), role, style))
+    return accuracy_panel("one label a device", "step", curves)
 
 
 def _traffic_panel(name: str, traffic: Mapping[tuple[str, Pair], Traffic]) -> CurvePanel:

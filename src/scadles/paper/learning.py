@@ -12,6 +12,7 @@ import numpy as np
 from scadles.config import RunConfig, load_config
 from scadles.config.tree import merged
 from scadles.observe import RunFolder
+from scadles.observe.paper_plots import Curve, CurvePanel
 from scadles.paper.experiment import Options
 from scadles.paper.published import BATCH, CONVERGENCE, DEVICES, NETWORKS, NEVER
 from scadles.paper.rules import ddl_step_s, throughput_ratio
@@ -183,7 +184,7 @@ def settings(options: Options, size: Scale, key: Key) -> dict[str, Any]:
         "picture": False,
         "stream": {"rates": name},
         "cost": {"profile": NETWORKS[network].cost_profile},
-        "data": _data(options, size, network),
+        "data": data_of(options, network, size.side, size.test_samples),
     }
 
 
@@ -205,6 +206,18 @@ def learnt(run: RunFolder) -> Learnt:
     return replace(plain, cnc=compressed.cnc, left_out=left_out)
 
 
+def mean_accuracy(runs: Sequence[Learnt]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the steps of the tests that all runs have, and the mean accuracy in percent at each, ``[tests]`` both."""
+    tests = min(len(run.accuracy) for run in runs)
+    steps = np.searchsorted(runs[0].step_time_s, runs[0].time_s[:tests]) + 1
+    return steps, np.mean([100 * run.accuracy[:tests] for run in runs], axis=0)
+
+
+def accuracy_panel(title: str, x_label: str, curves: Sequence[Curve]) -> CurvePanel:
+    """Return a panel of accuracies in percent."""
+    return CurvePanel(title=title, y_label="top-1 accuracy (%)", x_label=x_label, curves=curves, y_range=(0, 102))
+
+
 def _config(options: Options, size: Scale, variant: str, key: Key) -> RunConfig:
     shared = {**settings(options, size, key), "duration_s": 1.0}
     config = load_config(merged(shared, VARIANTS[variant]))
@@ -213,14 +226,15 @@ def _config(options: Options, size: Scale, variant: str, key: Key) -> RunConfig:
     return load_config(config, [f"duration_s={duration_s}", f"evaluation.every_s={duration_s / size.tests}"])
 
 
-def _data(options: Options, size: Scale, network: str) -> dict[str, Any]:
+def data_of(options: Options, network: str, side: int, test_samples: int) -> dict[str, Any]:
+    """Return the settings of what is learnt: the data set of the options, or else synthetic images."""
     if options.data is not None:
         return {"dataset": options.data}
     return {
         "dataset": "synthetic-images",
         "classes": NETWORKS[network].classes,
-        "shape": [3, size.side, size.side],
-        "test_samples": size.test_samples,
+        "shape": [3, side, side],
+        "test_samples": test_samples,
     }
 
 

@@ -10,7 +10,6 @@ import numpy as np
 from scadles.observe.paper_plots import Curve, CurvePanel, plot_panels
 from scadles.paper import learning
 from scadles.paper.experiment import Experiment, Options, Outcome
-from scadles.paper.learning import Learnt
 from scadles.paper.published import CONVERGENCE, INJECTED_BEST, NETWORKS, NON_IID
 from scadles.paper.runs import Runs
 from scadles.paper.skewed import (
@@ -168,23 +167,14 @@ def _mean(results: Results, name: str, network: str, split: str) -> float | None
 
 def _panel(results: Results, network: str, split: str) -> CurvePanel:
     seeds = _seeds(results, network)
-    curves = [
-        _curve(name, [results[network, name, split, seed] for seed in seeds]) for name in WAYS if needed(name, split)
-    ]
-    return CurvePanel(
-        title=f"{NETWORKS[network].title}, labels: {SETTINGS[network].title(split)}",
-        y_label="top-1 accuracy (%)",
-        x_label="step",
-        curves=curves,
-        y_range=(0, 102),
+    curves = []
+    for name, way in WAYS.items():
+        if needed(name, split):
+            runs = [results[network, name, split, seed] for seed in seeds]
+            curves.append(Curve(way.title, *learning.mean_accuracy(runs), way.role, way.style))
+    return learning.accuracy_panel(
+        f"{NETWORKS[network].title}, labels: {SETTINGS[network].title(split)}", "step", curves
     )
-
-
-def _curve(name: str, learnt: Sequence[Learnt]) -> Curve:
-    tests = min(len(one.accuracy) for one in learnt)
-    steps = np.searchsorted(learnt[0].step_time_s, learnt[0].time_s[:tests]) + 1
-    mean = np.mean([100 * one.accuracy[:tests] for one in learnt], axis=0)
-    return Curve(WAYS[name].title, steps, mean, WAYS[name].role, WAYS[name].style)
 
 
 NONIID_EXPERIMENT = Experiment(

@@ -13,8 +13,7 @@ from typing import Any
 from scadles.config import RunConfig, load_config
 from scadles.config.tree import merged
 from scadles.paper.experiment import Options
-from scadles.paper.learning import Learnt
-from scadles.paper.published import NETWORKS
+from scadles.paper.learning import Learnt, data_of
 
 BATCH = 16
 SPLITS = ("iid", "labels")
@@ -125,12 +124,6 @@ def run_config(options: Options, size: Size, key: Key) -> RunConfig:
     """Return the settings of one run."""
     network, name, split, seed = key
     setting = SETTINGS[network]
-    pictures = {
-        "dataset": "synthetic-images",
-        "classes": NETWORKS[network].classes,
-        "shape": [3, size.side, size.side],
-        "test_samples": size.test_samples,
-    }
     shared = {
         "seed": seed,
         "devices": setting.devices,
@@ -141,7 +134,7 @@ def run_config(options: Options, size: Size, key: Key) -> RunConfig:
         "stream": {"rates": BATCH},
         "lr": {"scaling": "none"},
         "data": {"partition": split, "labels_per_device": setting.labels}
-        | ({"dataset": options.data} if options.data else pictures),
+        | data_of(options, network, size.side, size.test_samples),
         "evaluation": {"every_s": size.steps / size.tests},
     }
     return load_config(merged(shared, WAYS[name].settings))
