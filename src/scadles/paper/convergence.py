@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
@@ -31,7 +30,7 @@ _ACCURACIES = (
     Quantity("ScaDLES best", "%", ".1f"),
 )
 _TITLE = "Weighted aggregation (ScaDLES, persistence) against DDL"
-Results = Mapping[Key, Learnt]
+SOONER = "times sooner at the target"
 
 
 def measure(options: Options, runs: Runs) -> Outcome:
@@ -47,20 +46,25 @@ def measure(options: Options, runs: Runs) -> Outcome:
         Table(f"{_TITLE}: accuracy, paper top-5, ours top-1", ("model", "set"), _ACCURACIES, accuracies),
     )
     panels: list[Panel] = [_curves(key, ddl[key], weighted[key], aims[key[0]]) for key in KEYS]
-    panels += [speed_up_bars(network, times, span=2) for network in NETWORKS]
+    panels += [bars(network, tables[0], "speed-up", "speed-up", SOONER, span=2) for network in NETWORKS]
     return Outcome(tables, partial(plot_panels, _TITLE, panels, columns=4))
 
 
-def speed_up_bars(network: str, rows: list[Row], span: int) -> BarPanel:
-    """Return the paper's speed-ups beside ours; the speed-up is the last cell of a row."""
-    title = NETWORKS[network].title
-    cells = [row.cells[-1] for row in rows if row.keys[0] == title]
-    series = {
-        source: [math.nan if (value := getattr(cell, source)) is None else value for cell in cells]
-        for source in ("paper", "ours")
-    }
+def bars(network: str, table: Table, name: str, title: str, y_label: str = "", span: int = 1) -> BarPanel:
+    """Return the paper's numbers of one quantity beside ours; the y axis says the quantity's unit by default."""
+    quantity = next(quantity for quantity in table.quantities if quantity.name == name)
+    index = table.quantities.index(quantity)
+    cells = [row.cells[index] for row in table.rows if row.keys[0] == NETWORKS[network].title]
     return BarPanel(
-        title=f"speed-up, {title}", y_label="times sooner at the target", groups=SETS, series=series, span=span
+        title=f"{title}, {NETWORKS[network].title}",
+        y_label=y_label or quantity.unit,
+        groups=SETS,
+        series={
+            source: [math.nan if (value := getattr(cell, source)) is None else value for cell in cells]
+            for source in ("paper", "ours")
+        },
+        form=quantity.form,
+        span=span,
     )
 
 

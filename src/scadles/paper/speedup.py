@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from scadles.observe.paper_plots import BarPanel, plot_panels
+from scadles.observe.paper_plots import plot_panels
 from scadles.paper import learning
-from scadles.paper.convergence import speed_up_bars
+from scadles.paper.convergence import SOONER, bars
 from scadles.paper.experiment import Experiment, Options, Outcome
 from scadles.paper.learning import KEYS, Key, Learnt
-from scadles.paper.published import BATCH, CONVERGENCE, NETWORKS, OVERALL, SETS
+from scadles.paper.published import BATCH, CONVERGENCE, NETWORKS, OVERALL
 from scadles.paper.rules import ddl_step_s, gigabytes, throughput_ratio, waiting_samples
 from scadles.paper.runs import Runs
 from scadles.paper.table import Cell, Quantity, Row, Table
@@ -63,9 +63,12 @@ def measure(options: Options, runs: Runs) -> Outcome:
         Table(_TITLE, heads, _QUANTITIES, rows, (*learning.remarks(options, aims), *_REMARKS, _worse(rows, "norm"))),
         Table(_WAYS_TITLE, heads, _WAYS, ways, (*_WAYS_REMARKS, _worse(ways, "cost"))),
     )
-    pictured = {"change": "accuracy change", "per hour": "buffer saved per stream hour"}
-    panels = [_bars(network, tables[0], *pair) for pair in pictured.items() for network in NETWORKS]
-    panels += [speed_up_bars(network, rows, span=1) for network in NETWORKS]
+    pictured = (
+        ("change", "accuracy change"),
+        ("per hour", "buffer saved per stream hour"),
+        ("speed-up", "speed-up", SOONER),
+    )
+    panels = [bars(network, tables[0], *which) for which in pictured for network in NETWORKS]
     return Outcome(tables, partial(plot_panels, "ScaDLES with everything on against DDL", panels, columns=2))
 
 
@@ -113,21 +116,6 @@ def _worse(rows: Sequence[Row], gate: str) -> str:
     return (
         f"Worse than the paper with the gate by {gate}: accuracy in {', '.join(lost) or 'no cell'}; "
         f"speed-up in {', '.join(late) or 'no cell'}."
-    )
-
-
-def _bars(network: str, table: Table, name: str, title: str) -> BarPanel:
-    """Return the paper's numbers of one quantity beside ours."""
-    index = [quantity.name for quantity in table.quantities].index(name)
-    cells = [row.cells[index] for row in table.rows if row.keys[0] == NETWORKS[network].title]
-    series = {source: [getattr(cell, source) for cell in cells] for source in ("paper", "ours")}
-    quantity = table.quantities[index]
-    return BarPanel(
-        title=f"{title}, {NETWORKS[network].title}",
-        y_label=quantity.unit,
-        groups=SETS,
-        series=series,
-        form=quantity.form,
     )
 
 
