@@ -27,6 +27,7 @@ PHASES = (
     ("sync_s", "synchronising", "#8c9eb5"),
 )
 MAX_DEVICES = 64
+STRETCHES = 240
 _CROWDED = 0.94
 
 
@@ -74,6 +75,13 @@ def dress(axes: Axes, title: str, y_label: str, x_label: str = "stream time (s)"
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(SPINE)
+
+
+def scale_counts(axes: Axes, top: float, **ticks: Any) -> None:
+    """Let the y axis go from 0 to ``top`` in whole numbers."""
+    axes.set_ylim(0, top)
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.locator_params(axis="y", integer=True, **ticks)
 
 
 def write(axes: Axes, text: str, at: tuple[float, float], offset: tuple[int, int], colour: str, **more: Any) -> None:

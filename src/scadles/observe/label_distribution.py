@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scadles.observe.console import human_count, print_table
-from scadles.observe.drawing import COLOURS, FAINT, GRID, INK, dress, finish, new_figure, write
+from scadles.observe.drawing import COLOURS, FAINT, GRID, INK, dress, finish, new_figure, scale_counts, write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -104,9 +104,7 @@ class LabelDistribution:
             for place, size in zip(places.tolist(), sizes.tolist(), strict=True):
                 write(axes, human_count(size), (place, size), (0, 3), FAINT, fontsize=9, ha="center")
         dress(axes, "Samples of each device", "samples", "")
-        axes.set_ylim(0, 1.25 * float(sizes.max()))
-        axes.yaxis.set_major_formatter("{x:,.0f}")
-        axes.locator_params(axis="y", nbins=4, integer=True)
+        scale_counts(axes, 1.25 * float(sizes.max()), nbins=4)
         self._name_ticks(axes, across=False)
 
     def _draw_bubbles(self, axes: Axes, counts: np.ndarray) -> None:

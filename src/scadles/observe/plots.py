@@ -17,12 +17,14 @@ from scadles.observe.drawing import (
     COLOURS,
     GRID,
     PHASES,
+    STRETCHES,
     draw_accuracy,
     draw_legend,
     dress,
     finish,
     new_figure,
     run_colours,
+    scale_counts,
     shown_devices,
     write,
 )
@@ -30,10 +32,8 @@ from scadles.observe.rundir import RunFolder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _MAX_LINES = 8
-_STRETCHES = 240
 
 
 def plot_run(folder: RunFolder, out: Path) -> None:
@@ -44,7 +44,8 @@ def plot_run(folder: RunFolder, out: Path) -> None:
         DataError: the run left no steps.
         RunError: ``out`` cannot be written.
     """
-    figure, axes = _figure(wide_top=False)
+    figure = new_figure()
+    axes = figure.subplots(2, 2).ravel()
     devices = shown_devices(folder)
     draw_accuracy(axes[0], [folder], run_colours([folder]))
     _per_device(axes[1], folder, devices, ("batch",))
@@ -65,20 +66,13 @@ def plot_comparison(folders: Sequence[RunFolder], out: Path) -> None:
         DataError: a run left no steps.
         RunError: ``out`` cannot be written.
     """
-    figure, axes = _figure(wide_top=True)
-    colours = run_colours(folders)
-    draw_accuracy(axes[0], folders, colours)
-    _waiting(axes[1], folders, colours)
-    _phase_bars(axes[2], folders, colours)
-    finish(figure, "", out)
-
-
-def _figure(*, wide_top: bool) -> tuple[Figure, list[Axes]]:
     figure = new_figure()
-    grid = figure.add_gridspec(2, 2, height_ratios=(1.25, 1) if wide_top else None)
-    if wide_top:
-        return figure, [figure.add_subplot(grid[0, :]), figure.add_subplot(grid[1, 0]), figure.add_subplot(grid[1, 1])]
-    return figure, [figure.add_subplot(grid[row, column]) for row in (0, 1) for column in (0, 1)]
+    above, left, right = figure.subplot_mosaic("AA;BC", height_ratios=(1.25, 1)).values()
+    colours = run_colours(folders)
+    draw_accuracy(above, folders, colours)
+    _waiting(left, folders, colours)
+    _phase_bars(right, folders, colours)
+    finish(figure, "", out)
 
 
 def _waiting(axes: Axes, folders: Sequence[RunFolder], colours: Sequence[str]) -> None:
@@ -90,15 +84,13 @@ def _waiting(axes: Axes, folders: Sequence[RunFolder], colours: Sequence[str]) -
         if len(folders) <= 2:
             write(axes, f"{last[1]:,.0f}", last, (0, 6), colour, fontweight="bold", ha="right")
     dress(axes, "Samples waiting to be trained on", "buffer and source, per device")
-    axes.set_ylim(0, 1.12 * max(axes.get_ylim()[1], 4.0))
-    axes.yaxis.set_major_formatter("{x:,.0f}")
-    axes.locator_params(axis="y", integer=True)
+    scale_counts(axes, 1.12 * max(axes.get_ylim()[1], 4.0))
 
 
 def _matrix(folder: RunFolder, devices: Sequence[int], columns: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Return stream times ``[steps]`` and the sum of some columns ``[devices, steps]``, of the steps that all have.
 
-    Many steps become :data:`_STRETCHES` stretches of time, each with its mean.
+    Many steps become stretches of time, each with its mean.
     """
     times = [folder.column(device, "time_s") for device in devices]
     values = [sum(np.nan_to_num(folder.column(device, name)) for name in columns) for device in devices]
@@ -106,7 +98,7 @@ def _matrix(folder: RunFolder, devices: Sequence[int], columns: Sequence[str]) -
     if steps == 0:
         raise DataError(f"{folder.path}: a device made no step, nothing to draw")
     table = np.stack([row[:steps] for row in (*times, *values)])
-    edges = np.linspace(0, steps, min(steps, _STRETCHES) + 1).astype(int)
+    edges = np.linspace(0, steps, min(steps, STRETCHES) + 1).astype(int)
     table = np.add.reduceat(table, edges[:-1], axis=1) / np.diff(edges)
     return table[: len(devices)].mean(axis=0), table[len(devices) :]
 
@@ -130,9 +122,7 @@ def _per_device(axes: Axes, folder: RunFolder, devices: Sequence[int], columns: 
         axes.fill_between(times, low, high, color=colour, alpha=0.12, lw=0, label="all")
         axes.fill_between(times, tenth, ninetieth, color=colour, alpha=0.25, lw=0, label="middle 80 %")
         axes.plot(times, median, color=colour, lw=1.8, label="median")
-    axes.set_ylim(0, max(4.0, 1.3 * float(values.max())))
-    axes.yaxis.set_major_formatter("{x:,.0f}")
-    axes.locator_params(axis="y", integer=True)
+    scale_counts(axes, max(4.0, 1.3 * float(values.max())))
     draw_legend(axes)
 
 

@@ -14,6 +14,7 @@ from scadles.observe.drawing import (
     FAINT,
     INK,
     PHASES,
+    STRETCHES,
     draw_accuracy,
     draw_legend,
     dress,
@@ -21,6 +22,7 @@ from scadles.observe.drawing import (
     finish,
     new_figure,
     run_colours,
+    scale_counts,
     shown_devices,
     write,
 )
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
 _MAX_ROWS = 16
 _MAX_STEPS = 20
 _WINDOW_STEPS = 14
-_STRETCHES = 240
 _BAR = 0.78
 _TRACK, _BAND, _HATCH = "#f3f4f6", "#eef1f5", "#ccd2d9"
 _WAIT, _COMPUTE, _SYNC = ((title, colour) for _, title, colour in PHASES)
@@ -80,8 +81,7 @@ def plot_timeline(folder: RunFolder, out: Path) -> None:
     colour = run_colours([folder])[0]
     rows_in = len(rows) * min(0.45, max(0.27, 4.3 / len(rows)))
     figure = new_figure(rows_in + 4.6)
-    grid = figure.add_gridspec(2, 2, height_ratios=(rows_in + 1.1, 2.9))
-    above, left, right = figure.add_subplot(grid[0, :]), figure.add_subplot(grid[1, 0]), figure.add_subplot(grid[1, 1])
+    above, left, right = figure.subplot_mosaic("AA;BC", height_ratios=(rows_in + 1.1, 2.9)).values()
     _draw_rows(above, rows, steps, window)
     _dress_rows(above, folder, rows, window)
     _draw_waiting(left, list(steps.values()), colour)
@@ -222,7 +222,7 @@ def _row_label(device: int, rate_hz: float | None) -> str:
 def _draw_waiting(axes: Axes, rows: Sequence[Sequence[Step]], colour: str) -> None:
     """Draw the samples waiting on the fullest, the median and the least device."""
     times, waiting = _waiting_table(rows)
-    edges = np.linspace(0, len(times), min(len(times), _STRETCHES) + 1).astype(int)
+    edges = np.linspace(0, len(times), min(len(times), STRETCHES) + 1).astype(int)
     last_of = edges[1:] - 1
     most = np.maximum.reduceat(np.nanmax(waiting, axis=0), edges[:-1])
     least = np.minimum.reduceat(np.nanmin(waiting, axis=0), edges[:-1])
@@ -236,10 +236,8 @@ def _draw_waiting(axes: Axes, rows: Sequence[Sequence[Step]], colour: str) -> No
         axes.plot(at, least, color=colour, lw=1.2, alpha=0.6, marker=alone, ls=(0, (3, 2)), label="least device")
         draw_legend(axes)
     dress(axes, "Samples waiting to be trained on", "in buffer and source")
-    axes.set_ylim(0, 1.3 * max(4.0, float(most.max())))
-    axes.yaxis.set_major_formatter("{x:,.0f}")
+    scale_counts(axes, 1.3 * max(4.0, float(most.max())))
     axes.xaxis.set_major_formatter("{x:,g}")
-    axes.locator_params(axis="y", integer=True)
 
 
 def _waiting_table(rows: Sequence[Sequence[Step]]) -> tuple[np.ndarray, np.ndarray]:
