@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 
 
 class Clock(ABC):
@@ -115,9 +115,9 @@ def unix_seconds() -> float:
 
 def timestamp() -> str:
     """Return the date and time (UTC, ISO 8601, seconds), for headers."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def timestamp_number() -> int:
     """Return the date and time (UTC, seconds) as the digits of one number, for folder names."""
-    return int(datetime.now(UTC).strftime("%Y%m%d%H%M%S"))
+    return int(datetime.now(timezone.utc).strftime("%Y%m%d%H%M%S"))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
 from scadles.config.section import Section
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _NOTHING_TO_CHOOSE = {
     "whole": "sends all entries, slice by slice",

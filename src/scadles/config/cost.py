@@ -8,13 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from scadles.config.reading import explain, read_yaml
 from scadles.config.section import Section, ascending, what_is_said
 from scadles.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 FREE = "free"
 PROFILES = Path(__file__).with_name("profiles")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
 from scadles.config.section import Section
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class DataConfig(Section):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from scadles.config.section import Section
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Number = Annotated[int, Field(ge=0)]
 Labels = tuple[Number, ...] | dict[Number, tuple[Number, ...]]

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
@@ -18,6 +18,9 @@ from scadles.config.data import DataConfig
 from scadles.config.injection import InjectionConfig
 from scadles.config.section import Section, ascending, what_is_said
 from scadles.config.stream import StreamConfig
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 METHODS: dict[str, dict[str, Any]] = {
     "ddl": {

@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING
 
 from scadles.errors import RunError
 from scadles.observe.events import Event, Header
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class EventLog:

@@ -6,7 +6,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.console import Console
 from rich.live import Live
@@ -17,6 +17,9 @@ from rich.text import Text
 from scadles.clock import wall_seconds
 from scadles.observe.console import human_count, human_seconds
 from scadles.observe.events import Evaluation, Event, Finished, NonFinite, Notice, Rejection, Resumed, Step
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _ASCII_BLOCKS = "_.-:=+*#"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
@@ -12,6 +12,9 @@ from rich.text import Text
 from scadles.clock import wall_seconds
 from scadles.observe.console import human_seconds
 from scadles.observe.sweep_table import SweepRun
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class SweepProgress:

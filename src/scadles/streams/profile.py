@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from functools import cache, lru_cache
-from typing import Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from scadles.config import ProfileConfig
 from scadles.errors import ConfigError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 DAY_STEPS = 1440
 ROUNDING = 1e-13

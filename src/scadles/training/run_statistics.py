@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 from scadles.device.connected import ConnectedDevice
 from scadles.observe.events import Step
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass

@@ -85,23 +85,23 @@ def test_accuracies_stand_beside_the_papers(results):
     found = cells(noniid.accuracy_rows(results))
     of_resnet = {(*labels, seed) for labels in (ONE, ALL) for seed in ("mean", "0", "1", "2")}
     assert set(found) == of_resnet | {("VGG19", labels[1], seed) for labels in (FOUR, ALL) for seed in ("mean", "0")}
-    assert found[*ONE, "1"]["averaged"].ours == pytest.approx(68.0)
-    mean = found[*ONE, "mean"]
+    assert found[(*ONE, "1")]["averaged"].ours == pytest.approx(68.0)
+    mean = found[(*ONE, "mean")]
     assert mean["averaged"].ours == pytest.approx(70 - 2 / 3)
     assert (mean["own"].paper, mean["own-injected"].paper) == (56.0, 94.5)
     assert "67.2 without" in mean["own"].note
-    assert (found[*FOUR, "mean"]["own"].paper, found[*FOUR, "mean"]["own-injected"].paper) == (35.0, 79.6)
-    assert found[*ALL, "mean"]["own-injected"].ours is None
-    assert found[*ALL, "mean"]["own"].paper == pytest.approx((89.3 + 97.5 + 95.6 + 97.7) / 4)
+    assert (found[(*FOUR, "mean")]["own"].paper, found[(*FOUR, "mean")]["own-injected"].paper) == (35.0, 79.6)
+    assert found[(*ALL, "mean")]["own-injected"].ours is None
+    assert found[(*ALL, "mean")]["own"].paper == pytest.approx((89.3 + 97.5 + 95.6 + 97.7) / 4)
 
 
 def test_changes_are_against_the_same_normalisation_with_all_labels(results):
     found = cells(noniid.change_rows(results))
     assert set(found) == {(*ONE, "mean"), (*ONE, "0"), (*ONE, "1"), (*ONE, "2"), (*FOUR, "mean"), (*FOUR, "0")}
-    assert found[*ONE, "0"]["own-injected"].ours == pytest.approx(-2.0)
-    assert found[*ONE, "1"]["own-injected"].ours == pytest.approx(-4.0)
-    assert found[*ONE, "0"]["group"].ours == pytest.approx(-0.5)
-    mean = found[*ONE, "mean"]
+    assert found[(*ONE, "0")]["own-injected"].ours == pytest.approx(-2.0)
+    assert found[(*ONE, "1")]["own-injected"].ours == pytest.approx(-4.0)
+    assert found[(*ONE, "0")]["group"].ours == pytest.approx(-0.5)
+    mean = found[(*ONE, "mean")]
     assert mean["own"].ours == pytest.approx(-78 - 2 / 3)
     assert mean["own"].paper == pytest.approx(56 - 95.025)
 

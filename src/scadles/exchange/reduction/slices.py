@@ -41,7 +41,7 @@ def balanced_slices(bounds: Indices, wanted: Sequence[int], kept: Sequence[Indic
         return bounds
     # in units of 1 / size, so that every target is a whole number
     before = [0, *accumulate(size * count for count in wanted)]
-    balanced = bounds.copy()
+    balanced: Indices = bounds.copy()
     for j in range(1, size):
         s = bisect_right(before, j * total) - 1
         points = np.concatenate([bounds[s : s + 1], kept[s], bounds[s + 1 : s + 2]])

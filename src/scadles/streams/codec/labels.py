@@ -44,7 +44,7 @@ class Labels:
 
     def of_rows(self, rows: np.ndarray) -> np.ndarray:
         """Return the labels in the first columns of uint8 ``[n, bytes]``, int64 ``[n]``."""
-        columns = rows[:, : self.in_value].copy()
+        columns: np.ndarray = rows[:, : self.in_value].copy()
         return columns.view(f"<u{self.in_value}").reshape(-1).astype(np.int64)
 
     def of_message(self, value: bytes, key: bytes | None) -> int:

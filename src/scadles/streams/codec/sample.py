@@ -34,7 +34,8 @@ class SampleType(NamedTuple):
     @property
     def numpy(self) -> np.dtype:
         """The type of the numbers as numpy has it, little-endian."""
-        return np.dtype(short(self.dtype)).newbyteorder("<")
+        little_endian: np.dtype = np.dtype(short(self.dtype)).newbyteorder("<")
+        return little_endian
 
     def check(self, x: Tensor) -> Tensor:
         """Return a sample that is to be sent, contiguous and in this type; floating numbers are converted.

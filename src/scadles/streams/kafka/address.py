@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 from scadles.errors import ConfigError
 from scadles.streams.kafka.connection import Complaints, client_options, servers_of
 from scadles.streams.registry import SourceURL
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _OURS = ("partitions", "from", "group", "patience_s")
 _FIXED = {

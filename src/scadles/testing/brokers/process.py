@@ -9,7 +9,10 @@ import subprocess
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # from the system: tests seed the other one, all alike
 _RANDOM = random.SystemRandom()
