@@ -38,7 +38,7 @@ def measure(options: Options, runs: Runs) -> Outcome:
         for name, rate in pairs
     }
     folders = runs.get(configs)
-    rows = [_row(*key, folders["accumulation", *key[:2]]) for key in settings]
+    rows = [_row(*key, folders[("accumulation", *key[:2])]) for key in settings]
     off = largest_deviation([cell for row in rows for cell in row.cells])
     remarks = (
         "Arrived: t S T. This is what the paper's table prints as accumulated, though DDL trains on 64 of them a step.",

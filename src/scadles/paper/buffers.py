@@ -92,7 +92,7 @@ def _simulated(limits: Mapping[Key, Mapping[str, float]], policy: str, runs: Run
     configs = {("buffers", *key, policy): _config(key, policy, limit) for key, limit in limits.items()}
     weights = {("buffers", *key, policy): HELD[key].persistence / _growth(key) for key in limits}
     folders = runs.get(configs, weights)
-    return {key: waiting(folders["buffers", *key, policy]) for key in limits}
+    return {key: waiting(folders[("buffers", *key, policy)]) for key in limits}
 
 
 def _config(key: Key, policy: str, limit: Mapping[str, float]) -> RunConfig:

@@ -76,7 +76,7 @@ def measure(options: Options, runs: Runs) -> Outcome:
     found = [(name, ratio, delta) for name in NETWORKS for ratio, delta in _settings()]
     configs = {("compression", *key): _config(options, size, key) for key in found}
     folders = runs.get(configs, {key: float(config.steps or 0) for key, config in configs.items()})
-    results = {key: learning.learnt(folders["compression", *key]) for key in found}
+    results = {key: learning.learnt(folders[("compression", *key)]) for key in found}
     shares = [_share_row(key, results, size.devices) for key in found]
     amounts = [_amount_row(key, results[key]) for key in found]
     tables = (

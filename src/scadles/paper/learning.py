@@ -120,9 +120,9 @@ def learn(options: Options, runs: Runs, variants: Sequence[str]) -> dict[str, di
     """Return what each variant learnt in each of the eight cells."""
     size = scale(options)
     configs = {(variant, *key): _config(options, size, variant, key) for key in KEYS for variant in variants}
-    weights = {(variant, *key): _samples(configs[variant, *key], variant, key) for key in KEYS for variant in variants}
+    weights = {(variant, *key): _samples(configs[(variant, *key)], variant, key) for key in KEYS for variant in variants}
     folders = runs.get(configs, weights)
-    return {variant: {key: learnt(folders[variant, *key]) for key in KEYS} for variant in variants}
+    return {variant: {key: learnt(folders[(variant, *key)]) for key in KEYS} for variant in variants}
 
 
 def rates(options: Options, key: Key) -> tuple[float, ...]:
