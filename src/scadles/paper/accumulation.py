@@ -11,7 +11,7 @@ from scadles.observe.paper_plots import Curve, CurvePanel, plot_panels
 from scadles.paper.experiment import Experiment, Options, Outcome
 from scadles.paper.published import ACCUMULATED, BATCH, NETWORKS
 from scadles.paper.rules import arrived_samples, gigabytes, waiting_samples
-from scadles.paper.runs import Runs
+from scadles.paper.runs import Runs, key_of
 from scadles.paper.settings import idle_run
 from scadles.paper.table import Cell, Quantity, Row, Table, largest_deviation
 
@@ -38,7 +38,7 @@ def measure(options: Options, runs: Runs) -> Outcome:
         for name, rate in pairs
     }
     folders = runs.get(configs)
-    rows = [_row(*key, folders[("accumulation", *key[:2])]) for key in settings]
+    rows = [_row(*key, folders[key_of("accumulation", *key[:2])]) for key in settings]
     off = largest_deviation([cell for row in rows for cell in row.cells])
     remarks = (
         "Arrived: t S T. This is what the paper's table prints as accumulated, though DDL trains on 64 of them a step.",

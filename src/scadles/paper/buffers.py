@@ -16,7 +16,7 @@ from scadles.observe.paper_plots import Curve, CurvePanel, Level, plot_panels
 from scadles.paper.experiment import Experiment, Options, Outcome
 from scadles.paper.published import DEVICES, HELD, NETWORKS
 from scadles.paper.rules import scadles_step_s, waiting_samples
-from scadles.paper.runs import Runs
+from scadles.paper.runs import Runs, key_of
 from scadles.paper.settings import SEED, idle_run
 from scadles.paper.table import Cell, Quantity, Row, Table
 from scadles.streams import draw_rates
@@ -92,7 +92,7 @@ def _simulated(limits: Mapping[Key, Mapping[str, float]], policy: str, runs: Run
     configs = {("buffers", *key, policy): _config(key, policy, limit) for key, limit in limits.items()}
     weights = {("buffers", *key, policy): HELD[key].persistence / _growth(key) for key in limits}
     folders = runs.get(configs, weights)
-    return {key: waiting(folders[("buffers", *key, policy)]) for key in limits}
+    return {key: waiting(folders[key_of("buffers", *key, policy)]) for key in limits}
 
 
 def _config(key: Key, policy: str, limit: Mapping[str, float]) -> RunConfig:

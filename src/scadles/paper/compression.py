@@ -17,7 +17,7 @@ from scadles.paper.experiment import Experiment, Options, Outcome
 from scadles.paper.learning import Learnt, Scale
 from scadles.paper.published import COMPRESSION, DEVICES, NETWORKS, Compressed, dense
 from scadles.paper.rules import floats_share, published_bytes_share, scadles_step_s
-from scadles.paper.runs import Runs
+from scadles.paper.runs import Runs, key_of
 from scadles.paper.settings import rates_of
 from scadles.paper.table import Cell, Quantity, Row, Table
 
@@ -76,7 +76,7 @@ def measure(options: Options, runs: Runs) -> Outcome:
     found = [(name, ratio, delta) for name in NETWORKS for ratio, delta in _settings()]
     configs = {("compression", *key): _config(options, size, key) for key in found}
     folders = runs.get(configs, {key: float(config.steps or 0) for key, config in configs.items()})
-    results = {key: learning.learnt(folders[("compression", *key)]) for key in found}
+    results = {key: learning.learnt(folders[key_of("compression", *key)]) for key in found}
     shares = [_share_row(key, results, size.devices) for key in found]
     amounts = [_amount_row(key, results[key]) for key in found]
     tables = (

@@ -16,7 +16,7 @@ from scadles.observe.paper_plots import Curve, CurvePanel
 from scadles.paper.experiment import Options
 from scadles.paper.published import BATCH, CONVERGENCE, DEVICES, NETWORKS, NEVER
 from scadles.paper.rules import ddl_step_s, throughput_ratio
-from scadles.paper.runs import Runs
+from scadles.paper.runs import Runs, key_of
 from scadles.paper.settings import SEED, rates_of
 
 Key = tuple[str, str]
@@ -120,9 +120,11 @@ def learn(options: Options, runs: Runs, variants: Sequence[str]) -> dict[str, di
     """Return what each variant learnt in each of the eight cells."""
     size = scale(options)
     configs = {(variant, *key): _config(options, size, variant, key) for key in KEYS for variant in variants}
-    weights = {(variant, *key): _samples(configs[(variant, *key)], variant, key) for key in KEYS for variant in variants}
+    weights = {
+        (variant, *key): _samples(configs[key_of(variant, *key)], variant, key) for key in KEYS for variant in variants
+    }
     folders = runs.get(configs, weights)
-    return {variant: {key: learnt(folders[(variant, *key)]) for key in KEYS} for variant in variants}
+    return {variant: {key: learnt(folders[key_of(variant, *key)]) for key in KEYS} for variant in variants}
 
 
 def rates(options: Options, key: Key) -> tuple[float, ...]:

@@ -11,7 +11,7 @@ from scadles.observe.paper_plots import Curve, CurvePanel, plot_panels
 from scadles.paper import learning
 from scadles.paper.experiment import Experiment, Options, Outcome
 from scadles.paper.published import CONVERGENCE, INJECTED_BEST, NETWORKS, NON_IID
-from scadles.paper.runs import Runs
+from scadles.paper.runs import Runs, key_of
 from scadles.paper.skewed import (
     BATCH,
     SETTINGS,
@@ -40,7 +40,7 @@ def measure(options: Options, runs: Runs) -> Outcome:
     keys = keys_of(options, size)
     configs = {("noniid", *key): run_config(options, size, key) for key in keys}
     folders = runs.get(configs, {key: samples_of(config) for key, config in configs.items()})
-    results = {key: learning.learnt(folders[("noniid", *key)]) for key in keys}
+    results = {key: learning.learnt(folders[key_of("noniid", *key)]) for key in keys}
     tables = (
         Table(f"{_TITLE}: final accuracy", _KEYS, _QUANTITIES, accuracy_rows(results), _remarks(options, size)),
         Table(f"{_TITLE}: against all labels everywhere", _KEYS, _CHANGES, change_rows(results), claims(results)),

@@ -19,6 +19,11 @@ from scadles.sweep.work import Failure, Outcome, in_processes, make
 Key = TypeVar("Key", bound=tuple[Any, ...])
 
 
+def key_of(*parts: Any) -> tuple[Any, ...]:
+    """Return the parts of a label as one key (``runs["a", *b]`` is not Python 3.10)."""
+    return parts
+
+
 def label(*parts: Any) -> str:
     """Return a name for a run that can be part of a file name.
 
