@@ -36,9 +36,11 @@ def _rounded_up(seconds: float) -> float:
 class Device:
     """One of N devices that hold the same model: its stream's side of a step.
 
-    In each step it is asked to :meth:`collect` a batch, told when its gradient is :meth:`ready`, and asked to
-    :meth:`settle` when the step has been taken. Who asks makes the gradient: a :class:`ConnectedDevice` does so
-    itself, a simulated cluster for all its devices together.
+    Its driver asks it in each step to :meth:`collect` a batch, tells it when its gradient is :meth:`ready`, and asks it
+    to :meth:`settle` when the step has been taken. There are two drivers, and both make the gradient. A
+    :class:`~scadles.device.connected.ConnectedDevice` drives itself: it is a Device with a learner and a fabric. A
+    simulated cluster drives many Devices, which share one learner. A :class:`~scadles.training.loop.LiveDevice` holds a
+    ConnectedDevice and adds what a run needs around its steps: tests, checkpoints, events, signals, the end.
 
     Args:
         number: 0..N-1.

@@ -66,7 +66,7 @@ def plot_timeline(folder: RunFolder, out: Path) -> None:
 
     Rows are in order of the streams' rates. A dark mark stands where the device is ready that everybody waited for;
     the others' wait for it is drawn apart from the exchange, which takes as long as on the device that was ready
-    last. Of a long run some steps from its middle are shown. Below are the samples waiting, and the accuracy.
+    last. A long run is shown by some steps from its middle. Below are the samples waiting, and the accuracy.
 
     Raises:
         MissingExtraError: matplotlib is not installed.

@@ -52,7 +52,7 @@ class Shares(NamedTuple):
 
 
 class Lookup:
-    """From what devices have taken to what the model takes.
+    """The way from what devices have taken to what the model takes.
 
     Args:
         dataset: what the streams play.

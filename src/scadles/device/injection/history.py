@@ -37,7 +37,7 @@ class History(ABC):
 
 
 class Numbered(History):
-    """Of a finite data set that is played again and again: one bit for each of its samples.
+    """One bit for each sample of a finite data set that is played again and again.
 
     A record is the same one in every pass, so it is known by its number in the data set, not by its offset.
 
@@ -79,7 +79,7 @@ class Numbered(History):
 
 
 class Passing(History):
-    """Of a stream that never brings a record twice: a count.
+    """A count, for a stream that never brings a record twice.
 
     A record is known by its offset. One that was sent and then given back to the buffer is taken, and perhaps sent,
     once more: what was sent of the present batch has to be remembered, and nothing that lies before it.
