@@ -10,7 +10,7 @@ ScadlesError                 exit code 1
 └── FabricError              the exchange between devices failed         exit code 3
     ├── PeerLostError        a device did not answer within the deadline
     ├── DivergedError        devices no longer hold the same model
-    └── WireError            a compressed message is torn, altered or foreign (scadles.exchange.compression)
+    └── WireError            a compressed message is torn, altered or foreign (scadles.compression)
 
 A message names the field or device, the value, and the way out.
 """

@@ -5,8 +5,8 @@ that and the rest of the message, one byte for the version and the width of gaps
 
 checksum | version, width | entries | wanted | scalars, float32 | values | gaps | zeros up to the agreed size
 
-Gaps are Rice codes of one width. Messages have one size, so adapting the width to the density within a message would save
-nothing; whatever the density, no more is needed than for the same entries spread evenly.
+Gaps are Rice codes of one width. Messages have one size, so adapting the width to the density within a message would
+save nothing; whatever the density, no more is needed than for the same entries spread evenly.
 """
 
 from __future__ import annotations
