@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -92,24 +92,20 @@ def compose(
     shown: Container[int],
 ) -> Summary:
     """Return the summary of a run from the rows of all its devices, of which it holds those that are ``shown``."""
-    samples = dict.fromkeys(Samples.model_fields, 0)
-    seconds = dict.fromkeys(Seconds.model_fields, 0.0)
-    kept, devices, fullest, bytes_sent = [], 0, 0, 0
+    samples, seconds, shared = (dict[str, Any].fromkeys(kind.model_fields, 0) for kind in (Samples, Seconds, Shared))
+    kept, devices, fullest, bytes_sent, shares = [], 0, 0, 0, False
     judged, correct = 0, 0.0
-    shared: list[Shared] = []
     for row in rows:
         devices += 1
-        for name in samples:
-            samples[name] += getattr(row.samples, name)
-        for name in seconds:
-            seconds[name] += getattr(row.seconds, name)
+        for totals, part in ((samples, row.samples), (seconds, row.seconds), (shared, row.shared)):
+            for name, value in part or ():
+                totals[name] += value
+        shares = shares or row.shared is not None
         fullest = max(fullest, row.buffer_max_samples)
         bytes_sent += row.bytes_sent
         if row.online_accuracy is not None:
             judged += row.samples.trained
             correct += row.samples.trained * row.online_accuracy
-        if row.shared is not None:
-            shared.append(row.shared)
         if row.device in shown:
             kept.append(row)
     return Summary(
@@ -139,16 +135,10 @@ def compose(
         per_label=tuple(statistics.per_label),
         own_accuracy_range=(statistics.spread[0], statistics.spread[1]) if statistics.spread else None,
         online_accuracy=correct / judged if judged else None,
-        shared=_sum(shared),
+        shared=Shared(**shared) if shares else None,
         compressed=_compressed(config, learner),
         simulated=ending.simulated,
     )
-
-
-def _sum(shared: Sequence[Shared]) -> Shared | None:
-    if not shared:
-        return None
-    return Shared(**{name: sum(getattr(one, name) for one in shared) for name in Shared.model_fields})
 
 
 def _compressed(config: RunConfig, learner: Learner) -> Compressed | None:
