@@ -12,7 +12,7 @@ from scadles.config.cost import (
 )
 from scadles.config.data import DataConfig
 from scadles.config.injection import InjectionConfig
-from scadles.config.load import load_config
+from scadles.config.load import ConfigLike, load_config
 from scadles.config.stream import ProfileConfig, StreamConfig
 from scadles.config.tree import (
     METHODS,
@@ -40,6 +40,7 @@ __all__ = [
     "CodecConfig",
     "CompressionConfig",
     "ComputeConfig",
+    "ConfigLike",
     "CostConfig",
     "DataConfig",
     "EvaluationConfig",

@@ -15,10 +15,10 @@ from scadles.config.stream import profile_settings
 from scadles.config.tree import RunConfig, merged
 from scadles.errors import ConfigError
 
+ConfigLike = RunConfig | Mapping[str, Any] | Path | str
 
-def load_config(
-    source: Path | str | Mapping[str, Any] | RunConfig | None = None, overrides: Iterable[str] = ()
-) -> RunConfig:
+
+def load_config(source: ConfigLike | None = None, overrides: Iterable[str] = ()) -> RunConfig:
     """Read a configuration.
 
     Args:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -15,7 +13,7 @@ from torch.optim import Optimizer
 
 from scadles import assembly
 from scadles.assembly.label_distribution import draw_label_distribution
-from scadles.config import RunConfig, load_config
+from scadles.config import ConfigLike, RunConfig, load_config
 from scadles.data import Dataset
 from scadles.errors import ConfigError
 from scadles.observe import Progress, RunFolder, Summary, default_folder, occupied, plot_timeline
@@ -30,7 +28,7 @@ PICTURE_FILE = "timeline.png"
 
 
 def simulate(
-    config: RunConfig | Mapping[str, Any] | Path | str,
+    config: ConfigLike,
     *,
     model: nn.Module | None = None,
     optimizer: Optimizer | None = None,

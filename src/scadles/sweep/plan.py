@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scadles.config import RunConfig, load_config
+from scadles.config import ConfigLike, RunConfig, load_config
 from scadles.errors import ConfigError
 from scadles.observe import CONFIG_FILE, SUMMARY_FILE, RunFolder, Summary, SweepRun
 from scadles.observe.sweep_table import as_yaml
-
-ConfigLike = RunConfig | Mapping[str, Any] | Path | str
 
 UNFINISHED = "unfinished"
 _DIALS = ("method", "cost.profile")

@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from scadles.config import ConfigLike
 from scadles.errors import ConfigError, MissingExtraError, RunError, did_you_mean
 from scadles.observe import SweepProgress, SweepResult, SweepRun, plot_sweep
-from scadles.sweep.plan import UNFINISHED, ConfigLike, Task, plan
+from scadles.sweep.plan import UNFINISHED, Task, plan
 from scadles.sweep.ray_tasks import in_ray
 from scadles.sweep.work import Failure, Outcome, Report, in_processes
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from scadles import assembly
 from scadles._version import __version__
 from scadles.assembly.label_distribution import draw_label_distribution
 from scadles.clock import Clock, WallClock, timestamp, timestamp_number
-from scadles.config import RunConfig, load_config
+from scadles.config import ConfigLike, RunConfig, load_config
 from scadles.data import Dataset
 from scadles.device.connected import ConnectedDevice
 from scadles.errors import ConfigError, RunError
@@ -43,8 +42,6 @@ from scadles.training.evaluation import Evaluator, LossFunction
 from scadles.training.loop import LiveDevice, Tools
 
 PICTURE_FILE = "progress.png"
-
-ConfigLike = RunConfig | Mapping[str, Any] | Path | str
 
 # What a resumption may change; everything else decides what has been learnt so far.
 _FREE_ON_RESUME = {
