@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -20,48 +19,27 @@ from scadles.observe import (
     CheckpointWritten,
     Evaluation,
     Event,
-    EventLog,
     Finished,
     NonFinite,
     Notice,
-    Progress,
     Rejection,
     Resumed,
-    RunFolder,
     Step,
     Summary,
 )
 from scadles.streams.quarantine import quarantine_path
-from scadles.training.checkpoint import Checkpoint, CheckpointStore
-from scadles.training.evaluation import Evaluator, right_answers
+from scadles.training.checkpoint import Checkpoint
+from scadles.training.evaluation import right_answers
 from scadles.training.fingerprint import agree, fingerprint
 from scadles.training.run_statistics import RunStatistics
 from scadles.training.saving import restore, save
 from scadles.training.schedule import Schedule
 from scadles.training.signals import StopRequest
 from scadles.training.summarise import summarise, write_results
+from scadles.training.tools import Tools
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-
-@dataclass(frozen=True)
-class Tools:
-    """What a run needs beside its device.
-
-    Attributes:
-        evaluator: tests the common model.
-        checkpoints: where this device's state is kept.
-        log: where this device's events go.
-        progress: what the terminal shows.
-        draw: draws the run once it is over; None draws nothing.
-    """
-
-    evaluator: Evaluator
-    checkpoints: CheckpointStore
-    log: EventLog
-    progress: Progress
-    draw: Callable[[RunFolder], None] | None
 
 
 class LiveDevice:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +13,16 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.optim import Optimizer
 
 from scadles import assembly
-from scadles._version import __version__
-from scadles.assembly.label_distribution import draw_label_distribution
-from scadles.clock import Clock, WallClock, timestamp, timestamp_number
+from scadles.clock import Clock, WallClock, timestamp_number
 from scadles.config import ConfigLike, RunConfig, load_config
-from scadles.data import Dataset
-from scadles.device.connected import ConnectedDevice
 from scadles.errors import ConfigError, RunError
 from scadles.fabric import Fabric
-from scadles.observe import (
-    CONFIG_FILE,
-    EventLog,
-    Header,
-    Progress,
-    RunFolder,
-    Summary,
-    events_path,
-    new_run_folder,
-    occupied,
-    plot_run,
-    write_config,
-)
+from scadles.observe import CONFIG_FILE, Summary, new_run_folder, occupied, write_config
 from scadles.seeding import derive_seed
 from scadles.training.checkpoint import Checkpoint, CheckpointStore
-from scadles.training.evaluation import Evaluator, LossFunction
-from scadles.training.loop import LiveDevice, Tools
-
-PICTURE_FILE = "progress.png"
+from scadles.training.evaluation import LossFunction
+from scadles.training.loop import LiveDevice
+from scadles.training.tools import build_tools
 
 # What a resumption may change; everything else decides what has been learnt so far.
 _FREE_ON_RESUME = {
@@ -131,7 +112,7 @@ def join(
         start_s = checkpoint.state["run"]["clock_s"] if checkpoint else 0.0
         clock = clock or WallClock(settings.clock.speed, start_s, running=False)  # setting up takes no stream time
         device = assembly.build_device(settings, dataset, network, optimizer, fabric, clock, run_dir)
-        tools = _tools(settings, dataset, device, run_dir, loss, store, quiet=quiet, resume=resume)
+        tools = build_tools(settings, dataset, device, run_dir, loss, store, quiet=quiet, resume=resume)
     except BaseException:
         fabric.close()
         raise
@@ -204,52 +185,3 @@ def _fixed(name: str, value: Any) -> Any:
 def _newest(store: CheckpointStore, fabric: Fabric) -> Checkpoint | None:
     step = store.newest_common(fabric)
     return store.read(step) if step is not None else None
-
-
-def _tools(
-    settings: RunConfig,
-    dataset: Dataset,
-    device: ConnectedDevice,
-    run_dir: Path,
-    loss: LossFunction,
-    store: CheckpointStore,
-    *,
-    quiet: bool,
-    resume: bool,
-) -> Tools:
-    x, y = dataset.test()
-    fabric = device.fabric
-    has_own_model = bool(device.batchnorm) and settings.aggregation.batchnorm == "local"
-    header = Header(
-        step=0,
-        time_s=0.0,
-        device=fabric.rank,
-        devices=fabric.size,
-        method=settings.method,
-        seed=settings.seed,
-        clock="wall",
-        started_at=timestamp(),
-        versions={"scadles": __version__, "torch": torch.__version__, "python": platform.python_version()},
-    )
-    return Tools(
-        Evaluator(
-            dataset.prepare(x), y, dataset.classes, loss, settings.evaluation.batch_size, fabric, own=has_own_model
-        ),
-        store,
-        EventLog(events_path(run_dir, fabric.rank), header, append=resume),
-        Progress(
-            f"{settings.method} on {settings.data.dataset}",
-            fabric.size,
-            settings.target_accuracy,
-            settings.steps,
-            settings.duration_s,
-            settings.clock.speed,
-            quiet=quiet or fabric.rank != 0,
-        ),
-        partial(_draw, settings, dataset) if settings.picture else None,
-    )
-
-
-def _draw(settings: RunConfig, dataset: Dataset, folder: RunFolder) -> None:
-    plot_run(folder, folder.path / PICTURE_FILE)
-    draw_label_distribution(settings, dataset, folder.path)

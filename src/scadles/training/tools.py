@@ -1,0 +1,92 @@
+"""What a run needs beside its device, and how it is made."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from scadles._version import __version__
+from scadles.assembly.label_distribution import draw_label_distribution
+from scadles.clock import timestamp
+from scadles.config import RunConfig
+from scadles.data import Dataset
+from scadles.device.connected import ConnectedDevice
+from scadles.observe import EventLog, Header, Progress, RunFolder, events_path, plot_run
+from scadles.training.checkpoint import CheckpointStore
+from scadles.training.evaluation import Evaluator, LossFunction
+
+PICTURE_FILE = "progress.png"
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What a run needs beside its device.
+
+    Attributes:
+        evaluator: tests the common model.
+        checkpoints: where this device's state is kept.
+        log: where this device's events go.
+        progress: what the terminal shows.
+        draw: draws the run once it is over; None draws nothing.
+    """
+
+    evaluator: Evaluator
+    checkpoints: CheckpointStore
+    log: EventLog
+    progress: Progress
+    draw: Callable[[RunFolder], None] | None
+
+
+def build_tools(
+    settings: RunConfig,
+    dataset: Dataset,
+    device: ConnectedDevice,
+    run_dir: Path,
+    loss: LossFunction,
+    store: CheckpointStore,
+    *,
+    quiet: bool,
+    resume: bool,
+) -> Tools:
+    """Return the tools of one device; with ``resume`` its log goes on with the events of an earlier attempt."""
+    x, y = dataset.test()
+    fabric = device.fabric
+    has_own_model = bool(device.batchnorm) and settings.aggregation.batchnorm == "local"
+    header = Header(
+        step=0,
+        time_s=0.0,
+        device=fabric.rank,
+        devices=fabric.size,
+        method=settings.method,
+        seed=settings.seed,
+        clock="wall",
+        started_at=timestamp(),
+        versions={"scadles": __version__, "torch": torch.__version__, "python": platform.python_version()},
+    )
+    return Tools(
+        Evaluator(
+            dataset.prepare(x), y, dataset.classes, loss, settings.evaluation.batch_size, fabric, own=has_own_model
+        ),
+        store,
+        EventLog(events_path(run_dir, fabric.rank), header, append=resume),
+        Progress(
+            f"{settings.method} on {settings.data.dataset}",
+            fabric.size,
+            settings.target_accuracy,
+            settings.steps,
+            settings.duration_s,
+            settings.clock.speed,
+            quiet=quiet or fabric.rank != 0,
+        ),
+        partial(_draw, settings, dataset) if settings.picture else None,
+    )
+
+
+def _draw(settings: RunConfig, dataset: Dataset, folder: RunFolder) -> None:
+    plot_run(folder, folder.path / PICTURE_FILE)
+    draw_label_distribution(settings, dataset, folder.path)
