@@ -23,8 +23,8 @@ class Availability:
         always: whether nobody is ever off; then nothing is stored.
 
     >>> availability = Availability(AvailabilityConfig(windows_s=((0, 50), (70, 100)), period_s=120), devices=2, seed=0)
-    >>> availability.is_on(0, 60.0), availability.next_change(0, 60.0), availability.next_change(0, 110.0)
-    (False, 70.0, 120.0)
+    >>> availability.on(60.0).tolist(), availability.next_change(0, 60.0), availability.next_change(0, 110.0)
+    ([False, False], 70.0, 120.0)
     """
 
     def __init__(self, config: AvailabilityConfig | tuple[AvailabilityConfig, ...], devices: int, seed: int) -> None:
@@ -39,10 +39,6 @@ class Availability:
         self._since_s = np.full(devices, _NOWHERE.since_s)
         self._until_s = np.full(devices, _NOWHERE.until_s)
         self._before_s = np.full(devices, _NOWHERE.before_s)
-
-    def is_on(self, device: int, time_s: float) -> bool:
-        """Return whether a device is on at a stream time."""
-        return self.always or self._stretch(device, time_s).on
 
     def next_change(self, device: int, time_s: float) -> float:
         """Return the first stream time after ``time_s`` at which a device goes off or comes back; inf if none."""

@@ -101,11 +101,6 @@ class RateProfile:
         profile._shape, profile._rate_hz = shape, float(rate_hz)
         return profile
 
-    @property
-    def mean_hz(self) -> float:
-        """The mean rate over a period."""
-        return self._rate_hz * self._shape.total / self._shape.period_s
-
     def expected(self, time_s: np.ndarray | float) -> np.ndarray:
         """Return how many records are expected by each stream time, float64; 0 before the start."""
         return np.asarray(self._rate_hz * self._shape.expected(time_s))

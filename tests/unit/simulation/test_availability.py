@@ -21,7 +21,7 @@ def changes(availability, device, until_s):
     time_s, times_s = 0.0, []
     while (next_s := availability.next_change(device, time_s)) < until_s:
         assert next_s > time_s
-        assert availability.is_on(device, next_s) != availability.is_on(device, time_s)
+        assert availability.on(next_s)[device] != availability.on(time_s)[device]
         time_s = next_s
         times_s.append(time_s)
     return times_s
@@ -32,7 +32,7 @@ class TestAlways:
     def test_nobody_is_ever_off(self, config):
         availability = Availability(config, devices=3, seed=0)
         assert availability.always
-        assert availability.is_on(2, 1e9)
+        assert availability.on(1e9)[2]
         assert availability.next_change(2, 5.0) == math.inf
         assert availability.on(0.0).tolist() == [True] * 3
 
@@ -44,7 +44,7 @@ class TestWindows:
     def test_on_inside_and_off_outside(self):
         availability = Availability(windows((0, 50), (70, 100)), devices=2, seed=0)
         expected = {0: True, 49.9: True, 50: False, 69.9: False, 70: True, 99.9: True, 100: False, 1e6: False}
-        assert {time_s: availability.is_on(1, time_s) for time_s in expected} == expected
+        assert {time_s: availability.on(time_s)[1] for time_s in expected} == expected
         assert changes(availability, 1, 1e6) == [50, 70, 100]
         assert availability.next_change(1, 100.0) == math.inf
 
@@ -58,7 +58,7 @@ class TestWindows:
 
     def test_a_window_as_long_as_the_period_never_ends(self):
         availability = Availability(windows((0, 100), period_s=100), devices=1, seed=0)
-        assert availability.is_on(0, 100.0)
+        assert availability.on(100.0)[0]
         assert availability.next_change(0, 100.0) == math.inf
 
     @given(st.floats(0.1, 100), st.lists(st.floats(0, 1), min_size=2, max_size=8, unique=True), st.floats(0, 1e4))
@@ -70,7 +70,7 @@ class TestWindows:
         time_s = start_s
         for _ in range(20):
             fresh = Availability(config, devices=1, seed=0)
-            assert asked.is_on(0, time_s) == fresh.is_on(0, time_s)
+            assert asked.on(time_s)[0] == fresh.on(time_s)[0]
             assert asked.next_change(0, time_s) == fresh.next_change(0, time_s)
             next_s = fresh.next_change(0, time_s)
             if next_s == math.inf:
@@ -91,9 +91,9 @@ class TestDrawn:
         asked = Availability(DRAWN, devices=5, seed=3)
         for device, time_s in questions:
             fresh = Availability(DRAWN, devices=5, seed=3)
-            assert asked.is_on(device, time_s) == fresh.is_on(device, time_s)
+            assert asked.on(time_s)[device] == fresh.on(time_s)[device]
             assert asked.next_change(device, time_s) == fresh.next_change(device, time_s)
-            assert asked.on(time_s).tolist() == [fresh.is_on(d, time_s) for d in range(5)]
+            assert asked.on(time_s).tolist() == fresh.on(time_s).tolist()
 
     @pytest.mark.parametrize("time_s", [0.0, 7.0, 200.0])
     def test_three_in_four_are_on_at_any_time(self, time_s):
@@ -105,7 +105,7 @@ class TestDrawn:
         availability = Availability(DRAWN, devices=1, seed=0)
         times_s = changes(availability, 0, 100_000)
         lengths = np.diff(times_s)
-        first_on = availability.is_on(0, times_s[0])
+        first_on = availability.on(times_s[0])[0]
         on, off = (lengths[::2], lengths[1::2]) if first_on else (lengths[1::2], lengths[::2])
         assert np.mean(on) == pytest.approx(30, rel=0.07)
         assert np.mean(off) == pytest.approx(10, rel=0.07)
@@ -118,5 +118,5 @@ def test_each_device_may_have_its_own():
     assert availability.next_change(0, 3.0) == math.inf
     alone = Availability(DRAWN, devices=4, seed=0)
     for time_s in (0.0, 55.0, 65.0, 20.0, 145.0):
-        expected = [True, time_s < 50, alone.is_on(2, time_s), 60 <= time_s % 80 < 70]
+        expected = [True, time_s < 50, alone.on(time_s)[2], 60 <= time_s % 80 < 70]
         assert availability.on(time_s).tolist() == expected

@@ -36,7 +36,7 @@ class SampleSender:
         history: of what has left it.
 
     Attributes:
-        given: what it has shared so far.
+        sent: what it has shared so far.
         latest: what of that in the present step.
     """
 
