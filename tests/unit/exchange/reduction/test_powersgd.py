@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reducer_tools import PHASE, assert_nothing_lost, assert_same_in_one_process, assert_accounted, learn
 from scadles.errors import CheckpointError, RunError
 from scadles.exchange.compression import WireError, dense_bytes, encode_dense
 from scadles.exchange.reduction import SCALARS, PowerSgdReducer, powersgd_volume, reduce_together
@@ -16,10 +17,9 @@ from scadles.simulation import simulate
 
 SHAPES = [(10,), (10, 24), (24,), (24, 3, 4, 4), (5, 2)]
 N = 10 + 240 + 24 + 1152 + 10
-PHASE = "gradients of step 5"
 
 
-def an_update(rank, step, n=N):
+def an_update(n, rank, step):
     shared = np.random.default_rng([step]).standard_normal(n)
     own = np.random.default_rng([step, rank]).standard_t(4, n)
     return torch.from_numpy((0.5 * shared + own).astype(np.float32))
@@ -32,19 +32,6 @@ def reducers_of(size, shapes=SHAPES, ratio=0.3, **options):
 def together(reducers, updates, step=1):
     scalars = [[float(rank), 10.0] for rank in range(len(reducers))]
     return reduce_together(reducers, updates, scalars, step, PHASE)
-
-
-def learn(reducer, rank, steps, reduce):
-    """Do some steps with error feedback; return totals, all updates, and what is left of them."""
-    residual, updates, totals = torch.zeros(N), torch.zeros(N, dtype=torch.float64), []
-    for step in steps:
-        u = an_update(rank, step)
-        updates += u
-        v = residual + u
-        reduction = reduce(reducer, v, step)
-        residual = v - reduction.taken.values
-        totals.append(reduction.total.clone())
-    return totals, updates, residual
 
 
 class TestPlan:
@@ -71,7 +58,7 @@ class TestPlan:
     def test_with_all_floats_nothing_is_factored(self):
         assert Plan.of(SHAPES, 1.0).matrices == ()
         reducer = reducers_of(1, ratio=1.0, value_type="float32")[0]
-        update = an_update(0, 1)
+        update = an_update(N, 0, 1)
         [reduction] = together([reducer], [update])
         assert torch.equal(reduction.total, update)
         assert reducer.volume(2) == powersgd_volume(0, N, 1, "float32", 2)
@@ -95,7 +82,7 @@ def test_steps_are_those_of_a_plain_power_iteration():
     rank = reducers[0].plan.rank
     right = reducers[0].state()["start"].view(rank, 30).double().numpy().T
     for step in range(5):
-        updates = [an_update(device, step, 1200) for device in range(3)]
+        updates = [an_update(1200, device, step) for device in range(3)]
         reductions = together(reducers, updates, step)
         mean = sum(update.view(40, 30).double().numpy() for update in updates)
         left, _ = np.linalg.qr(mean @ right)
@@ -122,18 +109,10 @@ def test_factors_of_the_step_before_find_the_largest_directions():
 
 @pytest.mark.parametrize("value_type", ["float32", "bfloat16", "float16", "int8"])
 def test_totals_and_residuals_make_up_the_updates(in_threads, value_type):
-    def reduce(reducer, v, step):
-        return reducer.reduce(v, [1.0], step, PHASE)
-
     def work(fabric):
-        reducer = PowerSgdReducer(fabric, SHAPES, 0.3, value_type)
-        return learn(reducer, fabric.rank, range(10), reduce)
+        return learn(fabric, PowerSgdReducer(fabric, SHAPES, 0.3, value_type), 10, an_update)
 
-    outcomes = in_threads(4, work)
-    given_away = sum(updates for _, updates, _ in outcomes)
-    arrived = sum(total.double() for total in outcomes[0][0])
-    left = sum(residual.double() for _, _, residual in outcomes)
-    assert (arrived + left - given_away).abs().max() < 1e-5 * given_away.abs().max()
+    arrived, given_away = assert_accounted(in_threads(4, work))
     assert arrived.norm() > 0.3 * given_away.norm()
 
 
@@ -143,42 +122,16 @@ def test_no_shape_of_updates_loses_anything(data):
     size, shape = data.draw(st.integers(1, 4)), data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=3))
     value_type = data.draw(st.sampled_from(["float32", "int8"]))
     reducers = reducers_of(size, [(3,), shape], ratio=data.draw(st.floats(0.05, 1.0)), value_type=value_type)
-    n = reducers[0].n
-    number = st.sampled_from([0.0, 0.0, 1.0, -2.5, 0.001, 300.0])
-    residuals = [torch.zeros(n) for _ in range(size)]
-    arrived, given_away = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64)
-    for step in range(3):
-        updates = [torch.tensor(data.draw(st.lists(number, min_size=n, max_size=n))) for _ in range(size)]
-        given_away += sum(u.double() for u in updates)
-        vs = [u + residual for u, residual in zip(updates, residuals, strict=True)]
-        reductions = together(reducers, vs, step)
-        residuals = [v - r.taken.values for v, r in zip(vs, reductions, strict=True)]
-        arrived += reductions[0].total
-    assert torch.allclose(arrived + sum(r.double() for r in residuals), given_away, rtol=0, atol=2e-3)
+    assert_nothing_lost(data, reducers, atol=2e-3)
 
 
 def test_threads_and_one_process_agree_to_the_bit(in_threads):
-    def work(fabric):
-        reducer = PowerSgdReducer(fabric, SHAPES, 0.3)
-        scalars = [float(fabric.rank), 10.0]
-        return learn(reducer, fabric.rank, range(5), lambda one, v, step: one.reduce(v, scalars, step, PHASE))
-
-    apart = in_threads(3, work)
-    reducers, residuals = reducers_of(3), [torch.zeros(N)] * 3
-    for step in range(5):
-        vs = [residual + an_update(rank, step) for rank, residual in enumerate(residuals)]
-        reductions = together(reducers, vs, step)
-        residuals = [v - r.taken.values for v, r in zip(vs, reductions, strict=True)]
-        for totals, _, _ in apart:
-            assert torch.equal(totals[step].view(torch.int32), reductions[0].total.view(torch.int32))
-        assert reductions[0].scalars.tolist() == [[rank, 10.0] for rank in range(3)]
-    for (_, _, theirs), mine in zip(apart, residuals, strict=True):
-        assert torch.equal(theirs, mine)
+    assert_same_in_one_process(in_threads, lambda f: PowerSgdReducer(f, SHAPES, 0.3), 3, 5, an_update)
 
 
 def test_what_a_checkpoint_holds_makes_the_next_steps_the_same():
     def updates(step):
-        return [an_update(rank, step) for rank in range(2)]
+        return [an_update(N, rank, step) for rank in range(2)]
 
     whole = reducers_of(2)
     expected = [together(whole, updates(step), step)[0].total.clone() for step in range(6)]
@@ -207,20 +160,20 @@ def test_a_step_of_zeros_leaves_factors_to_go_on_with():
     assert torch.equal(one, other)
     for factor in reducers[0]._factors(one, reducers[0]._right_sizes):
         torch.testing.assert_close(factor @ factor.T, torch.eye(len(factor)), rtol=0, atol=1e-5)
-    assert together(reducers, [an_update(rank, 2) for rank in range(2)], 2)[0].total.any()
+    assert together(reducers, [an_update(N, rank, 2) for rank in range(2)], 2)[0].total.any()
 
 
 @pytest.mark.parametrize("place", [0, 100, N - 1])
 def test_what_is_not_finite_is_refused_before_it_is_sent(place):
-    update = an_update(0, 0)
+    update = an_update(N, 0, 0)
     update[place] = torch.nan
     with pytest.raises(RunError, match="NaN or infinity cannot be compressed"):
-        together(reducers_of(2), [update, an_update(1, 0)])
+        together(reducers_of(2), [update, an_update(N, 1, 0)])
 
 
 class TestForeignMessages:
     def outgoing(self, reducers, step=1):
-        rows = [reducer.begin(an_update(rank, 0), step)[0] for rank, reducer in enumerate(reducers)]
+        rows = [reducer.begin(an_update(N, rank, 0), step)[0] for rank, reducer in enumerate(reducers)]
         return torch.stack(rows)
 
     def test_a_message_of_another_step(self):
@@ -254,7 +207,7 @@ class TestForeignMessages:
 
 def test_the_volume_is_what_is_made():
     reducers = reducers_of(3)
-    outgoing = [reducer.begin(an_update(rank, 0), 1) for rank, reducer in enumerate(reducers)]
+    outgoing = [reducer.begin(an_update(N, rank, 0), 1) for rank, reducer in enumerate(reducers)]
     message = reducers[0].message(torch.stack([rows[0] for rows in outgoing]), [1.0] * 9, 1, PHASE)
     volume = reducers[0].volume(9)
     assert (volume.slice_message_bytes, volume.message_bytes) == (outgoing[0].shape[1], len(message))

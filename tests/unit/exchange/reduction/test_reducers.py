@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reducer_tools import PHASE, assert_nothing_lost, assert_same_in_one_process, assert_accounted, learn, sent
 from scadles.errors import CheckpointError, ConfigError, PeerLostError, RunError
 from scadles.exchange.compression import ExactTopK, WireError
 from scadles.exchange.reduction import GatherReducer, SplitReducer, reduce_together
@@ -16,7 +17,6 @@ from scadles.fabric import LocalFabric
 REDUCERS = [GatherReducer, SplitReducer]
 PLACES = [(GatherReducer, "gather"), (SplitReducer, "swap"), (SplitReducer, "gather")]
 VALUE_TYPES = ["float32", "bfloat16", "float16", "int8"]
-PHASE = "gradients of step 5"
 
 
 def an_update(n, rank, step, common=0.5):
@@ -26,42 +26,23 @@ def an_update(n, rank, step, common=0.5):
     return torch.from_numpy(((common * shared + own) * slope).astype(np.float32))
 
 
-def learn(fabric, reducer, n, steps, update=an_update):
-    """Do some steps with error feedback; return totals, all updates of this device, and what is left of them."""
-    residual, updates = torch.zeros(n), torch.zeros(n, dtype=torch.float64)
-    totals, reductions = [], []
-    for step in range(steps):
-        u = update(n, fabric.rank, step)
-        updates += u
-        v = residual + u
-        reduction = reducer.reduce(v, [fabric.rank, 10.0 * step], step, PHASE)
-        residual = v - torch.zeros(n).index_copy_(0, *reduction.taken)
-        totals.append(reduction.total.clone())
-        reductions.append(reduction)
-    return totals, updates, residual, reductions
-
-
 @pytest.mark.parametrize("value_type", VALUE_TYPES)
 @pytest.mark.parametrize("kind", REDUCERS)
 def test_totals_and_residuals_make_up_the_updates(in_threads, kind, value_type):
     n, k, steps = 3000, 90, 12
 
     def work(fabric):
-        return learn(fabric, kind(fabric, ExactTopK(k), n, value_type), n, steps)
+        return learn(fabric, kind(fabric, ExactTopK(k), n, value_type), steps, an_update)
 
     outcomes = in_threads(5, work)
-    given_away = sum(updates for _, updates, _, _ in outcomes)
-    arrived = sum(total.double() for total in outcomes[0][0])
-    left = sum(residual.double() for _, _, residual, _ in outcomes)
-    worst = (arrived + left - given_away).abs().max()
-    assert worst < 1e-5 * given_away.abs().max()
+    assert_accounted(outcomes)
     assert all(int((total != 0).sum()) > k / 2 for total in outcomes[0][0])
 
 
 @pytest.mark.parametrize("kind", REDUCERS)
 def test_every_device_gets_the_same_bits(in_threads, kind):
     n = 3000
-    outcomes = in_threads(4, lambda fabric: learn(fabric, kind(fabric, ExactTopK(50), n), n, 6))
+    outcomes = in_threads(4, lambda fabric: learn(fabric, kind(fabric, ExactTopK(50), n), 6, an_update))
     first_totals, _, _, first = outcomes[0]
     for totals, _, _, reductions in outcomes:
         for mine, theirs, total, first_total in zip(reductions, first, totals, first_totals, strict=True):
@@ -76,19 +57,7 @@ def test_no_shape_of_updates_loses_anything(data):
     size, n, k = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 60)), data.draw(st.integers(1, 70))
     kind, value_type = data.draw(st.sampled_from(REDUCERS)), data.draw(st.sampled_from(VALUE_TYPES))
     reducers = [kind(fabric, ExactTopK(k), n, value_type) for fabric in LocalFabric.create(size)]
-    number = st.sampled_from([0.0, 0.0, 1.0, -2.5, 0.001, 300.0])
-    residuals = [torch.zeros(n) for _ in range(size)]
-    arrived, given_away = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64)
-    for step in range(3):
-        updates = [torch.tensor(data.draw(st.lists(number, min_size=n, max_size=n))) for _ in range(size)]
-        given_away += sum(u.double() for u in updates)
-        vs = [u + residual for u, residual in zip(updates, residuals, strict=True)]
-        reductions = reduce_together(reducers, vs, [[]] * size, step, PHASE)
-        residuals = [v - torch.zeros(n).index_copy_(0, *r.taken) for v, r in zip(vs, reductions, strict=True)]
-        arrived += reductions[0].total
-        for reduction in reductions:
-            assert (reduction.taken.indices.diff() > 0).all()
-    assert torch.allclose(arrived + sum(r.double() for r in residuals), given_away, rtol=0, atol=1e-3)
+    assert_nothing_lost(data, reducers, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", REDUCERS)
@@ -96,7 +65,7 @@ def test_with_all_entries_it_is_the_dense_sum(in_threads, kind):
     n, size = 1001, 4
 
     def work(fabric):
-        return learn(fabric, kind(fabric, ExactTopK(n), n, "float32"), n, 3)
+        return learn(fabric, kind(fabric, ExactTopK(n), n, "float32"), 3, an_update)
 
     for totals, _, residual, _ in in_threads(size, work):
         for step, total in enumerate(totals):
@@ -109,21 +78,7 @@ def test_with_all_entries_it_is_the_dense_sum(in_threads, kind):
 
 @pytest.mark.parametrize("kind", REDUCERS)
 def test_threads_and_one_process_agree_to_the_bit(in_threads, kind):
-    n, size, steps = 2000, 4, 4
-    outcomes = in_threads(size, lambda fabric: learn(fabric, kind(fabric, ExactTopK(40), n), n, steps))
-    reducers = [kind(fabric, ExactTopK(40), n) for fabric in LocalFabric.create(size)]
-    residuals = [torch.zeros(n) for _ in range(size)]
-    for step in range(steps):
-        vs = [residuals[rank] + an_update(n, rank, step) for rank in range(size)]
-        scalars = [[rank, 10.0 * step] for rank in range(size)]
-        reductions = reduce_together(reducers, vs, scalars, step, PHASE)
-        residuals = [v - torch.zeros(n).index_copy_(0, *r.taken) for v, r in zip(vs, reductions, strict=True)]
-        for rank, reduction in enumerate(reductions):
-            assert torch.equal(reduction.total, outcomes[rank][0][step])
-            assert reduction.kept_sq == outcomes[rank][3][step].kept_sq
-            assert reduction.scalars.tolist() == scalars
-    for rank in range(size):
-        assert torch.equal(residuals[rank], outcomes[rank][2])
+    assert_same_in_one_process(in_threads, lambda f: kind(f, ExactTopK(40), 2000), 4, 4, an_update)
 
 
 @pytest.mark.parametrize("kind", REDUCERS)
@@ -133,7 +88,7 @@ def test_devices_with_nothing_take_part(in_threads, kind):
     def update(n, rank, step):
         return an_update(n, rank, step) if rank == 2 and step != 1 else torch.zeros(n)
 
-    for totals, _, residual, reductions in in_threads(4, lambda f: learn(f, kind(f, ExactTopK(20), n), n, 3, update)):
+    for totals, _, residual, reductions in in_threads(4, lambda f: learn(f, kind(f, ExactTopK(20), n), 3, update)):
         assert totals[0].any()
         assert totals[2].any()
         assert torch.isfinite(residual).all()
@@ -142,7 +97,7 @@ def test_devices_with_nothing_take_part(in_threads, kind):
     def nobody(n, rank, step):
         return torch.zeros(n)
 
-    for totals, _, residual, reductions in in_threads(3, lambda f: learn(f, kind(f, ExactTopK(20), n), n, 2, nobody)):
+    for totals, _, residual, reductions in in_threads(3, lambda f: learn(f, kind(f, ExactTopK(20), n), 2, nobody)):
         assert not any(total.any() for total in totals)
         assert not residual.any()
         assert reductions[0].kept_sq == 0.0
@@ -150,7 +105,8 @@ def test_devices_with_nothing_take_part(in_threads, kind):
 
 @pytest.mark.parametrize("kind", REDUCERS)
 def test_one_device_alone_sends_its_largest(in_threads, kind):
-    [(totals, _, residual, reductions)] = in_threads(1, lambda f: learn(f, kind(f, ExactTopK(3), 40, "float32"), 40, 1))
+    outcomes = in_threads(1, lambda f: learn(f, kind(f, ExactTopK(3), 40, "float32"), 1, an_update))
+    [(totals, _, residual, reductions)] = outcomes
     v = an_update(40, 0, 0)
     expected = torch.zeros(40).index_copy_(0, *ExactTopK(3).pick(v))
     assert torch.equal(totals[0], expected)
@@ -283,7 +239,7 @@ def test_what_comes_back_to_the_owner_stays_with_it():
     second = torch.tensor([0.0, 4.0, 0.0, 2.0, 0.0, 0.0, 0.0, 0.0])
     one, other = reduce_together(reducers, [first, second], [[], []], 0, PHASE)
     # the first device owns entries 0 to 3, of which one may be sent on
-    left = first - torch.zeros(n).index_copy_(0, *one.taken) + second - torch.zeros(n).index_copy_(0, *other.taken)
+    left = first - sent(one) + second - sent(other)
     assert one.total.tolist() == other.total.tolist() == [0.0, 8.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
     assert left.tolist() == [0.0, 0.0, 3.0, 2.0, 0.0, 0.0, 0.0, 0.0]
 
@@ -296,7 +252,7 @@ def test_what_left_a_device_is_what_it_sent_itself():
     one, other = reduce_together(reducers, [first, second], [[], []], 0, PHASE)
     # the first device owns entries 0 to 3: of its own, 2 stays; of the second's, 0 is passed on and 3 stays here
     assert one.total.tolist() == [9.0, 4.0, 0.0, 0.0, 0.0, 0.0, 5.0, 1.0]
-    assert torch.zeros(n).index_copy_(0, *one.taken).tolist() == [0.0, 4.0, 0.0, -2.0, 0.0, 0.0, 5.0, 0.0]
+    assert sent(one).tolist() == [0.0, 4.0, 0.0, -2.0, 0.0, 0.0, 5.0, 0.0]
     assert one.left.tolist() == [1, 6]
     assert other.left.tolist() == [0, 3, 7]
 
