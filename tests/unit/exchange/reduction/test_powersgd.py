@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reducer_tools import PHASE, assert_nothing_lost, assert_same_in_one_process, assert_accounted, learn
+from reducer_tools import PHASE, assert_accounted, assert_nothing_lost, assert_same_in_one_process, learn
 from scadles.errors import CheckpointError, RunError
 from scadles.exchange.compression import WireError, dense_bytes, encode_dense
 from scadles.exchange.reduction import SCALARS, PowerSgdReducer, powersgd_volume, reduce_together

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reducer_tools import PHASE, assert_nothing_lost, assert_same_in_one_process, assert_accounted, learn, sent
+from reducer_tools import PHASE, assert_accounted, assert_nothing_lost, assert_same_in_one_process, learn, sent
 from scadles.errors import CheckpointError, ConfigError, PeerLostError, RunError
 from scadles.exchange.compression import ExactTopK, WireError
 from scadles.exchange.reduction import GatherReducer, SplitReducer, reduce_together
