@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from typing import Any
 
 from scadles.errors import RunError, ScadlesError
 from scadles.observe import Summary
@@ -81,7 +82,12 @@ def in_processes(tasks: Sequence[Task], jobs: int, report: Report) -> None:
 
 
 def _pool() -> ProcessPoolExecutor:
-    context = multiprocessing.get_context("spawn")
+    """Return a pool of one process, forked by one that has imported the simulator once for all of them."""
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        context: Any = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["scadles.simulation"])
+    else:
+        context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(1, context, initializer=_live_and_die_with_parent)
 
 
