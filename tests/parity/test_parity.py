@@ -158,6 +158,19 @@ def whole(run):
     return cache(run)
 
 
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory):
+    """The outcome of a simulation of a configuration, made once: summary, model and folder."""
+
+    @cache
+    def make(name, gradients="auto"):
+        out = tmp_path_factory.mktemp("simulated")
+        config = load_config(make_config(name, STEPS), [f"simulation.gradients={gradients}"])
+        return simulate(config, out=out, quiet=True).model_dump(), load_file(out / "model.safetensors"), out
+
+    return make
+
+
 def assert_same_bits(one, other):
     assert one.keys() == other.keys()
     for name, tensor in one.items():
@@ -221,20 +234,18 @@ def test_processes_end_where_threads_end(whole, in_processes, tmp_path, name):
 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("gradients", ["auto", "per-device"])
-def test_a_simulation_ends_where_threads_end(whole, tmp_path, name, gradients):
+def test_a_simulation_ends_where_threads_end(whole, simulated, name, gradients):
     expected, model, *_ = whole(name)
-    config = load_config(make_config(name, STEPS), [f"simulation.gradients={gradients}"])
-    found = simulate(config, out=tmp_path, quiet=True).model_dump()
-    assert_same_outcome(found, expected, model, load_file(tmp_path / "model.safetensors"))
+    found, again, _ = simulated(name, gradients)
+    assert_same_outcome(found, expected, model, again)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_simulation_tells_the_same_story(whole, tmp_path, name):
+def test_a_simulation_tells_the_same_story(whole, simulated, name):
     """Every event of every device is the same, but for rounding of the model, and checkpoints."""
-    *_, folder = whole(name)
-    simulate(make_config(name, STEPS), out=tmp_path, quiet=True)
+    (*_, folder), (*_, out) = whole(name), simulated(name)
     for device in range(DEVICES):
-        mine, theirs = told(tmp_path, device), told(folder, device)
+        mine, theirs = told(out, device), told(folder, device)
         assert len(mine) == len(theirs) > STEPS
         for event, other in zip(mine, theirs, strict=True):
             assert type(event) is type(other)

@@ -55,12 +55,29 @@ def small(monkeypatch, observed):
     monkeypatch.setattr(buffers, "HELD", FEW)
 
 
-@pytest.fixture
-def outcome(simulated, small, tmp_path):
-    """Return the outcome of an experiment by name."""
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """What experiments came to and what they asked for, and a folder for their runs."""
+    return {}, tmp_path_factory.mktemp("experiments")
 
-    def run(name, **options):
-        return EXPERIMENTS[name].run(Options(quick=True, broker="broker:9092", **options), Runs(tmp_path / "runs"))
+
+@pytest.fixture
+def outcome(simulated, observed, small, kept, tmp_path):
+    """Return the outcome of an experiment by name, made once for all tests; or made anew, from and for this one."""
+    made, folder = kept
+
+    def run(name, *, anew=False, **options):
+        experiment, wish = EXPERIMENTS[name], Options(quick=True, broker="broker:9092", **options)
+        if anew:
+            return experiment.run(wish, Runs(tmp_path / "runs"))
+        key = (name, *options.items())
+        if key in made:
+            simulated.extend(made[key][1])
+            observed.extend(made[key][2])
+        else:
+            result = experiment.run(wish, Runs(folder / str(len(made))))
+            made[key] = result, tuple(simulated), tuple(observed)
+        return made[key][0]
 
     return run
 
@@ -102,9 +119,9 @@ def test_a_folder_that_is_not_there_cannot_be_written_to(outcome, tmp_path):
 
 
 def test_a_second_time_nothing_is_simulated(outcome, simulated):
-    outcome("speedup")
+    outcome("speedup", anew=True)
     before = len(simulated)
-    outcome("speedup")
+    outcome("speedup", anew=True)
     assert len(simulated) == before == 32
 
 
@@ -152,7 +169,7 @@ def test_buffers_stop_persistence_where_the_paper_does_and_truncation_at_the_sam
 def test_buffers_run_longer_where_the_rule_promised_too_much(outcome, simulated, monkeypatch):
     by_the_rule = buffers._growth
     monkeypatch.setattr(buffers, "_growth", lambda key: 1.3 * by_the_rule(key))
-    result = outcome("buffers")
+    result = outcome("buffers", anew=True)
     assert sum(config.buffer.policy == "persistence" for config in simulated) > 8
     assert all(cell.ours >= cell.paper for cell in cells(result, "persistence").values())
 
@@ -161,7 +178,7 @@ def test_buffers_that_do_not_grow_are_an_error(outcome, monkeypatch):
     monkeypatch.setattr(buffers, "_growth", lambda key: 1e9)
     monkeypatch.setattr(buffers, "_ATTEMPTS", 1)
     with pytest.raises(RunError, match="grow more slowly than the rule"):
-        outcome("buffers")
+        outcome("buffers", anew=True)
 
 
 def test_both_methods_learn_for_the_same_stream_time_from_the_same_streams(outcome, simulated):
