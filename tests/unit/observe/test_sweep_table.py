@@ -2,6 +2,7 @@ import csv
 import io
 import math
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -112,20 +113,14 @@ def test_values_are_written_as_yaml_reads_them(value):
 def draw(tmp_path, monkeypatch):
     """Draw a sweep; return its panels and legend."""
     pytest.importorskip("matplotlib")
-    figures = []
-    finish = sweep_picture.finish
-
-    def keep(figure, title, out):
-        figures.append(figure)
-        finish(figure, title, out)
-
-    monkeypatch.setattr(sweep_picture, "finish", keep)
+    finish = Mock(wraps=sweep_picture.finish)
+    monkeypatch.setattr(sweep_picture, "finish", finish)
 
     def run(result):
         plot_sweep(result, tmp_path / "sweep.png")
         assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
-        legends = [text.get_text() for legend in figures[-1].legends for text in legend.get_texts()]
-        return figures[-1].axes, legends
+        figure, _, _ = finish.call_args.args
+        return figure.axes, [text.get_text() for legend in figure.legends for text in legend.get_texts()]
 
     return run
 

@@ -1,4 +1,5 @@
 import sys
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -17,20 +18,14 @@ make_step_has_no_state = settings(suppress_health_check=[HealthCheck.function_sc
 def draw(tmp_path, monkeypatch):
     """Draw a run folder and return the three panels and the title of what was written."""
     pytest.importorskip("matplotlib")
-    figures = []
-    finish = timeline.finish
-
-    def keep(figure, title, out):
-        figures.append((figure, title))
-        finish(figure, title, out)
-
-    monkeypatch.setattr(timeline, "finish", keep)
+    finish = Mock(wraps=timeline.finish)
+    monkeypatch.setattr(timeline, "finish", finish)
 
     def run(folder):
         out = tmp_path / "timeline.png"
         plot_timeline(RunFolder(folder), out)
         assert out.read_bytes().startswith(b"\x89PNG")
-        figure, title = figures[-1]
+        figure, title, _ = finish.call_args.args
         return (*figure.axes, title)
 
     return run
