@@ -21,18 +21,17 @@ import torch.distributed as dist
 import torch.distributed.nn.functional
 from torch import Tensor
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]
-from torch.distributed.rendezvous import rendezvous
 
 from scadles.clock import wall_seconds
 from scadles.errors import ConfigError, FabricError, PeerLostError
 from scadles.fabric.byte_counters import SocketCounter
 from scadles.fabric.contract import Fabric, Pending, check_length
+from scadles.fabric.rendezvous import choose_interface, first_line, open_store
 
 _ROLL_CALL_S = 3.0
 _POLL_S = 0.05
 _LENGTH_BYTES = 8
 _groups = count()
-_stores: dict[str, Any] = {}
 
 
 class TorchFabric(Fabric):
@@ -65,7 +64,7 @@ class TorchFabric(Fabric):
         self._counter = SocketCounter() if backend == "gloo" and SocketCounter.available() else None
         self.bytes_counted_by = "kernel (TCP_INFO)" if self._counter else "message sizes"
         # groups made one after the other by the same processes share a store and must not read each other's entries
-        self._store = PrefixStore(f"scadles/{next(_groups)}", _rendezvous(deadline_s))
+        self._store = PrefixStore(f"scadles/{next(_groups)}", open_store(self.size, deadline_s))
         self._join(backend)
 
     def reduce(self, bucket: Tensor, phase: str) -> Pending:
@@ -168,6 +167,7 @@ class TorchFabric(Fabric):
             dist.destroy_process_group()
 
     def _join(self, backend: str) -> None:
+        interface = choose_interface() if self._is_gloo else None
         if self._counter:
             self._counter.start()
         if self.device.type == "cuda":
@@ -187,7 +187,11 @@ class TorchFabric(Fabric):
             missing = self._roll_call("joined", grace_s=0.0)
             if missing:
                 raise PeerLostError(missing, "joining", f"not there within {self.deadline_s:g} s") from None
-            raise FabricError(f"cannot connect the devices with {backend}: {_first_line(error)}") from None
+            raise FabricError(
+                f"cannot connect the devices with {backend}: {first_line(error)}; each device must reach all others "
+                f"on the network that leads to MASTER_ADDR, here by {interface or 'the address of this host name'} "
+                "(export GLOO_SOCKET_IFNAME=NAME for another one), on any port"
+            ) from None
         if self._counter:
             self._counter.watch()
 
@@ -202,7 +206,7 @@ class TorchFabric(Fabric):
         try:
             return operation()
         except RuntimeError as error:
-            reason = _first_line(error)
+            reason = first_line(error)
         # out here nothing refers to the failed work any more, which would keep its connections open
         self.close()
         missing = self._roll_call("alive", grace_s=_ROLL_CALL_S)
@@ -247,28 +251,3 @@ def _from_environment(name: str) -> int:
         raise ConfigError(
             f"{name} = {os.environ.get(name)!r}: start devices with torchrun, or with scadles train --local N"
         ) from None
-
-
-def _rendezvous(deadline_s: float) -> Any:
-    """Return the store where this process's devices meet; it is opened once."""
-    where = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
-    if where in _stores:
-        return _stores[where]
-    try:
-        _stores[where], _, _ = next(rendezvous("env://", timeout=timedelta(seconds=deadline_s)))
-    except dist.DistNetworkError as error:
-        if "in use" in str(error) or "EADDRINUSE" in str(error):
-            raise ConfigError(f"port {where} is in use: choose another MASTER_PORT") from None
-        raise PeerLostError([0], "rendezvous", f"nobody answers at {where} (MASTER_ADDR:MASTER_PORT)") from None
-    except dist.DistStoreError as error:
-        raise PeerLostError([], "joining", _first_line(error)) from None
-    except (RuntimeError, ValueError) as error:
-        raise ConfigError(f"cannot meet the other devices at {where}: {_first_line(error)}") from None
-    return _stores[where]
-
-
-def _first_line(error: BaseException) -> str:
-    """Return what a backend's error says, without its source location and stack."""
-    line = str(error).splitlines()[0] if str(error) else type(error).__name__
-    line = line.split("] ", 1)[-1] if line.startswith("[") else line
-    return line.partition(". This is")[0]

@@ -1,7 +1,7 @@
 """N devices as processes on this machine: one process imports everything, then forks the devices.
 
-A device is a child of the launcher, in a session of its own, with the environment that torchrun would give it. The
-launcher keeps the rendezvous store, so that the store outlives every device. It has no other thread while it forks.
+A device is a child of the launcher, in a session of its own, with the environment that torchrun would give it. Devices
+meet in a file of a folder that only this user can read. The launcher has no other thread, so that forking is safe.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import gc
 import json
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from shutil import rmtree
+from tempfile import TemporaryDirectory
 from threading import Event, Thread
 from types import FrameType
 from typing import Any, NamedTuple
@@ -24,7 +25,6 @@ from typing import Any, NamedTuple
 from scadles.clock import wall_seconds
 from scadles.errors import ConfigError, FabricError, PeerLostError, ScadlesError
 
-_HOST = "127.0.0.1"
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 _LOOK_S = 0.2
 # between the wish that a device ends and its end
@@ -63,18 +63,13 @@ def launch_local(devices: int, work: Callable[[], object], say: Callable[[str], 
     if not hasattr(os, "fork"):
         raise ConfigError("--local forks its devices, which this platform cannot: start them with torchrun")
     _prepare_environment(devices)
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]
-
     import scadles.training.run  # noqa: F401  what all devices need is imported once
 
-    listener = socket.create_server((_HOST, 0))
-    with _Group(devices, work, say, listener) as group:
-        # until its thread answers, connections wait in the socket's backlog
-        host, port = listener.getsockname()
-        store = TCPStore(host, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
-        group.join()
-        del store
-    group.check()
+    # devices meet in a file that only this user may open: no port, and nothing that dies with a process
+    with TemporaryDirectory(prefix="scadles-", ignore_cleanup_errors=True) as folder:
+        with _Group(devices, work, say, Path(folder) / "rendezvous") as group:
+            group.join()
+        group.check()
 
 
 class _Child(NamedTuple):
@@ -94,9 +89,7 @@ class _Report(NamedTuple):
 class _Group:
     """The processes of all devices; entering it forks them, leaving it leaves none behind."""
 
-    def __init__(
-        self, devices: int, work: Callable[[], object], say: Callable[[str], None], listener: socket.socket
-    ) -> None:
+    def __init__(self, devices: int, work: Callable[[], object], say: Callable[[str], None], rendezvous: Path) -> None:
         self._children: list[_Child] = []
         self._handlers: dict[signal.Signals, Any] = {}
         self._kill_at_s: dict[int, float] = {}
@@ -106,7 +99,7 @@ class _Group:
         context = get_context("fork")
         for rank in range(devices):
             report, sending = context.Pipe(duplex=False)
-            arguments = (rank, devices, work, say, listener, sending, os.getpid())
+            arguments = (rank, devices, work, say, rendezvous, sending, os.getpid())
             self._children.append(_Child(context.Process(target=_be_device, args=arguments), report))
 
     def __enter__(self) -> _Group:
@@ -200,7 +193,7 @@ def _be_device(
     devices: int,
     work: Callable[[], object],
     say: Callable[[str], None],
-    listener: socket.socket,
+    rendezvous: Path,
     report: Connection,
     launcher: int,
 ) -> None:
@@ -211,19 +204,18 @@ def _be_device(
         usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
         signal.signal(number, signal.SIG_IGN if ignored else usual)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
-    Thread(target=_stop_with, args=(launcher,), daemon=True).start()
+    Thread(target=_stop_with, args=(launcher, rendezvous.parent), daemon=True).start()
     with suppress(OSError):  # as ps and top show it
         Path("/proc/self/comm").write_text(f"device {rank}")
-    address, port = listener.getsockname()
-    listener.close()
+    from scadles.fabric.rendezvous import RENDEZVOUS_FILE
+
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(devices),
         "LOCAL_WORLD_SIZE": str(devices),
-        "MASTER_ADDR": address,
-        "MASTER_PORT": str(port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "MASTER_ADDR": "127.0.0.1",
+        RENDEZVOUS_FILE: str(rendezvous),
     }
     try:
         work()
@@ -237,11 +229,12 @@ def _be_device(
         sys.exit(128 + signal.SIGINT)
 
 
-def _stop_with(launcher: int) -> None:
+def _stop_with(launcher: int, folder: Path) -> None:
     """End when the launcher is gone: at once where the run has not begun, else in order, but within a while."""
     pause = Event()
     while os.getppid() == launcher:
         pause.wait(_LOOK_S)
+    rmtree(folder, ignore_errors=True)  # as the launcher would have done
     os.kill(os.getpid(), signal.SIGTERM)
     pause.wait(_GRACE_S)
     os._exit(128 + signal.SIGTERM)

@@ -1,0 +1,106 @@
+"""Where the processes of a group meet before they are connected, and on which network they connect."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import sys
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+from torch.distributed import FileStore  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
+
+from scadles.errors import ConfigError, PeerLostError
+
+#: Names, in the environment of devices that one launcher started, the file in which they meet.
+RENDEZVOUS_FILE = "SCADLES_RENDEZVOUS_FILE"
+_INTERFACE = "GLOO_SOCKET_IFNAME"
+_SIOCGIFADDR = 0x8915
+_stores: dict[str, Any] = {}
+
+
+def open_store(size: int, deadline_s: float) -> Any:
+    """Return the store where this process's devices meet; it is opened once.
+
+    Raises:
+        ConfigError: the environment is incomplete, or the port is taken.
+        PeerLostError: nobody answers within the deadline.
+    """
+    file = os.environ.get(RENDEZVOUS_FILE)
+    where = file or f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
+    if where not in _stores:
+        _stores[where] = FileStore(file, size) if file else _from_torchrun(where, deadline_s)
+        _stores[where].set_timeout(timedelta(seconds=deadline_s))
+    return _stores[where]
+
+
+def choose_interface() -> str | None:
+    """Let gloo connect on the interface that leads to MASTER_ADDR, and return its name; None leaves it to gloo.
+
+    gloo by itself takes the address of the host's own name, which Debian and Raspberry Pi OS set to 127.0.1.1: other
+    hosts cannot reach it. ``GLOO_SOCKET_IFNAME`` in the environment is left as it is.
+    """
+    if chosen := os.environ.get(_INTERFACE):
+        return chosen
+    address = _own_address_towards(os.environ.get("MASTER_ADDR", ""))
+    if address is None or (address.startswith("127.") and _spans_hosts()):
+        return None
+    name = _interface_of(address)
+    if name is not None:
+        os.environ[_INTERFACE] = name
+    return name
+
+
+def first_line(error: BaseException) -> str:
+    """Return what a backend's error says, without its source location and stack."""
+    line = str(error).splitlines()[0] if str(error) else type(error).__name__
+    line = line.split("] ", 1)[-1] if line.startswith("[") else line
+    return line.partition(". This is")[0]
+
+
+def _from_torchrun(where: str, deadline_s: float) -> Any:
+    try:
+        return next(rendezvous("env://", timeout=timedelta(seconds=deadline_s)))[0]
+    except dist.DistNetworkError as error:
+        if "in use" in str(error) or "EADDRINUSE" in str(error):
+            raise ConfigError(f"port {where} is in use: choose another MASTER_PORT") from None
+        raise PeerLostError([0], "rendezvous", f"nobody answers at {where} (MASTER_ADDR:MASTER_PORT)") from None
+    except dist.DistStoreError as error:
+        raise PeerLostError([], "joining", first_line(error)) from None
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(f"cannot meet the other devices at {where}: {first_line(error)}") from None
+
+
+def _spans_hosts() -> bool:
+    """Whether devices of this group run on other hosts, as torchrun says."""
+    return os.environ.get("LOCAL_WORLD_SIZE") != os.environ.get("WORLD_SIZE")
+
+
+def _own_address_towards(host: str) -> str | None:
+    """Return the IPv4 address of this host from which ``host`` is reached; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((host, 9))
+        except OSError:
+            return None
+        return str(probe.getsockname()[0])
+
+
+def _interface_of(address: str) -> str | None:
+    """Return the interface that has an IPv4 address; None where the system does not tell."""
+    if sys.platform != "linux":
+        return None
+    from fcntl import ioctl
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        for _, name in socket.if_nameindex():
+            try:
+                answer = ioctl(asked.fileno(), _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+            except OSError:  # it has none
+                continue
+            if socket.inet_ntoa(answer[20:24]) == address:
+                return name
+    return None
