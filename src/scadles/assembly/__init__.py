@@ -1,4 +1,4 @@
-"""The only torch_device that turns configuration into objects."""
+"""The only place that turns configuration into objects."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def build_quarantine(config: RunConfig, device: int, run_dir: Path | None) -> Qu
 
 
 def build_rule(config: RunConfig) -> BatchRule:
-    """Return the batch rule, for fewer own samples where those of others are to take their torch_device."""
+    """Return the batch rule, for fewer own samples where those of others are to take their place."""
     batch = config.batch
     rule: BatchRule = RateBatch(batch.window_s, batch.min, batch.max)
     if batch.rule == "fixed":
@@ -203,7 +203,7 @@ def build_device(
 def build_devices(config: RunConfig, dataset: Dataset, learner: Learner) -> list[Device]:
     """Return the devices of a simulated cluster, which share ``learner``, each with a virtual clock of its own.
 
-    Their streams bring positions in torch_device of samples, unless the data set has samples that must be looked at.
+    Their streams bring positions in place of samples, unless the data set has samples that must be looked at.
     """
     if not config.stream.url.startswith("replay:"):
         raise ConfigError(

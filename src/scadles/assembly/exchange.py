@@ -59,7 +59,7 @@ def build_exchange(config: RunConfig, model: nn.Module, fabric: Fabric) -> Gradi
 def build_cluster_exchange(config: RunConfig, model: nn.Module, fabric: Fabric) -> GradientExchange:
     """Return the exchange of all devices of a cluster that share this process, and one end of a fabric."""
     if config.compression.ratio is not None and config.devices > 1:
-        # reducers that work together send nothing, and ask a fabric only for their torch_device in it
+        # reducers that work together send nothing, and ask a fabric only for rank and size
         ends = LocalFabric.create(config.devices)
         charged = config.cost.message_bytes
         n = None if charged is None else charged // _FLOAT32

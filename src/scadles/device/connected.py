@@ -95,8 +95,8 @@ class ConnectedDevice(Device):
         own = [torch.as_tensor(records.x)] if len(records) else []
         x = self.learner.prepare(torch.cat([*own, *(samples.x for samples in theirs)]))
         y = torch.cat([records.y, *(samples.y for samples in theirs)])
-        place = self.learner.torch_device
-        return Batch(x.to(place), y.to(place), records.offsets)
+        torch_device = self.learner.torch_device
+        return Batch(x.to(torch_device), y.to(torch_device), records.offsets)
 
     def _share(self, records: Records) -> list[Samples]:
         """Take part in this step's sharing; return what others share, and let computing begin when it is here."""

@@ -48,7 +48,7 @@ class Device:
         rule: how much to train on.
         learner: model and optimizer.
         clock: stream time.
-        sender: what it gives to others, who give to it as well; None where no samples are shared.
+        sender: of samples that are shared with the others; None where none are.
 
     Attributes:
         non_finite_steps: steps from which its gradient was left out, because it was not finite.

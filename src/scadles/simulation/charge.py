@@ -19,7 +19,7 @@ from scadles.exchange.reduction import (
     quantized_dense_volume,
     split_volume,
 )
-from scadles.simulation.costs import Costs, Exchange
+from scadles.simulation.costs import Costs, ExchangeCost
 
 _FLOAT32 = 4
 
@@ -63,18 +63,18 @@ class Charge:
         if isinstance(self._exchange, ClusterExchange):
             self._exchange.present = present
 
-    def exchange(self, present: np.ndarray, step: int, now_s: float) -> Exchange:
+    def exchange(self, present: np.ndarray, step: int, now_s: float) -> ExchangeCost:
         """Return time and bytes of the exchange that these devices have done, bool ``[N]``."""
         members, exchange = np.flatnonzero(present), self._exchange
         self.collectives += 1
         if not isinstance(exchange, ClusterExchange):
-            return self.costs.exchange(members, self.message_bytes, step, now_s)
+            return self.costs.dense(members, self.message_bytes, step, now_s)
         if exchange.compressor.compressed:
             volume = self._volume(exchange.compressor.reducer, len(members))
             cost = self.costs.sparse(members, volume, step, now_s)
-            self.collectives += volume.slice_message_bytes > 0  # a swap before the gathering
+            self.collectives += volume.first_message_bytes > 0  # a swap before the gathering
         else:
-            cost = self.costs.exchange(members, self.message_bytes, step, now_s)
+            cost = self.costs.dense(members, self.message_bytes, step, now_s)
         selects = exchange.compressor.selects
         exchange.coding_s = self.costs.coding_s(members, step, now_s) if selects else 0.0
         exchange.transfer_s = cost.seconds

@@ -9,6 +9,7 @@ from scadles.device.learner import Learner
 from scadles.errors import ConfigError
 from scadles.exchange.reduction import ClusterExchange
 from scadles.models import Nothing
+from scadles.simulation.batchnorm import ClusterStatistics
 from scadles.simulation.gradients import (
     FusedGradients,
     Gradients,
@@ -18,7 +19,6 @@ from scadles.simulation.gradients import (
     mixes_samples,
 )
 from scadles.simulation.per_device import BatchedGradients, LoopedGradients, SeparateGradients
-from scadles.simulation.statistics import ClusterStatistics
 
 
 def choose_gradients(

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 
-class Exchange(NamedTuple):
+class ExchangeCost(NamedTuple):
     """What one exchange costs.
 
     Attributes:
@@ -26,7 +26,7 @@ class Exchange(NamedTuple):
     bytes_sent: int
 
 
-def ring(message_bytes: int, up_bps: np.ndarray, down_bps: np.ndarray, latency_s: np.ndarray) -> Exchange:
+def ring(message_bytes: int, up_bps: np.ndarray, down_bps: np.ndarray, latency_s: np.ndarray) -> ExchangeCost:
     """Return the cost of a ring all-reduce of n chunks: reduce-scatter, then all-gather.
 
     ``2 (n - 1)`` rounds, in each of which every device sends ``M / n`` bytes to the next and the slowest hop counts;
@@ -35,15 +35,15 @@ def ring(message_bytes: int, up_bps: np.ndarray, down_bps: np.ndarray, latency_s
 
     >>> gigabit = np.full(4, 1e9)
     >>> ring(1_000_000_000, gigabit, gigabit, np.zeros(4))
-    Exchange(seconds=12.0, bytes_sent=6000000000)
+    ExchangeCost(seconds=12.0, bytes_sent=6000000000)
     """
     rounds = 2 * (len(up_bps) - 1)
-    return Exchange(
+    return ExchangeCost(
         rounds * _slowest_hop_s(message_bytes / len(up_bps), up_bps, down_bps, latency_s), rounds * message_bytes
     )
 
 
-def tree(message_bytes: int, up_bps: np.ndarray, down_bps: np.ndarray, latency_s: np.ndarray) -> Exchange:
+def tree(message_bytes: int, up_bps: np.ndarray, down_bps: np.ndarray, latency_s: np.ndarray) -> ExchangeCost:
     """Return the cost of a binomial tree: the sum goes up to the first device, and back down the same way.
 
     ``2 ceil(log2 n)`` rounds of whole messages: in round k device ``i = 2^k mod 2^(k + 1)`` sends to ``i - 2^k``, and
@@ -59,10 +59,10 @@ def tree(message_bytes: int, up_bps: np.ndarray, down_bps: np.ndarray, latency_s
             bandwidth = np.minimum(up_bps[senders], down_bps[receivers])
             seconds += float(np.max(latency + 8 * message_bytes / bandwidth))
         distance *= 2
-    return Exchange(seconds, 2 * (n - 1) * message_bytes)
+    return ExchangeCost(seconds, 2 * (n - 1) * message_bytes)
 
 
-def all_gather(message_bytes: int, up_bps: np.ndarray, down_bps: np.ndarray, latency_s: np.ndarray) -> Exchange:
+def all_gather(message_bytes: int, up_bps: np.ndarray, down_bps: np.ndarray, latency_s: np.ndarray) -> ExchangeCost:
     """Return the cost of bringing everybody's message to everybody around a ring; each device adds them up itself.
 
     ``n - 1`` rounds, in each of which every device sends one whole message to the next one and the slowest hop counts;
@@ -70,10 +70,12 @@ def all_gather(message_bytes: int, up_bps: np.ndarray, down_bps: np.ndarray, lat
     larger than each.
     """
     n = len(up_bps)
-    return Exchange((n - 1) * _slowest_hop_s(message_bytes, up_bps, down_bps, latency_s), n * (n - 1) * message_bytes)
+    return ExchangeCost(
+        (n - 1) * _slowest_hop_s(message_bytes, up_bps, down_bps, latency_s), n * (n - 1) * message_bytes
+    )
 
 
-def star(message_bytes: int, up_bps: np.ndarray, down_bps: np.ndarray, latency_s: np.ndarray) -> Exchange:
+def star(message_bytes: int, up_bps: np.ndarray, down_bps: np.ndarray, latency_s: np.ndarray) -> ExchangeCost:
     """Return the cost of a server outside the devices, whose own link takes no time.
 
     All devices send at the same time, and when the slowest is done all receive at the same time:
@@ -81,7 +83,7 @@ def star(message_bytes: int, up_bps: np.ndarray, down_bps: np.ndarray, latency_s
     """
     up_s = float(np.max(latency_s + 8 * message_bytes / up_bps))
     down_s = float(np.max(latency_s + 8 * message_bytes / down_bps))
-    return Exchange(up_s + down_s, 2 * len(up_bps) * message_bytes)
+    return ExchangeCost(up_s + down_s, 2 * len(up_bps) * message_bytes)
 
 
 class Arrivals(NamedTuple):
@@ -157,7 +159,7 @@ def _incoming(sizes: np.ndarray, senders: np.ndarray, n: int) -> np.ndarray:
     return incoming
 
 
-Collective = Callable[[int, np.ndarray, np.ndarray, np.ndarray], Exchange]
+Collective = Callable[[int, np.ndarray, np.ndarray, np.ndarray], ExchangeCost]
 COLLECTIVES: dict[str, Collective] = {"ring": ring, "tree": tree, "all-gather": all_gather, "star": star}
 
 

@@ -9,10 +9,10 @@ import numpy as np
 from scadles.config import CostConfig
 from scadles.exchange.reduction import Volume
 from scadles.simulation.availability import Availability
-from scadles.simulation.collectives import COLLECTIVES, Arrivals, Exchange, share_by_hub, share_directly
+from scadles.simulation.collectives import COLLECTIVES, Arrivals, ExchangeCost, share_by_hub, share_directly
 from scadles.simulation.quantities import Quantity
 
-__all__ = ["Arrivals", "Availability", "Costs", "Exchange"]
+__all__ = ["Arrivals", "Availability", "Costs", "ExchangeCost"]
 
 
 class Costs:
@@ -32,8 +32,8 @@ class Costs:
     >>> costs = Costs(CostConfig(profile="k80-resnet152"), devices=16, seed=0)
     >>> costs.compute_s(np.full(16, 64), step=0, starts_s=np.zeros(16))[:2].tolist()
     [0.15, 0.15]
-    >>> costs.exchange(np.arange(16), costs.charged_bytes(1000), step=0, now_s=0.15)
-    Exchange(seconds=1.05, bytes_sent=7224000000)
+    >>> costs.dense(np.arange(16), costs.charged_bytes(1000), step=0, now_s=0.15)
+    ExchangeCost(seconds=1.05, bytes_sent=7224000000)
     """
 
     def __init__(self, config: CostConfig, devices: int, seed: int) -> None:
@@ -66,7 +66,7 @@ class Costs:
         seconds = self._step.at(step, starts_s) + self._sample.at(step, starts_s) * batches
         return np.where(batches > 0, seconds, 0.0)
 
-    def exchange(self, members: np.ndarray, message_bytes: int, step: int, now_s: float) -> Exchange:
+    def dense(self, members: np.ndarray, message_bytes: int, step: int, now_s: float) -> ExchangeCost:
         """Return what it costs these devices to exchange a message each; fewer than two have nothing to exchange.
 
         Args:
@@ -76,10 +76,10 @@ class Costs:
             now_s: stream time at which the exchange begins.
         """
         if len(members) < 2:
-            return Exchange(0.0, 0)
+            return ExchangeCost(0.0, 0)
         return self._collective(message_bytes, *self._links(members, step, now_s))
 
-    def sparse(self, members: np.ndarray, volume: Volume, step: int, now_s: float) -> Exchange:
+    def sparse(self, members: np.ndarray, volume: Volume, step: int, now_s: float) -> ExchangeCost:
         """Return what it costs these devices to add up sparse messages: all rounds at the slowest link's pace.
 
         Args:
@@ -87,10 +87,10 @@ class Costs:
             volume: what each of them sends.
         """
         if len(members) < 2:
-            return Exchange(0.0, 0)
+            return ExchangeCost(0.0, 0)
         up, down, latency_s = self._links(members, step, now_s)
         seconds = volume.seconds(float(np.minimum(up, down).min()), float(latency_s.max()))
-        return Exchange(seconds, volume.gloo_bytes * len(members))
+        return ExchangeCost(seconds, volume.gloo_bytes * len(members))
 
     def copies(self, members: int) -> int:
         """Return how often a device sends the samples that it shares: to each of the others, or to a star's hub."""

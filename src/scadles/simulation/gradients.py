@@ -93,8 +93,8 @@ class Lookup:
         return self._dataset.labels(self._partition.indices(np.array([number]), offsets))
 
     def _prepared(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        place = self._learner.torch_device
-        return self._learner.prepare(x).to(place), y.to(place)
+        torch_device = self._learner.torch_device
+        return self._learner.prepare(x).to(torch_device), y.to(torch_device)
 
     def example(self) -> Tensor:
         """Return a few prepared samples to try a model with."""

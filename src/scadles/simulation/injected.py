@@ -36,7 +36,7 @@ class SampleMessages:
     """All messages of a step: everybody gets all of them but its own.
 
     Args:
-        messages: of the senders that have something to give, by number.
+        messages: of the senders, by number.
 
     >>> from scadles.records import Span
     >>> two, one = np.array([2, 5]), np.array([0])
@@ -59,14 +59,14 @@ class SampleMessages:
         return np.asarray(self.counts.sum() - self.of(numbers, self.counts))
 
     def of(self, numbers: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Return each device's own of the ``values`` that belong to the messages, 0 for who gives nothing, ``[n]``."""
+        """Return each device's own of the ``values`` that belong to the messages, 0 for who sends nothing, ``[n]``."""
         if not self.messages:
             return np.zeros(len(numbers), dtype=values.dtype)
         indices = np.minimum(np.searchsorted(self.numbers, numbers), len(self.numbers) - 1)
         return np.where(self.numbers[indices] == numbers, values[indices], 0)
 
     def of_all(self, numbers: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Return the givers' own of the ``values`` that belong to these devices, 0 for who is not there, ``[k]``."""
+        """Return the senders' own of the ``values`` that belong to these devices, 0 for who is not there, ``[k]``."""
         indices = np.minimum(np.searchsorted(numbers, self.numbers), len(numbers) - 1)
         return np.where(numbers[indices] == self.numbers, values[indices], 0)
 

@@ -15,9 +15,9 @@ from torch.nn.modules.conv import _ConvNd
 from scadles.device.buffer import Chunk
 from scadles.device.learner import Learner
 from scadles.exchange.reduction import ClusterExchange
+from scadles.simulation.batchnorm import ClusterStatistics
 from scadles.simulation.gradients import Gradients, Lookup, LossFunction, Shares
 from scadles.simulation.injected import NO_MESSAGES, SampleMessages
-from scadles.simulation.statistics import ClusterStatistics
 from scadles.training.evaluation import right_answers
 
 # Larger networks keep a core busy by themselves: batching them saves little and takes memory for every device.

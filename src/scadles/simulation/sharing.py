@@ -38,7 +38,7 @@ class Sharing:
     Args:
         injection: who shares how much.
         form: how samples travel.
-        labels: (device, stream offsets) to labels, for the sharing policy that depends on them.
+        labels: (device, stream offsets) to labels, asked where the sharing policy depends on them.
         costs: of the devices and links.
     """
 

@@ -19,6 +19,7 @@ from scadles.fabric import LocalFabric
 from scadles.models import Nothing
 from scadles.observe import Progress, Simulated, Summary, evenly, write_config
 from scadles.seeding import derive_seed
+from scadles.simulation.batchnorm import ClusterStatistics
 from scadles.simulation.charge import Charge
 from scadles.simulation.choice import choose_gradients
 from scadles.simulation.cluster import Cluster, StepDone
@@ -26,7 +27,6 @@ from scadles.simulation.costs import Costs
 from scadles.simulation.gradients import Lookup, LossFunction
 from scadles.simulation.record import Record
 from scadles.simulation.sharing import Sharing
-from scadles.simulation.statistics import ClusterStatistics
 from scadles.training.evaluation import Evaluator, Score
 from scadles.training.fingerprint import fingerprint
 from scadles.training.run_statistics import RunStatistics

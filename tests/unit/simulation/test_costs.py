@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from scadles.config import CostConfig, QuantityConfig, cost_profiles
 from scadles.simulation.collectives import COLLECTIVES
-from scadles.simulation.costs import Availability, Costs, Exchange
+from scadles.simulation.costs import Availability, Costs, ExchangeCost
 from scadles.simulation.quantities import Quantity
 
 
@@ -29,7 +29,7 @@ class TestThePaper:
         k80 = costs(16, profile=profile)
         compute_s = k80.compute_s(np.full(16, 64), 0, np.zeros(16))
         message_bytes = k80.charged_bytes(1000)
-        exchange = k80.exchange(np.arange(16), message_bytes, 0, 0.0)
+        exchange = k80.dense(np.arange(16), message_bytes, 0, 0.0)
         assert compute_s.max() == pytest.approx(0.15, rel=1e-9)
         assert exchange.seconds == pytest.approx(exchange_s, rel=1e-4)
         assert compute_s.max() + exchange.seconds == pytest.approx(iteration_s, rel=0.005)
@@ -57,27 +57,27 @@ class TestCompute:
 class TestExchange:
     def test_the_members_links_count(self):
         some = costs(4, link={"up_bps": [8e6, 8e6, 8, 8e6], "down_bps": 8e6, "latency_s": [0, 0.5, 9, 0.25]})
-        assert some.exchange(np.array([0, 1, 3]), 3_000_000, 0, 0.0) == (4 * 1.5, 12_000_000)
+        assert some.dense(np.array([0, 1, 3]), 3_000_000, 0, 0.0) == (4 * 1.5, 12_000_000)
 
     @pytest.mark.parametrize("collective", COLLECTIVES)
     @pytest.mark.parametrize("members", [[], [2]])
     def test_nothing_to_exchange(self, collective, members):
         some = costs(4, collective=collective, link={"up_bps": 1.0, "latency_s": 1.0})
-        assert some.exchange(np.array(members, dtype=int), 10**9, 0, 0.0) == Exchange(0.0, 0)
+        assert some.dense(np.array(members, dtype=int), 10**9, 0, 0.0) == ExchangeCost(0.0, 0)
 
     @pytest.mark.parametrize("collective", COLLECTIVES)
     def test_it_is_the_collective_that_was_chosen(self, collective):
         some = costs(6, collective=collective, link={"up_bps": 5e6, "latency_s": 0.1})
         columns = (np.full(6, 5e6), np.full(6, math.inf), np.full(6, 0.1))
-        assert some.exchange(np.arange(6), 1000, 0, 0.0) == COLLECTIVES[collective](1000, *columns)
+        assert some.dense(np.arange(6), 1000, 0, 0.0) == COLLECTIVES[collective](1000, *columns)
 
     def test_free_links_still_count_bytes(self):
-        assert costs(3).exchange(np.arange(3), 1000, 0, 0.0) == (0.0, 4000)
+        assert costs(3).dense(np.arange(3), 1000, 0, 0.0) == (0.0, 4000)
 
     def test_a_link_varies_in_time(self):
         fading = {"value": 8e6, "times_s": [0, 60], "factors": [1, 0.5]}
         some = costs(2, collective="star", link={"up_bps": fading})
-        seconds = [some.exchange(np.arange(2), 1_000_000, 0, now_s).seconds for now_s in (0.0, 59.0, 60.0)]
+        seconds = [some.dense(np.arange(2), 1_000_000, 0, now_s).seconds for now_s in (0.0, 59.0, 60.0)]
         assert seconds == [1, 1, 2]
 
     def test_its_size_may_be_set(self):
@@ -138,7 +138,7 @@ class TestQuantities:
     def test_up_and_down_are_drawn_apart(self):
         spread = {"lognormal": [1e6, 0.5]}
         some = costs(2, collective="star", link={"up_bps": spread, "down_bps": spread})
-        both = some.exchange(np.arange(2), 125_000, 0, 0.0).seconds
+        both = some.dense(np.arange(2), 125_000, 0, 0.0).seconds
         assert both != 2 * max(some.fetch_s(device, 125_000, 0, 0.0) for device in range(2))
 
     def test_factors_stay_after_the_last_time(self):
@@ -164,7 +164,7 @@ class TestManyDevices:
     def test_every_profile_costs_ten_thousand_devices_something_finite(self, profile):
         many = costs(10_000, profile=profile)
         seconds = many.compute_s(np.full(10_000, 16), 3, np.linspace(0, 100, 10_000))
-        exchange = many.exchange(np.arange(0, 10_000, 2), many.charged_bytes(1000), 3, 100.0)
+        exchange = many.dense(np.arange(0, 10_000, 2), many.charged_bytes(1000), 3, 100.0)
         assert seconds.shape == (10_000,)
         assert np.isfinite(seconds).all()
         assert math.isfinite(exchange.seconds)

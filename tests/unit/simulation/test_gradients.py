@@ -10,10 +10,10 @@ from torch.nn.functional import cross_entropy
 
 from scadles.config import load_config
 from scadles.errors import ConfigError
+from scadles.simulation.batchnorm import ClusterStatistics
 from scadles.simulation.choice import choose_gradients
 from scadles.simulation.gradients import FusedGradients, NoGradients, chunks, mixes_samples
 from scadles.simulation.per_device import BatchedGradients, LoopedGradients
-from scadles.simulation.statistics import ClusterStatistics
 
 CLASSES = 3
 

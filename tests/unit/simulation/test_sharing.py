@@ -12,11 +12,11 @@ from scadles.errors import ConfigError
 from scadles.observe import RunFolder
 from scadles.records import Span
 from scadles.simulation import simulate
+from scadles.simulation.batchnorm import ClusterStatistics
 from scadles.simulation.collectives import share_by_hub, share_directly
 from scadles.simulation.gradients import FusedGradients
 from scadles.simulation.injected import SampleMessage, SampleMessages
 from scadles.simulation.per_device import LoopedGradients
-from scadles.simulation.statistics import ClusterStatistics
 
 DEVICES = 5
 OWN = [6, 0, 9, 4, 1]  # device 1 has nothing of its own

@@ -1,4 +1,4 @@
-"""What a device has given away."""
+"""What a device has sent to the others."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class SentCounts:
     sent_bytes: int = 0
 
     def add(self, other: SentCounts) -> None:
-        """Count what was given in a step."""
+        """Count what was sent in a step."""
         self.samples += other.samples
         self.withheld += other.withheld
         self.payload_bytes += other.payload_bytes

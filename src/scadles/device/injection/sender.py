@@ -1,4 +1,4 @@
-"""One device's part in data injection: what it gives, and its account of that."""
+"""One device's part in data injection: what it sends, and its account of that."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class SampleSender:
         Args:
             step: of the run; this device is one of its senders.
             size: samples in its batch.
-            labels_at: indices in the batch to labels, asked only where policy depends on them.
+            labels_at: indices in the batch to labels, asked only where the policy depends on them.
         """
         drawn = self.injection.indices(self.device, step, size)
         if self.policy.shares(self.device) and not self.policy.depends_on_labels(self.device):

@@ -1,8 +1,8 @@
 """Gradients as few bytes: what is sent, what is kept back, when it pays, and how it looks on the wire."""
 
 from scadles.exchange.compression.cost_gate import CostGate
-from scadles.exchange.compression.gate import NormGate
 from scadles.exchange.compression.header import Header, WireError
+from scadles.exchange.compression.norm_gate import NormGate
 from scadles.exchange.compression.residual import ErrorFeedback, Feedback, MomentumCorrection
 from scadles.exchange.compression.sampled import SampledTopK
 from scadles.exchange.compression.selection import ExactTopK, PerSlice, RandomK, Selector

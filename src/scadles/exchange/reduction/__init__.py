@@ -4,12 +4,12 @@ from scadles.exchange.reduction.cluster import ClusterExchange
 from scadles.exchange.reduction.compressed import CompressedExchange
 from scadles.exchange.reduction.compressor import SCALARS, Compressor, Gates, OncePerStep
 from scadles.exchange.reduction.contract import Collectives, Reduction, SparseReducer, Sums, reduce_together
-from scadles.exchange.reduction.costs import Choice, Volume, choose_reducer, dense_volume, gather_volume, split_volume
 from scadles.exchange.reduction.gather import GatherReducer
 from scadles.exchange.reduction.powersgd import PowerSgdReducer, powersgd_volume
 from scadles.exchange.reduction.quantized_dense import All, QuantizedDenseReducer, quantized_dense_volume
 from scadles.exchange.reduction.split import SplitReducer
 from scadles.exchange.reduction.timed import TimedLink
+from scadles.exchange.reduction.volumes import Choice, Volume, choose_reducer, dense_volume, gather_volume, split_volume
 
 __all__ = [
     "SCALARS",

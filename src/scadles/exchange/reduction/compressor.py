@@ -13,7 +13,7 @@ from torch import Tensor
 from scadles.exchange.aggregation import Report, Reports
 from scadles.exchange.compression import CostGate, Feedback, NormGate, Selector, Sparse, squared_norm
 from scadles.exchange.reduction.contract import Reduction, SparseReducer
-from scadles.exchange.reduction.costs import Volume, dense_volume
+from scadles.exchange.reduction.volumes import Volume, dense_volume
 
 SCALARS = len(Report._fields)
 

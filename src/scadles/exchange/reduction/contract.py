@@ -14,7 +14,7 @@ from torch import Tensor
 from scadles.errors import ConfigError
 from scadles.exchange.compression import Selector, Sparse, WireError, budget_bytes
 from scadles.exchange.compression.header import check_size
-from scadles.exchange.reduction.costs import Volume
+from scadles.exchange.reduction.volumes import Volume
 
 
 class Reduction(NamedTuple):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from scadles.exchange.compression import WireError, add_message, budget_bytes, encode, squared_norm
 from scadles.exchange.reduction.contract import Reduction, SparseReducer, Sums, as_float32, whose_fault
-from scadles.exchange.reduction.costs import Volume, gather_volume
+from scadles.exchange.reduction.volumes import Volume, gather_volume
 
 
 class GatherReducer(SparseReducer):

@@ -15,8 +15,8 @@ from torch import Tensor
 from scadles.errors import CheckpointError
 from scadles.exchange.compression import Sparse, dense_bytes, encode_dense, squared_norm
 from scadles.exchange.reduction.contract import Collectives, Reduction, SparseReducer, Sums, as_float32
-from scadles.exchange.reduction.costs import Volume
 from scadles.exchange.reduction.quantized_dense import All, open_dense
+from scadles.exchange.reduction.volumes import Volume
 from scadles.seeding import numpy_generator
 
 

@@ -18,7 +18,7 @@ from scadles.exchange.compression import (
     squared_norm,
 )
 from scadles.exchange.reduction.contract import Collectives, Reduction, SparseReducer, Sums, as_float32, whose_fault
-from scadles.exchange.reduction.costs import Volume
+from scadles.exchange.reduction.volumes import Volume
 
 
 class All(Selector):

@@ -13,7 +13,6 @@ from scadles.errors import CheckpointError
 from scadles.exchange.compression import Selector, Sparse, WireError, squared_norm
 from scadles.exchange.compression.blocks import in_threads
 from scadles.exchange.reduction.contract import Collectives, Reduction, SparseReducer, Sums, as_float32, whose_fault
-from scadles.exchange.reduction.costs import Volume, split_volume
 from scadles.exchange.reduction.slice_messages import (
     ImplicitHeader,
     Opened,
@@ -22,6 +21,7 @@ from scadles.exchange.reduction.slice_messages import (
     pack_slice_message,
 )
 from scadles.exchange.reduction.slices import balanced_slices, equal_slices
+from scadles.exchange.reduction.volumes import Volume, split_volume
 
 _EVERYBODY = -1
 
@@ -55,7 +55,7 @@ class SplitReducer(SparseReducer):
         indices, values = _without_zeros(indices, values)
         cuts = np.searchsorted(indices, self._bounds)
         size = self._fabric.size
-        messages = torch.empty(size, self.volume(0).slice_message_bytes, dtype=torch.uint8)
+        messages = torch.empty(size, self.volume(0).first_message_bytes, dtype=torch.uint8)
         rows = messages.numpy()
 
         def pack(owner: int) -> Packed:

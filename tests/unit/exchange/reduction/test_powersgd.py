@@ -210,7 +210,7 @@ def test_the_volume_is_what_is_made():
     outgoing = [reducer.begin(an_update(N, rank, 0), 1) for rank, reducer in enumerate(reducers)]
     message = reducers[0].message(torch.stack([rows[0] for rows in outgoing]), [1.0] * 9, 1, PHASE)
     volume = reducers[0].volume(9)
-    assert (volume.slice_message_bytes, volume.message_bytes) == (outgoing[0].shape[1], len(message))
+    assert (volume.first_message_bytes, volume.message_bytes) == (outgoing[0].shape[1], len(message))
     assert (volume.messages, volume.bytes_sent, volume.rounds) == (4, 2 * (outgoing[0].shape[1] + len(message)), 2)
     assert powersgd_volume(10, 20, 1).bytes_sent == powersgd_volume(10, 20, 1).rounds == 0
     assert powersgd_volume(0, 20, 3).rounds == 1

@@ -18,7 +18,7 @@ class SampleExchange:
     """The samples that a device shares in a step, and those that the other senders of the step send it.
 
     Args:
-        sender: what this device gives.
+        sender: of this device.
         form: how samples travel.
         share: brings a message of each sender to everybody (:meth:`scadles.fabric.Fabric.share`).
         most: samples that one message holds at most.

@@ -3,7 +3,7 @@ from torch import nn
 
 from scadles.exchange.aggregation import BatchNormStatistics
 from scadles.fabric import LocalFabric
-from scadles.simulation.statistics import ClusterStatistics
+from scadles.simulation.batchnorm import ClusterStatistics
 
 
 def network():

@@ -16,7 +16,7 @@ class Volume(NamedTuple):
 
     Attributes:
         name: of the way: ``gather`` or ``split``, ``dense`` for a ring all-reduce of everything.
-        slice_message_bytes: of each of the messages that are swapped, 0 where none are.
+        first_message_bytes: of each message of the first round, one for each device; 0 where there is one round.
         message_bytes: of the message that is gathered, or of the vector that is reduced.
         messages: how many messages leave the device.
         bytes_sent: what they hold.
@@ -24,7 +24,7 @@ class Volume(NamedTuple):
     """
 
     name: str
-    slice_message_bytes: int
+    first_message_bytes: int
     message_bytes: int
     messages: int
     bytes_sent: int
