@@ -4,12 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := runs/demo
+# one more than cores: devices of tests wait for each other; the files that take longest come first
+WORKERS := --numprocesses 3 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo brokers check format test bench clean
+.PHONY: help setup demo brokers check format test test-brokers bench clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## create .venv with the package and all that demo and tests need
 
@@ -38,11 +40,15 @@ format: setup  ## let ruff put everything into its format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: setup  ## all tests
-	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+test: setup  ## all tests that need no broker, and how much of src they run
+	$(BIN)/pytest $(WORKERS) --ignore tests/external --cov --cov-report term --cov-fail-under 95
+
+test-brokers: setup  ## tests with real brokers, which are installed where that is possible
+	tests/external/install_brokers.sh
+	$(BIN)/pytest $(WORKERS) tests/external
 
 bench: setup  ## every benchmark; each prints ratios measured in one run
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
 
 clean:  ## remove the environment, caches and runs
-	rm -rf $(VENV) runs dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) runs dist .pytest_cache .coverage* .mypy_cache .ruff_cache .hypothesis .import_linter_cache
