@@ -108,3 +108,18 @@ def in_processes(tmp_path_factory):
                 device.wait()
 
     return run
+
+
+@pytest.fixture(scope="session")
+def said_by(tmp_path_factory):
+    """Run ``python -c CODE`` where nothing but torch is imported yet, and return what it printed."""
+
+    def run(code):
+        folder = tmp_path_factory.mktemp("code")
+        with (folder / "out").open("w") as out, (folder / "err").open("w") as err:
+            how = {"cwd": folder, "env": dict(os.environ), "stdout": out, "stderr": err, "imported": "torch"}
+            ended = spawn(["-c", code], **how).wait(110)
+        assert ended == 0, (folder / "err").read_text()
+        return (folder / "out").read_text()
+
+    return run

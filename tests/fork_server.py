@@ -86,7 +86,7 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
-def spawn(arguments, *, cwd, env, stdout, stderr, interrupts="default"):
+def spawn(arguments, *, cwd, env, stdout, stderr, interrupts="default", imported="everything"):
     """Start what ``python ARGUMENTS`` would, in a session of its own and without standard input.
 
     Args:
@@ -96,12 +96,13 @@ def spawn(arguments, *, cwd, env, stdout, stderr, interrupts="default"):
         stdout: an open file, or a number of one.
         stderr: likewise.
         interrupts: ``ignored``, as a shell starts what runs in the background, or ``default``.
+        imported: what the process has imported already: ``everything``, or nothing but ``torch``.
     """
     arguments = [str(argument) for argument in arguments]
     if not _available:
         return _exec(arguments, cwd, env, stdout, stderr, interrupts)
     wish = {"arguments": arguments, "cwd": str(cwd), "env": env, "interrupts": interrupts}
-    server = _running_server()
+    server = _running_server(imported)
     with open("/proc/thread-self/ns/net") as network:  # noqa: PTH123 - its descriptor travels
         files = [stdout, stderr, network]
         return Forked(server, _ask(server, wish, [file if isinstance(file, int) else file.fileno() for file in files]))
@@ -137,16 +138,16 @@ def _as_ancillary(files):
     return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))] if files else []
 
 
-def _running_server():
-    """Return the address of the server of this run of pytest; start it where it does not run yet."""
+def _running_server(imported):
+    """Return the address of a server of this run of pytest; start it where it does not run yet."""
     pytest_pid = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
     folder = Path(tempfile.gettempdir()) / f"scadles-fork-server-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    address = folder / str(pytest_pid)
-    with (folder / f"{pytest_pid}.lock").open("w") as lock:
+    address = folder / f"{pytest_pid}-{imported}"
+    with address.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not _answers(address):
-            _start_server(address, pytest_pid)
+            _start_server(address, pytest_pid, imported)
     return str(address)
 
 
@@ -157,14 +158,14 @@ def _answers(address):
         return False
 
 
-def _start_server(address, pytest_pid):
+def _start_server(address, pytest_pid, imported):
     address.unlink(missing_ok=True)
     # libraries read these when they are loaded; threads would make forking unsafe
     alone = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     log = address.with_suffix(".log")
     with log.open("w") as said:
         server = subprocess.Popen(
-            [sys.executable, __file__, str(address), str(pytest_pid)],
+            [sys.executable, __file__, str(address), str(pytest_pid), imported],
             env=os.environ | alone,
             cwd="/",
             stdin=subprocess.DEVNULL,
@@ -183,7 +184,10 @@ def _start_server(address, pytest_pid):
 # what follows is done by the server, and by what it forks
 
 
-def _preload():
+def _preload(imported):
+    if imported == "torch":
+        importlib.import_module("torch")
+        return
     for name in _PRELOADED:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
@@ -246,7 +250,7 @@ def _end(children, address):
         os.kill(pid, signal.SIGKILL)
     for leftover in Path(address).parent.glob(f"{Path(address).name}*"):
         leftover.unlink(missing_ok=True)
-    os._exit(0)
+    os.kill(os.getpid(), signal.SIGKILL)  # at once: whatever was measured here was measured elsewhere too
 
 
 def _become(wish, files):
@@ -320,7 +324,7 @@ def _end_as_python(work):
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _preload()
+    _preload(sys.argv[3])
     gc.freeze()  # what is there now is not looked at again, which would copy its pages in every process
     assert len(os.listdir("/proc/self/task")) == 1, "threads do not survive a fork"  # noqa: PTH208
     _server = sys.modules["__main__"]  # its functions are still running where __main__ becomes another

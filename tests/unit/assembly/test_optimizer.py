@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch import nn
@@ -44,7 +41,7 @@ def test_it_is_torchs_optimizer_to_the_bit(name):
 
 
 @pytest.mark.parametrize("name", TORCHS)
-def test_training_loads_no_compiler(name):
+def test_training_loads_no_compiler(said_by, name):
     code = f"""if True:
         import sys, torch
         from scadles.assembly.optimizer import build_optimizer
@@ -57,5 +54,4 @@ def test_training_loads_no_compiler(name):
         optimizer.load_state_dict(optimizer.state_dict())
         print([name for name in ("torch._dynamo", "sklearn", "matplotlib", "sympy") if name in sys.modules])
     """
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert said == "[]\n"
+    assert said_by(code) == "[]\n"

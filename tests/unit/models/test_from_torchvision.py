@@ -1,7 +1,6 @@
 """torchvision's networks, made to fit the pictures."""
 
 import importlib.util
-import subprocess
 import sys
 
 import pytest
@@ -112,6 +111,6 @@ def test_without_torchvision(monkeypatch):
         make("resnet18")
 
 
-def test_importing_the_package_imports_no_torchvision():
+def test_importing_the_package_imports_no_torchvision(said_by):
     code = "import sys, scadles.models; print('torchvision' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+    assert said_by(code) == "False\n"

@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import pytest
 
 from scadles.errors import ConfigError
@@ -71,7 +68,7 @@ def test_a_stream_of_bytes_needs_a_codec():
         open_source_url("kafka://host/topic")
 
 
-def test_the_client_is_not_imported_before_it_is_used_and_missed_by_name():
+def test_the_client_is_not_imported_before_it_is_used_and_missed_by_name(said_by):
     code = (
         "import sys\n"
         "import scadles.streams as streams\n"
@@ -83,5 +80,4 @@ def test_the_client_is_not_imported_before_it_is_used_and_missed_by_name():
         "except MissingExtraError as error:\n"
         "    print(error)\n"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert said.strip() == "kafka:// needs the extra 'kafka': pip install 'scadles[kafka]'"
+    assert said_by(code).strip() == "kafka:// needs the extra 'kafka': pip install 'scadles[kafka]'"
