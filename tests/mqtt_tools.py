@@ -22,6 +22,10 @@ def new_topic():
     return f"test/{next(_serial)}-{time.monotonic_ns()}"
 
 
+def client_name():
+    return new_topic().replace("/", "-")
+
+
 class Sender:
     """Publishes with QoS 1 and numbers its messages; use it as a context manager."""
 
@@ -67,6 +71,13 @@ def source_at(broker, topic, query="", clock=None, scheme="mqtt", **context):
     """A source of pairs of bytes; event times are 0, as the clock stands still."""
     url = f"{scheme}://{broker.address}/{topic}{query}"
     return open_source_url(url, clock=clock or VirtualClock(), codec=CODEC, **context)
+
+
+def opened_at(broker, topic, query="", **context):
+    """A source that has begun to listen."""
+    source = source_at(broker, topic, query, **context)
+    source.open(0)
+    return source
 
 
 def take(source, count, timeout_s=20.0):

@@ -117,6 +117,10 @@ class Finding:
         lines = self.log(device).read_bytes().split(b"\n")[:-1]
         return [json.loads(line) for line in lines]
 
+    def last_checkpoint(self, device):
+        """The event of the newest one."""
+        return self.events(device, CheckpointWritten)[-1]
+
     def checkpoints(self, device):
         return sorted((self.path / "checkpoints" / f"device-{device}").glob("step-*.safetensors"))
 
@@ -133,7 +137,7 @@ class Finding:
         assert len({event.step for event in finished}) == 1
         assert len({event.model_sha256 for event in finished}) == 1
         for device, event in zip(self.devices, finished, strict=True):
-            checkpoint = self.events(device, CheckpointWritten)[-1]
+            checkpoint = self.last_checkpoint(device)
             assert (checkpoint.step, checkpoint.model_sha256) == (event.step, event.model_sha256)
             assert self.checkpoints(device)[-1].stem == f"step-{event.step:08d}"
         self.assert_balanced()
@@ -156,7 +160,7 @@ class Finding:
                 first, last = step.offsets
                 assert (first, last - first + 1) == (following, step.batch), f"device {device}, step {step.step}"
                 following = last + 1
-            checkpoint = self.events(device, CheckpointWritten)[-1]
+            checkpoint = self.last_checkpoint(device)
             ledger = checkpoint.ledger
             assert (ledger["trained"], checkpoint.position) == (following, following)
             assert ledger["received"] == checkpoint.position + ledger["held"]

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from scadles.observe import CheckpointWritten, RunFolder, Step
+from live_streams import KEPT, SOON
+from scadles.observe import RunFolder, Step
 from scadles.testing.brokers.process import free_port
 
 pytestmark = pytest.mark.timeout(400)
@@ -34,24 +35,12 @@ def started_publishing(start, folder, config, records):
     return publisher
 
 
-def written(found, device):
-    return found.events(device, CheckpointWritten)[-1]
-
-
 @pytest.mark.parametrize("policy", ["persistence", "truncation"])
 def test_four_topics_of_unequal_rates_reach_the_target(
     kafka_broker, start, start_training, finding, write_config, tmp_path, policy
 ):
     settings = settings_at(
-        kafka_broker,
-        f"digits-{policy}",
-        rates=RATES,
-        target_accuracy=0.8,
-        duration_s=120,
-        buffer={"policy": policy},
-        evaluation={"every_s": 1.0},
-        lr={"scaling": "none"},
-        optimizer={"lr": 0.2},
+        kafka_broker, f"digits-{policy}", rates=RATES, target_accuracy=0.8, buffer={"policy": policy}, **SOON
     )
     config = write_config(tmp_path / "c.yaml", **settings)
     publisher = started_publishing(start, tmp_path, config, 100_000)
@@ -65,31 +54,21 @@ def test_four_topics_of_unequal_rates_reach_the_target(
     assert summary.time_to_target_s is not None
     for row, rate_hz in zip(summary.per_device, RATES, strict=True):
         assert row.rate_hz == pytest.approx(rate_hz, rel=0.5)
-        last = written(found, row.device)
+        last = found.last_checkpoint(row.device)
         assert last.ledger["received"] == last.position + last.ledger["held"]
         assert last.ledger["trained"] + last.ledger["dropped"] == last.position
         assert (last.ledger["dropped"] == 0) or policy == "truncation"
         assert last.ledger["rejected"] == 0
     groups = kafka_broker.tool("consumer.group.ConsumerGroupCommand", "--describe", "--group", "scadles-run")
     committed = {line.split()[1]: int(line.split()[3]) for line in groups.splitlines() if f"digits-{policy}" in line}
-    assert committed == {f"digits-{policy}-{device}": written(found, device).position for device in range(4)}
+    assert committed == {f"digits-{policy}-{device}": found.last_checkpoint(device).position for device in range(4)}
 
 
 def test_killed_devices_and_brokers_lose_nothing(
     fragile_kafka_broker, start, start_training, finding, write_config, npz, tmp_path
 ):
     broker, luck = fragile_kafka_broker, random.Random(7)
-    settings = settings_at(
-        broker,
-        "kept",
-        rates=[200, 150],
-        steps=1_000_000,
-        data={"dataset": f"npz:{npz}"},
-        buffer={"policy": "persistence"},
-        batch={"window_s": 0.25, "max": 128},
-        checkpoint={"every_steps": 5},
-        evaluation={"every_s": 5.0},
-    )
+    settings = settings_at(broker, "kept", rates=[200, 150], data={"dataset": f"npz:{npz}"}, **KEPT)
     config = write_config(tmp_path / "c.yaml", **settings)
     publisher = started_publishing(start, tmp_path, config, 1_000_000)
     found = finding(tmp_path / "run", 2)
@@ -120,7 +99,7 @@ def test_killed_devices_and_brokers_lose_nothing(
 
     found.assert_ended_together("stopped")
     found.assert_trained_once()
-    assert [written(found, device).ledger["trained"] for device in (0, 1)] == records
+    assert [found.last_checkpoint(device).ledger["trained"] for device in (0, 1)] == records
     for device in (0, 1):
         said = ["no answer" in line for line in run.err.splitlines() if f"kept-{device}: " in line]
         assert said == [True, False] * (len(said) // 2) != [], run.err  # more than once where the machine stands still
@@ -167,11 +146,11 @@ def test_killed_runs_that_truncate_account_for_every_offset(
     found.assert_ended_together("stopped")
     there = ends(kafka_broker, "newest-0", "newest-1")
     for device, end in enumerate(there):
-        last = written(found, device)
+        last = found.last_checkpoint(device)
         assert last.ledger["received"] == last.position + last.ledger["held"] <= end
         assert last.ledger["trained"] + last.ledger["dropped"] == last.position
         assert last.ledger["trained"] == sum(step.batch for step in found.events(device, Step))
-    assert written(found, 0).ledger["dropped"] > 0
+    assert found.last_checkpoint(0).ledger["dropped"] > 0
 
 
 def test_no_secret_is_left_in_a_run_folder(start_training, write_config, tmp_path):

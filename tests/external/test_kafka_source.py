@@ -8,7 +8,8 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 
 from kafka_tools import EPOCH_S, Cluster, drain, kafka_source, numbers_of
-from scadles.errors import ConfigError, SourceError
+from live_streams import refusal
+from scadles.errors import SourceError
 from scadles.testing import SOURCE_CHECKS
 from scadles.testing.brokers.process import free_port
 
@@ -221,24 +222,15 @@ def test_a_topic_that_was_made_anew_is_no_way_on(cluster):
 @pytest.mark.parametrize(
     ("topic", "parameters", "told"),
     [
-        ("no-such-topic", "", r"has no topic 'no-such-topic'"),
-        (None, "partitions=0,7", r"partitions=7: the topic has 1, counted from 0"),
+        ("no-such-topic", "", "has no topic 'no-such-topic'"),
+        (None, "partitions=0,7", "partitions=7: the topic has 1, counted from 0"),
     ],
 )
 def test_what_cannot_be_read_is_said_at_once(cluster, numbers, topic, parameters, told):
-    began_s = time.monotonic()
-    with (
-        closing(kafka_source(cluster.servers, topic or numbers, parameters)) as source,
-        pytest.raises(ConfigError, match=told),
-    ):
-        source.open(0)
-    assert time.monotonic() - began_s < 15
+    assert told in refusal(kafka_source(cluster.servers, topic or numbers, parameters))
 
 
 def test_nobody_there_is_said_within_fifteen_seconds():
-    began_s = time.monotonic()
-    with closing(kafka_source(f"127.0.0.1:{free_port()}", "topic")) as source, pytest.raises(ConfigError) as told:
-        source.open(0)
-    assert "no answer within 10 s" in str(told.value)
-    assert "refused" in str(told.value)
-    assert time.monotonic() - began_s < 15
+    said = refusal(kafka_source(f"127.0.0.1:{free_port()}", "topic"))
+    assert "no answer within 10 s" in said
+    assert "refused" in said

@@ -1,11 +1,11 @@
 """What goes wrong between a device and an MQTT broker, and what is said of it."""
 
 import subprocess
-import time
 
 import pytest
 
-from mqtt_tools import Sender, new_topic, source_at, take, until, until_saved
+from live_streams import make_authority, make_certificate, openssl, refusal
+from mqtt_tools import Sender, client_name, new_topic, opened_at, source_at, take, until, until_saved
 from scadles.errors import ConfigError, SourceError
 from scadles.testing.brokers.process import free_port
 
@@ -13,24 +13,9 @@ from scadles.testing.brokers.process import free_port
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")
 
 
-def client_name():
-    return new_topic().replace("/", "-")
-
-
-def refusal(source):
-    """The message with which a source does not open, which must come within 15 s."""
-    started_s = time.monotonic()
-    with pytest.raises(ConfigError) as caught:
-        source.open(0)
-    source.close()
-    assert time.monotonic() - started_s < 15
-    return str(caught.value)
-
-
 def test_a_killed_broker_that_keeps_sessions_loses_nothing(fragile_mosquitto):
     broker, topic = fragile_mosquitto(), new_topic()
-    source = source_at(broker, topic, f"?client_id={client_name()}")
-    source.open(0)
+    source = opened_at(broker, topic, f"?client_id={client_name()}")
     with Sender(broker) as sender:
         sender.send_numbers(topic, range(300))
         assert take(source, 200) == list(range(200))
@@ -50,8 +35,7 @@ def test_a_killed_broker_that_keeps_sessions_loses_nothing(fragile_mosquitto):
 
 def test_a_broker_that_forgets_sessions_is_told_of_and_gone_on_with(fragile_mosquitto):
     broker, topic = fragile_mosquitto(persistence=False), new_topic()
-    source = source_at(broker, topic, f"?client_id={client_name()}")
-    source.open(0)
+    source = opened_at(broker, topic, f"?client_id={client_name()}")
     with Sender(broker) as sender:
         sender.send_numbers(topic, range(50))
         assert take(source, 20) == list(range(20))
@@ -77,8 +61,7 @@ def test_a_broker_that_forgets_sessions_is_told_of_and_gone_on_with(fragile_mosq
 
 def test_a_broker_that_stays_away_breaks_the_stream(fragile_mosquitto):
     broker = fragile_mosquitto()
-    source = source_at(broker, new_topic(), "?patience_s=2")
-    source.open(0)
+    source = opened_at(broker, new_topic(), "?patience_s=2")
     broker.stop()
     with pytest.raises(SourceError, match=r"mqtt://127.0.0.1:\d+: no connection for 2 s: "):
         until(lambda: source.poll(1, 0.2) and False, "end", 20)
@@ -87,10 +70,8 @@ def test_a_broker_that_stays_away_breaks_the_stream(fragile_mosquitto):
 
 def test_two_sources_with_one_client_id_are_told(mosquitto_broker):
     query = f"?client_id={client_name()}"
-    first = source_at(mosquitto_broker, new_topic(), query)
-    first.open(0)
-    second = source_at(mosquitto_broker, new_topic(), query)
-    second.open(0)
+    first = opened_at(mosquitto_broker, new_topic(), query)
+    second = opened_at(mosquitto_broker, new_topic(), query)
     with pytest.raises(SourceError, match="does another client use the same client_id"):
         until(lambda: not first.poll(1, 0.2) and not second.poll(1, 0.2) and None, "end", 40)
     first.close()
@@ -125,8 +106,7 @@ def test_passwords(fragile_mosquitto, password_file, monkeypatch, tmp_path):
         assert "barley" not in said
     (tmp_path / "secret").write_text("open sesame\n")
     for place in ("env:RIGHT", f"file:{tmp_path / 'secret'}"):
-        source = source_at(broker, "camera", f"?username=device&password={place}")
-        source.open(0)
+        source = opened_at(broker, "camera", f"?username=device&password={place}")
         source.close()
 
 
@@ -135,26 +115,11 @@ def certificates(_mosquitto_folder):
     """A folder with an authority, a server and a client that it vouches for, and an authority that nobody knows."""
     folder = _mosquitto_folder / "certificates"
     folder.mkdir()
-
-    def openssl(*arguments):
-        subprocess.run(["openssl", *map(str, arguments)], cwd=folder, check=True, capture_output=True)
-
-    def authority(name):
-        openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", 2, "-subj", f"/CN={name}",
-                "-keyout", f"{name}.key", "-out", f"{name}.pem")  # fmt: skip
-
-    try:
-        authority("authority")
-    except FileNotFoundError:
-        pytest.skip("needs openssl to make certificates")
-    authority("stranger")
-    (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    for name in ("authority", "stranger"):
+        make_authority(folder, name)
     for name in ("server", "client"):
-        openssl("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}",
-                "-keyout", f"{name}.key", "-out", f"{name}.csr")  # fmt: skip
-        openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "authority.pem", "-CAkey", "authority.key",
-                "-CAcreateserial", "-days", 2, "-extfile", "names", "-out", f"{name}.pem")  # fmt: skip
-    openssl("rsa", "-aes256", "-passout", "pass:open sesame", "-in", "client.key", "-out", "locked.key")
+        make_certificate(folder, name)
+    openssl(folder, "rsa", "-aes256", "-passout", "pass:open sesame", "-in", "client.key", "-out", "locked.key")
     return folder
 
 

@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from live_streams import KEPT, SOON
 from mqtt_tools import Sender, new_topic, until_saved
 from scadles.config import CodecConfig
 from scadles.data.digits import load_digits
@@ -29,31 +30,30 @@ def until_all_listen(run, found):
     run.until(lambda: all(found.events(d, CheckpointWritten) for d in found.devices), "open streams", 90)
 
 
+@pytest.fixture
+def listening(start_training, finding, write_config, tmp_path):
+    """Start two devices with these settings; return the run, what is found of it and its configuration."""
+
+    def listen(settings):
+        config = write_config(tmp_path / "c.yaml", **settings)
+        run = start_training(tmp_path, config, "--local", 2, "--quiet", "--out", "run")
+        found = finding(tmp_path / "run", 2)
+        until_all_listen(run, found)
+        return run, found, config
+
+    return listen
+
+
 def trained(found, device):
     return sum(step.batch for step in found.events(device, Step))
 
 
-def written(found, device):
-    return found.events(device, CheckpointWritten)[-1]
-
-
 @pytest.mark.parametrize("policy", ["persistence", "truncation"])
-def test_two_topics_reach_the_target(mosquitto_broker, start, start_training, finding, write_config, tmp_path, policy):
+def test_two_topics_reach_the_target(mosquitto_broker, start, listening, tmp_path, policy):
     settings = settings_at(
-        mosquitto_broker,
-        f"digits-{policy}",
-        [60, 40],
-        target_accuracy=0.75,
-        duration_s=120,
-        buffer={"policy": policy},
-        evaluation={"every_s": 1.0},
-        lr={"scaling": "none"},
-        optimizer={"lr": 0.2},
+        mosquitto_broker, f"digits-{policy}", [60, 40], target_accuracy=0.75, buffer={"policy": policy}, **SOON
     )
-    config = write_config(tmp_path / "c.yaml", **settings)
-    run = start_training(tmp_path, config, "--local", 2, "--quiet", "--out", "run")
-    found = finding(tmp_path / "run", 2)
-    until_all_listen(run, found)
+    run, found, config = listening(settings)
     publisher = start(tmp_path, "-m", "scadles", "publish", config, "--records", 100_000)
     assert run.wait(180) == 0, run.err
     publisher.signal(signal.SIGINT)
@@ -66,42 +66,27 @@ def test_two_topics_reach_the_target(mosquitto_broker, start, start_training, fi
         assert row.samples.dropped == 0 or policy == "truncation"
 
 
-def test_killed_devices_and_brokers_lose_nothing(
-    fragile_mosquitto, start, start_training, finding, write_config, npz, tmp_path
-):
+def test_killed_devices_and_brokers_lose_nothing(fragile_mosquitto, start, start_training, listening, npz, tmp_path):
     broker, records, luck = fragile_mosquitto(), 2500, random.Random(3)
-    settings = settings_at(
-        broker,
-        "kept",
-        [100, 70],
-        steps=1_000_000,
-        data={"dataset": f"npz:{npz}"},
-        buffer={"policy": "persistence"},
-        batch={"window_s": 0.25, "max": 128},
-        checkpoint={"every_steps": 5},
-        evaluation={"every_s": 5.0},
-    )
-    config = write_config(tmp_path / "c.yaml", **settings)
-    found = finding(tmp_path / "run", 2)
+    settings = settings_at(broker, "kept", [100, 70], data={"dataset": f"npz:{npz}"}, **KEPT)
+    run, found, config = listening(settings)
 
-    def started(*more):
-        return start_training(tmp_path, config, "--local", 2, "--quiet", "--out", "run", *more)
+    def resumed():
+        return start_training(tmp_path, config, "--local", 2, "--quiet", "--out", "run", "--resume")
 
     def trains_for_a_while(run):
         before = len(found.raw(0))
         run.until(lambda: any(e["event"] == "step" and e["batch"] for e in found.raw(0)[before:]), "a step", 90)
         time.sleep(1 + luck.random())
 
-    run = started()
-    until_all_listen(run, found)
     publisher = start(tmp_path, "-m", "scadles", "publish", config, "--records", records)
     trains_for_a_while(run)
     run.send(run.devices()[luck.randrange(2)], signal.SIGKILL)
     assert run.wait() == 3, run.err
-    run = started("--resume")
+    run = resumed()
     trains_for_a_while(run)
     run.kill_all()
-    run = started("--resume")
+    run = resumed()
     trains_for_a_while(run)
     until_saved(broker)
     assert publisher.wait(120) == 0, publisher.err
@@ -113,7 +98,7 @@ def test_killed_devices_and_brokers_lose_nothing(
 
     found.assert_ended_together("stopped")
     found.assert_trained_once()
-    assert [written(found, device).ledger["trained"] for device in (0, 1)] == [records, records]
+    assert [found.last_checkpoint(device).ledger["trained"] for device in (0, 1)] == [records, records]
     assert "has forgotten" not in run.err
 
 
@@ -143,15 +128,10 @@ def send_some(broker, prefix, digits, numbers, garbage):
         sent.wait_for_publish(30)
 
 
-def test_garbage_is_rejected_exactly_and_kept_as_examples(
-    mosquitto_broker, start_training, finding, write_config, digits, tmp_path
-):
+def test_garbage_is_rejected_exactly_and_kept_as_examples(mosquitto_broker, listening, digits):
     prefix, count = new_topic(), 1000
     settings = settings_at(mosquitto_broker, prefix, [100, 100], steps=1_000_000, buffer={"policy": "persistence"})
-    config = write_config(tmp_path / "c.yaml", **settings)
-    run = start_training(tmp_path, config, "--local", 2, "--quiet", "--out", "run")
-    found = finding(tmp_path / "run", 2)
-    until_all_listen(run, found)
+    run, found, _ = listening(settings)
     send_some(mosquitto_broker, prefix, digits, range(count), lambda number: number % 100 == 7)
     run.until(lambda: all(trained(found, device) == 990 for device in (0, 1)), "all records", 90)
     run.signal(signal.SIGTERM)
@@ -166,17 +146,14 @@ def test_garbage_is_rejected_exactly_and_kept_as_examples(
 
 
 def test_a_stream_that_is_mostly_garbage_ends_the_run_on_all_devices(
-    mosquitto_broker, start_training, finding, write_config, digits, tmp_path
+    mosquitto_broker, start_training, listening, digits, tmp_path
 ):
     prefix = new_topic()
     settings = settings_at(
         mosquitto_broker, prefix, [100, 100], steps=1_000_000, stream={"max_rejected_share": 0.2},
         buffer={"policy": "persistence"},
     )  # fmt: skip
-    config = write_config(tmp_path / "c.yaml", **settings)
-    run = start_training(tmp_path, config, "--local", 2, "--quiet", "--out", "run")
-    found = finding(tmp_path / "run", 2)
-    until_all_listen(run, found)
+    run, found, config = listening(settings)
     send_some(mosquitto_broker, prefix, digits, range(300), lambda number: number % 3 == 0)
     assert run.wait(90) == 2, run.err
     assert run.err.count("more than stream.max_rejected_share = 0.2 of the stream cannot be trained on") == 1
@@ -191,7 +168,7 @@ def test_a_stream_that_is_mostly_garbage_ends_the_run_on_all_devices(
     rerun.until(lambda: all(trained(found, device) == 220 for device in (0, 1)), "all records", 90)
     rerun.signal(signal.SIGTERM)
     assert rerun.wait() == 143, rerun.err
-    assert [written(found, device).ledger["rejected"] for device in (0, 1)] == [100, 100]
+    assert [found.last_checkpoint(device).ledger["rejected"] for device in (0, 1)] == [100, 100]
 
 
 def test_a_wrong_password_is_one_clear_message_and_nowhere_on_the_disk(

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from mqtt_tools import Sender, new_topic, numbers_in, source_at, take, until
+from mqtt_tools import Sender, client_name, new_topic, numbers_in, opened_at, source_at, take, until
 from scadles.streams.quarantine import Quarantine
 from scadles.testing import SOURCE_CHECKS
 
@@ -54,8 +54,7 @@ def test_a_truncated_stream_keeps_the_rest_of_the_contract(mosquitto_broker, sen
 
 def test_records_are_what_was_sent(mosquitto_broker, sender):
     topic = new_topic()
-    source = source_at(mosquitto_broker, topic)
-    source.open(0)
+    source = opened_at(mosquitto_broker, topic)
     sender.send_numbers(topic, range(300))
     records = source.poll(300, 20.0)
     assert numbers_in(records) == list(range(300))
@@ -65,9 +64,8 @@ def test_records_are_what_was_sent(mosquitto_broker, sender):
 
 
 def test_what_is_not_committed_comes_again_and_what_is_trained_is_known(mosquitto_broker, sender):
-    topic, query = new_topic(), f"?client_id={new_topic().replace('/', '-')}"
-    first = source_at(mosquitto_broker, topic, query)
-    first.open(0)
+    topic, query = new_topic(), f"?client_id={client_name()}"
+    first = opened_at(mosquitto_broker, topic, query)
     sender.send_numbers(topic, range(200))
     assert take(first, 150) == list(range(150))
     mark = json.loads(json.dumps(first.mark(100)))  # the checkpoint is on the disk, its commit gets lost
@@ -83,9 +81,8 @@ def test_what_is_not_committed_comes_again_and_what_is_trained_is_known(mosquitt
 
 
 def test_what_is_committed_does_not_come_again(mosquitto_broker, sender):
-    topic, query = new_topic(), f"?client_id={new_topic().replace('/', '-')}"
-    first = source_at(mosquitto_broker, topic, query)
-    first.open(0)
+    topic, query = new_topic(), f"?client_id={client_name()}"
+    first = opened_at(mosquitto_broker, topic, query)
     sender.send_numbers(topic, range(200))
     take(first, 120)
     first.commit(100)
@@ -99,9 +96,8 @@ def test_what_is_committed_does_not_come_again(mosquitto_broker, sender):
 
 
 def test_without_ids_trained_messages_come_twice(mosquitto_broker, sender):
-    topic, query = new_topic(), f"?client_id={new_topic().replace('/', '-')}"
-    first = source_at(mosquitto_broker, topic, query)
-    first.open(0)
+    topic, query = new_topic(), f"?client_id={client_name()}"
+    first = opened_at(mosquitto_broker, topic, query)
     sender.send_numbers(topic, range(50), ids=False)
     take(first, 50)
     mark = first.mark(30)
@@ -113,17 +109,14 @@ def test_without_ids_trained_messages_come_twice(mosquitto_broker, sender):
 
 
 def test_a_fresh_run_begins_with_an_empty_session_unless_it_is_told_otherwise(mosquitto_broker, sender):
-    topic, name = new_topic(), new_topic().replace("/", "-")
-    source_of_before = source_at(mosquitto_broker, topic, f"?client_id={name}")
-    source_of_before.open(0)
+    topic, name = new_topic(), client_name()
+    source_of_before = opened_at(mosquitto_broker, topic, f"?client_id={name}")
     source_of_before.close()
     sender.send_numbers(topic, range(10))
-    keeping = source_at(mosquitto_broker, topic, f"?client_id={name}&session=keep")
-    keeping.open(0)
+    keeping = opened_at(mosquitto_broker, topic, f"?client_id={name}&session=keep")
     assert take(keeping, 10) == list(range(10))
     keeping.close()
-    fresh = source_at(mosquitto_broker, topic, f"?client_id={name}")
-    fresh.open(0)
+    fresh = opened_at(mosquitto_broker, topic, f"?client_id={name}")
     sender.send_numbers(topic, range(10, 12))
     assert take(fresh, 2) == [10, 11]
     fresh.close()
@@ -131,8 +124,7 @@ def test_a_fresh_run_begins_with_an_empty_session_unless_it_is_told_otherwise(mo
 
 def test_the_broker_holds_back_what_may_not_be_sent(mosquitto_broker, sender):
     topic = new_topic()
-    source = source_at(mosquitto_broker, topic, "?receive_max=50")
-    source.open(0)
+    source = opened_at(mosquitto_broker, topic, "?receive_max=50")
     sender.send_numbers(topic, range(130))
     assert take(source, 50) == list(range(50))
     assert source.notices() == []
@@ -148,14 +140,12 @@ def test_the_broker_holds_back_what_may_not_be_sent(mosquitto_broker, sender):
 
 @pytest.mark.parametrize("ids", [True, False], ids=["with ids", "without ids"])
 def test_no_more_than_the_capacity_of_what_waits_at_the_broker_waits_here(fragile_mosquitto, ids):
-    broker, topic, name = fragile_mosquitto(), new_topic(), new_topic().replace("/", "-")
-    asleep = source_at(broker, topic, f"?client_id={name}")
-    asleep.open(0)
+    broker, topic, name = fragile_mosquitto(), new_topic(), client_name()
+    asleep = opened_at(broker, topic, f"?client_id={name}")
     asleep.close()
     with Sender(broker) as sender:
         sender.send_numbers(topic, range(3000), ids=ids)
-    source = source_at(broker, topic, f"?client_id={name}&session=keep&keepalive_s=4", capacity=10)
-    source.open(0)
+    source = opened_at(broker, topic, f"?client_id={name}&session=keep&keepalive_s=4", capacity=10)
     time.sleep(7)  # longer than a broker waits for a client that says nothing
     most, numbers, deadline = source.lag(), [], time.monotonic() + 90
     assert 10 <= most <= 20
@@ -172,8 +162,7 @@ def test_no_more_than_the_capacity_of_what_waits_at_the_broker_waits_here(fragil
 
 def test_more_than_the_capacity_may_be_trained_between_two_checkpoints(mosquitto_broker, sender):
     topic = new_topic()
-    source = source_at(mosquitto_broker, topic, capacity=10)
-    source.open(0)
+    source = opened_at(mosquitto_broker, topic, capacity=10)
     sender.send_numbers(topic, range(1000))
     assert take(source, 1000) == list(range(1000))
     source.commit(1000)
@@ -182,8 +171,7 @@ def test_more_than_the_capacity_may_be_trained_between_two_checkpoints(mosquitto
 
 def test_a_filter_brings_many_topics(mosquitto_broker, sender):
     prefix = new_topic()
-    source = source_at(mosquitto_broker, f"{prefix}/%23")
-    source.open(0)
+    source = opened_at(mosquitto_broker, f"{prefix}/%23")
     for number, topic in enumerate((f"{prefix}/a", f"{prefix}/b/c", new_topic(), prefix)):
         sender.send(topic, bytes([number, 0]), number)
     assert take(source, 3) == [0, 1, 3]
@@ -192,8 +180,7 @@ def test_a_filter_brings_many_topics(mosquitto_broker, sender):
 
 def test_a_truncated_stream_drops_the_oldest_beyond_its_capacity(mosquitto_broker, sender):
     topic = new_topic()
-    source = source_at(mosquitto_broker, topic, "?receive_max=10", truncates=True, capacity=40)
-    source.open(0)
+    source = opened_at(mosquitto_broker, topic, "?receive_max=10", truncates=True, capacity=40)
     sender.send_numbers(topic, range(500))
     deadline = time.monotonic() + 20
     while source.lag() < 500 and time.monotonic() < deadline:
@@ -207,8 +194,7 @@ def test_a_truncated_stream_drops_the_oldest_beyond_its_capacity(mosquitto_broke
 
 def test_messages_that_cannot_be_read_are_rejected_and_kept_as_examples(mosquitto_broker, sender, tmp_path):
     topic, quarantine = new_topic(), Quarantine(tmp_path / "quarantine-0.jsonl", 1.0, device=0)
-    source = source_at(mosquitto_broker, topic, max_bytes=1000, quarantine=quarantine)
-    source.open(0)
+    source = opened_at(mosquitto_broker, topic, max_bytes=1000, quarantine=quarantine)
     for number, value in enumerate((b"\x01\x00", b"garbage", b"\x02\x00", b"x" * 1001, b"")):
         sender.send(topic, value, number, "3")
     records = source.poll(5, 20.0)
@@ -226,9 +212,8 @@ def test_messages_that_cannot_be_read_are_rejected_and_kept_as_examples(mosquitt
 
 def test_acknowledgements_arrive_though_the_device_leaves_in_the_middle_of_a_flood(mosquitto_broker, sender):
     """A socket that is closed with unread bytes tells the broker to forget what it has not read itself."""
-    topic, query = new_topic(), f"?client_id={new_topic().replace('/', '-')}"
-    first = source_at(mosquitto_broker, topic, query)
-    first.open(0)
+    topic, query = new_topic(), f"?client_id={client_name()}"
+    first = opened_at(mosquitto_broker, topic, query)
     sender.send_numbers(topic, range(100))
     assert take(first, 100) == list(range(100))
     sent = [sender.send(topic, bytes(200_000), number, wait=False) for number in range(100, 400)]
