@@ -11,11 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
-from scadles.clock import wall_seconds
 from scadles.observe.console import human_bytes, human_seconds
+from scadles.time_limit import within
 
 _EXTRAS = {
     "images": "pillow",
@@ -56,6 +55,7 @@ def examine() -> list[Finding]:
         python,
         torch_library,
         gloo,
+        network,
         cuda,
         lambda: backend("nccl", "only of use with CUDA devices; gloo serves CPUs"),
         lambda: backend("mpi", "build PyTorch from source where MPI is installed; gloo does the same over TCP"),
@@ -87,7 +87,7 @@ def torch_library() -> Finding:
 def gloo() -> Finding:
     """Make a gloo group of this process alone and sum over it."""
     try:
-        total, seconds = _bounded(_sum_alone, _GIVE_UP_S)
+        total, seconds = within(_sum_alone, _GIVE_UP_S)
     except TimeoutError:
         value, remedy = f"no answer within {_GIVE_UP_S:g} s", "see the reverse look-up below"
     except (ImportError, AttributeError):
@@ -98,6 +98,22 @@ def gloo() -> Finding:
     else:
         return Finding("gloo", ok=total == 1.0, value=f"sums, group made in {human_seconds(seconds)}", needed=True)
     return Finding("gloo", ok=False, value=value, remedy=remedy, needed=True)
+
+
+def network() -> Finding:
+    """Tell on which network the devices of a run connect."""
+    try:
+        from scadles.fabric.rendezvous import choose_interface
+    except (ImportError, OSError):
+        return Finding("network", ok=False, value="not known without PyTorch", remedy="see torch above")
+    master = os.environ.get("MASTER_ADDR")
+    chosen = choose_interface() if master else os.environ.get("GLOO_SOCKET_IFNAME")
+    if chosen:
+        return Finding("network", ok=True, value=f"{chosen}" + (f", towards {master}" if master else ""))
+    if master:
+        remedy = "give an address of MASTER_ADDR that other hosts reach, or: export GLOO_SOCKET_IFNAME=NAME"
+        return Finding("network", ok=False, value=f"MASTER_ADDR = {master} is no way to other hosts", remedy=remedy)
+    return Finding("network", ok=True, value="the interface that leads to MASTER_ADDR, once it is set")
 
 
 def backend(name: str, remedy: str) -> Finding:
@@ -139,7 +155,7 @@ def batch_scheduling() -> Finding:
     if not hasattr(os, "SCHED_BATCH"):
         return Finding(name, ok=False, value="not on this system", remedy="Linux has it; runs go well without")
     try:
-        _bounded(lambda: os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0)), _GIVE_UP_S)
+        within(lambda: os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0)), _GIVE_UP_S)
     except OSError as error:
         value = error.strerror or str(error)
         return Finding(name, ok=False, value=value, remedy="allow sched_setscheduler (seccomp); runs go well without")
@@ -150,7 +166,7 @@ def reverse_lookup() -> Finding:
     """Time the look-up of loopback's name, which torch.distributed does for each connection."""
     name = "reverse look-up"
     try:
-        _, seconds = _bounded(lambda: socket.getnameinfo(("::ffff:127.0.0.1", 0), 0), _GIVE_UP_S)
+        _, seconds = within(lambda: socket.getnameinfo(("::ffff:127.0.0.1", 0), 0), _GIVE_UP_S)
         took = human_seconds(seconds)
     except TimeoutError:
         seconds, took = _GIVE_UP_S, f"more than {_GIVE_UP_S:g} s"
@@ -223,30 +239,3 @@ def _sum_alone() -> float:
     total = torch.ones(1)
     group.allreduce([total]).wait()
     return float(total)
-
-
-def _bounded(work: Callable[[], Any], limit_s: float) -> tuple[Any, float]:
-    """Do ``work`` in a thread; return its result and how long it took, in wall seconds.
-
-    Raises:
-        TimeoutError: it was not done after ``limit_s``; the thread is left to itself.
-        Exception: whatever ``work`` raised.
-    """
-    results: list[Any] = []
-    errors: list[Exception] = []
-
-    def target() -> None:
-        try:
-            results.append(work())
-        except Exception as error:  # noqa: BLE001 - handed to the caller, who asked for the work
-            errors.append(error)
-
-    started_s = wall_seconds()
-    thread = Thread(target=target, daemon=True)
-    thread.start()
-    thread.join(limit_s)
-    if errors:
-        raise errors[0]
-    if not results:
-        raise TimeoutError
-    return results[0], wall_seconds() - started_s

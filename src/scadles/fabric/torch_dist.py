@@ -27,8 +27,10 @@ from scadles.errors import ConfigError, FabricError, PeerLostError
 from scadles.fabric.byte_counters import SocketCounter
 from scadles.fabric.contract import Fabric, Pending, check_length
 from scadles.fabric.rendezvous import choose_interface, first_line, open_store
+from scadles.time_limit import within
 
 _ROLL_CALL_S = 3.0
+_MARGIN_S = 0.5
 _POLL_S = 0.05
 _LENGTH_BYTES = 8
 _groups = count()
@@ -174,16 +176,9 @@ class TorchFabric(Fabric):
             torch.cuda.set_device(self.device)
         self._store.set(f"joined/{self.rank}", "1")
         try:
-            dist.init_process_group(
-                backend,
-                store=PrefixStore("backend", self._store),
-                rank=self.rank,
-                world_size=self.size,
-                timeout=timedelta(seconds=self.deadline_s),
-            )
-            # the first collective opens all connections
-            dist.all_reduce(torch.zeros(1, device=self.device))
-        except (RuntimeError, ValueError) as error:
+            # gloo takes several times its own deadline for a connection that never comes about
+            within(lambda: self._connect(backend), self.deadline_s + _MARGIN_S)
+        except (RuntimeError, ValueError, TimeoutError) as error:
             missing = self._roll_call("joined", grace_s=0.0)
             if missing:
                 raise PeerLostError(missing, "joining", f"not there within {self.deadline_s:g} s") from None
@@ -194,6 +189,19 @@ class TorchFabric(Fabric):
             ) from None
         if self._counter:
             self._counter.watch()
+
+    def _connect(self, backend: str) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)  # each thread has its own
+        dist.init_process_group(
+            backend,
+            store=PrefixStore("backend", self._store),
+            rank=self.rank,
+            world_size=self.size,
+            timeout=timedelta(seconds=self.deadline_s),
+        )
+        # the first collective opens all connections
+        dist.all_reduce(torch.zeros(1, device=self.device))
 
     def _count(self, nbytes: int, factor: float) -> None:
         self._collectives += 1
