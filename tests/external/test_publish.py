@@ -104,7 +104,7 @@ def test_ctrl_c_ends_it_with_the_table(kafka_broker, start, write_config, tmp_pa
 
 @pytest.mark.parametrize("outage_s", [4.0])
 def test_a_broker_that_comes_back_gets_everything_once(fragile_kafka_broker, start, write_config, tmp_path, outage_s):
-    stream = {"url": f"kafka://{fragile_kafka_broker.address}/through", "rates": 100}
+    stream = {"url": f"kafka://{fragile_kafka_broker.address}/through", "rates": 200}
     config = write_config(tmp_path / "c.yaml", steps=1, stream=stream)
     run = start(tmp_path, "-m", "scadles", "publish", config, "--records", 1500, "--create-topics")
     run.until(lambda: "due records acknowledged" in run.err, "a line of progress")
