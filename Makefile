@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := runs/demo
-# one more than cores: devices of tests wait for each other; the files that take longest come first
-WORKERS := --numprocesses 3 --dist loadfile
+# one more than cores, because devices of tests wait for each other; in order, because the first folders take longest
+WORKERS := --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo brokers check format test test-brokers bench clean
