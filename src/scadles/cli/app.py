@@ -43,6 +43,10 @@ def main() -> None:
     except ScadlesError as error:
         _report(error)
         sys.exit(error.exit_code)
+    except MemoryError as error:
+        detail = f" ({error})" if str(error) else ""
+        _report(ScadlesError(f"not enough memory{detail}: lower what the settings ask for"))
+        sys.exit(ScadlesError.exit_code)
     except KeyboardInterrupt:  # before there was anything to save
         sys.exit(128 + signal.SIGINT)
 

@@ -56,7 +56,7 @@ def _top() -> str:
         "# Settings",
         "",
         "A run is a YAML file of these; `--set key=value` with dotted keys overrides any of them. This page is what",
-        "`scadles settings` prints.",
+        "`scadles settings` prints. No number is above 10^15, a seed fits 63 bits.",
         "",
         "`method` fills in what is left open:",
         "",

@@ -13,6 +13,7 @@ _SECRET = re.compile(
 )
 _NAME = re.compile(r"[\w.-]+", re.ASCII)
 _PLACE = re.compile(r"(env|file):.")
+_LONGEST, _SHOWN = 300, 60
 _BETWEEN = re.compile(r"[/?&;,\s]")
 
 
@@ -74,11 +75,20 @@ def without_secrets(url: object) -> str:
 def shown(value: object) -> str:
     """Return a wrong setting's value for a message, unless it may be an address that was never looked through.
 
+    Of a long one its beginning is shown.
+
     >>> shown(3.5), shown("kafka://host/topic?sasl.password=sesame")
     ('3.5', 'a value that is not shown, as it may hold a secret')
+    >>> shown("9" * 5000)[-26:]
+    '99... (5,002 characters)'
     """
-    text = repr(value)
-    return "a value that is not shown, as it may hold a secret" if "://" in text or is_secret(text) else text
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):
+        return "a number of very many digits" if isinstance(value, int) else "a value that cannot be shown"
+    if "://" in text or is_secret(text):
+        return "a value that is not shown, as it may hold a secret"
+    return text if len(text) <= _LONGEST else f"{text[:_SHOWN]}... ({len(text):,} characters)"
 
 
 def _stray(path: str, parameters: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:

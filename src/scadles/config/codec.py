@@ -8,7 +8,7 @@ from pydantic import Field
 
 from scadles.config.section import Section
 
-Size = Annotated[int, Field(ge=1)]
+Size = Annotated[int, Field(ge=1, le=1_000_000)]
 DType = Literal["uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -11,6 +12,9 @@ from scadles.config.section import Section
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+_MOST_TEST_BYTES = 10**10
 
 
 class DataConfig(Section):
@@ -40,7 +44,7 @@ class DataConfig(Section):
         description="labels, dirichlet: samples of its stream after which a device goes on with the next device's part",
     )
     root: Path = Field(default=Path("data"), description="folder of torchvision's data sets")
-    classes: int = Field(default=10, ge=2, description="classes of synthetic-images")
+    classes: int = Field(default=10, ge=2, le=1_000_000, description="classes of synthetic-images")
     shape: tuple[int, int, int] = Field(default=(3, 32, 32), description="sample shape of synthetic-images")
     test_samples: int = Field(default=1000, ge=1, description="test samples of synthetic-images")
 
@@ -53,6 +57,12 @@ class DataConfig(Section):
     def _positive_shape(self) -> Self:
         if min(self.shape) < 1:
             raise ValueError(f"shape {self.shape} must be three sizes of at least 1 (channels, height, width)")
+        size = math.prod(self.shape) * self.test_samples
+        if size > _MOST_TEST_BYTES:
+            raise ValueError(
+                f"test_samples {self.test_samples:,} of shape {self.shape} are {size:,} bytes, at most "
+                f"{_MOST_TEST_BYTES:,} are made: lower one of them"
+            )
         return self
 
     @model_validator(mode="after")

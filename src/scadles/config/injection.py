@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from scadles.config.section import Section
+from scadles.config.section import MOST, Section
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-Number = Annotated[int, Field(ge=0)]
+Number = Annotated[int, Field(ge=0, le=MOST)]
 Labels = tuple[Number, ...] | dict[Number, tuple[Number, ...]]
 
 

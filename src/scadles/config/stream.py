@@ -35,7 +35,7 @@ def profile_settings(value: Any) -> Any:
 
 
 Profile = Annotated[ProfileConfig, BeforeValidator(profile_settings)]
-Rate = Annotated[float, Field(ge=0)]
+Rate = Annotated[float, Field(ge=0, le=1e6)]
 
 
 class StreamConfig(Section):

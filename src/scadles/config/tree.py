@@ -122,7 +122,9 @@ class FabricConfig(Section):
     """How devices exchange gradients."""
 
     backend: Literal["auto", "gloo", "nccl", "mpi"] = Field(default="auto", description="auto: nccl on CUDA, else gloo")
-    deadline_s: float = Field(default=120.0, gt=0, description="wall seconds after which a silent device is lost")
+    deadline_s: float = Field(
+        default=120.0, gt=0, le=1e9, description="wall seconds after which a silent device is lost"
+    )
     overlap: Switch = Field(
         default="auto", description="send gradients while backward runs; auto: on CUDA; not with compression"
     )
@@ -152,7 +154,10 @@ class SimulationConfig(Section):
         default="auto", description="one backward pass for all devices, or a gradient of each; auto: fused where exact"
     )
     threads: int = Field(
-        default=1, ge=1, description="of torch; another number is another order of additions, so other last digits"
+        default=1,
+        ge=1,
+        le=4096,
+        description="of torch; another number is another order of additions, so other last digits",
     )
     recorded_devices: int = Field(
         default=64, ge=1, description="devices that leave events and a row in the summary, evenly chosen of more"
@@ -163,7 +168,7 @@ class RunConfig(Section):
     """One run, whole."""
 
     method: Literal["scadles", "ddl"] = Field(default="scadles", description="fills in what is left open below")
-    devices: int = Field(default=1, ge=1, description="how many take part; torchrun and --local set it")
+    devices: int = Field(default=1, ge=1, le=1_000_000, description="how many take part; torchrun and --local set it")
     seed: int = Field(default=0, ge=0, description="of every random draw")
     model: str = Field(
         default="mlp",
