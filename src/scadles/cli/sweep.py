@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-import yaml
 
 from scadles.errors import ConfigError
 
@@ -99,10 +98,16 @@ def split_values(text: str) -> list[str]:
 def _value(key: str, text: str) -> Any:
     if not text:
         raise ConfigError(f"--over {key}: a value is missing beside a comma; write '' for an empty text")
+    import yaml
+
+    from scadles.config.bounded_yaml import TooMuchYAMLError, parse_yaml
+
     try:
-        value: Any = yaml.safe_load(text)
+        value: Any = parse_yaml(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"--over {key}: {text!r} is not YAML: {' '.join(str(error).split())}") from None
+    except TooMuchYAMLError as error:
+        raise ConfigError(f"--over {key}: {error}") from None
     if isinstance(value, str) and text == value:
         try:
             return float(value)  # YAML takes 1e-3 for text

@@ -10,6 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from scadles.config.addresses import shown
+from scadles.config.bounded_yaml import TooMuchYAMLError, parse_yaml
 from scadles.config.reading import explain, read_yaml
 from scadles.config.stream import profile_settings
 from scadles.config.tree import RunConfig, merged
@@ -58,9 +59,11 @@ def _parse_override(text: str) -> dict[str, Any]:
     if not equals or not all(key.split(".")):
         raise ConfigError(f"--set {shown(text)}: write it as key=value, for example --set batch.size=32")
     try:
-        tree: Any = yaml.safe_load(value)
+        tree: Any = parse_yaml(value)
     except yaml.YAMLError:
         tree = value
+    except TooMuchYAMLError as error:
+        raise ConfigError(f"--set {shown(key)}: {error}") from None
     for part in reversed(key.split(".")):
         tree = {part: tree}
     return dict(tree)

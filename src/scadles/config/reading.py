@@ -10,8 +10,12 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from scadles.config.addresses import shown
+from scadles.config.bounded_yaml import MOST_BYTES, TooMuchYAMLError, parse_yaml
 from scadles.config.section import sections_in
 from scadles.errors import ConfigError, did_you_mean
+from scadles.files import read_file
+
+_MOST_PROBLEMS = 20
 
 
 def read_yaml(path: Path, what: str = "configuration") -> dict[str, Any]:
@@ -21,11 +25,15 @@ def read_yaml(path: Path, what: str = "configuration") -> dict[str, Any]:
         ConfigError: a file that is missing, not YAML, or holds something else than settings.
     """
     try:
-        tree = yaml.safe_load(path.read_text())
+        tree = parse_yaml(read_file(path, MOST_BYTES).decode())
     except OSError as error:
-        raise ConfigError(f"cannot read the {what} {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the {what} {path}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not YAML: not UTF-8 text (byte {error.start:,})") from None
+    except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {_unquoted(error)}") from None
+    except TooMuchYAMLError as error:
+        raise ConfigError(f"{path}, line {error.line:,}: {error}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold settings (key: value), not {type(tree).__name__}")
     return tree
@@ -43,7 +51,9 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
     """Turn pydantic's report on the section ``root`` into one line a setting: field, value, what is allowed."""
     lines: dict[str, str] = {}
     known_fields = _field_names(root)
-    for problem in sorted(error.errors(), key=_telling):
+    for problem in sorted(error.errors(include_url=False, include_context=False), key=_telling):
+        if len(lines) == _MOST_PROBLEMS:
+            return "\n".join([*lines.values(), "and more of the kind"])
         loc = problem["loc"]
         unknown = problem["type"] == "extra_forbidden"
         # pydantic puts the tried member of a union into the path, which no user ever wrote

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from scadles.config.bounded_yaml import TooMuchYAMLError, parse_yaml
 from scadles.errors import ConfigError
 from scadles.observe.console import human_bytes, human_count, print_table, print_warning
 from scadles.observe.rundir import RunFolder
@@ -223,7 +224,7 @@ def _warnings(runs: Sequence[RunFolder], names: Sequence[str]) -> tuple[str, ...
 
 def _config(run: RunFolder) -> dict[str, object]:
     try:
-        tree = yaml.safe_load(run.config_text)
-    except yaml.YAMLError:
+        tree = parse_yaml(run.config_text)
+    except (yaml.YAMLError, TooMuchYAMLError):
         return {}
     return tree if isinstance(tree, dict) else {}

@@ -158,13 +158,20 @@ _SPREADS = ("time_to_target_s", "final_accuracy", "steps", "dropped", "bytes_sen
 _PARTS = ("median", "low", "high")
 
 
+class _WrittenOut(yaml.SafeDumper):
+    """Writes a list again where it comes again: aliases are not read back."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
 def as_yaml(value: Any) -> str:
     """Return a value as one writes it in YAML, in one line.
 
     >>> as_yaml(0.5), as_yaml([50, 38]), as_yaml(None), as_yaml("ddl")
     ('0.5', '[50, 38]', 'null', 'ddl')
     """
-    text = yaml.safe_dump(value, default_flow_style=True, width=math.inf, sort_keys=False)
+    text = yaml.dump(value, Dumper=_WrittenOut, default_flow_style=True, width=math.inf, sort_keys=False)
     return text.removesuffix("\n").removesuffix("\n...")
 
 

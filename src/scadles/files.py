@@ -1,0 +1,45 @@
+"""Files that somebody else may have written: read whole, within a bound."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+_KINDS = (
+    (stat.S_ISDIR, "a folder, not a file"),
+    (stat.S_ISFIFO, "a named pipe, not a file"),
+    (stat.S_ISSOCK, "a socket, not a file"),
+)
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a file for reading; what is no file, such as a named pipe, is refused and never waited for.
+
+    Raises:
+        OSError: ``strerror`` says what is wrong in words.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except ValueError:
+        raise OSError(errno.EINVAL, "no file has such a name") from None
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, next((name for is_one, name in _KINDS if is_one(mode)), "a device, not a file"))
+    return os.fdopen(descriptor, "rb")
+
+
+def read_file(path: Path, most_bytes: int) -> bytes:
+    """Return what is in a file.
+
+    Raises:
+        OSError: as of :func:`open_file`, or the file is larger than ``most_bytes``.
+    """
+    with open_file(path) as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise OSError(errno.EFBIG, f"more than {most_bytes:,} bytes, which is more than such a file ever needs")
+    return content
