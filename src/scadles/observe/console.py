@@ -10,6 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 _PIPE_WIDTH = 200
+_LONGEST = 4000
+_IN_MARKDOWN = str.maketrans({"\\": "\\\\", "|": "\\|", "<": "\\<", "`": "\\`"})
 
 
 def human_bytes(count: float) -> str:
@@ -49,6 +51,36 @@ def human_count(count: int) -> str:
     return f"{count:,}"
 
 
+def plain(text: str) -> str:
+    r"""Return text that may come from elsewhere as it can be shown: what a terminal would obey is written out.
+
+    That is everything that is not printable but newlines: ESC and other control characters, marks that turn the
+    direction of writing, bytes of a file name that are no text. Of a very long text the beginning is shown.
+
+    >>> print(plain("\x1b[2Jbold\u202e"))
+    \x1b[2Jbold\u202e
+    """
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST]}... ({len(text):,} characters)"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\xa0" else c.encode("unicode_escape").decode() for c in text)
+
+
+def plain_line(text: str) -> str:
+    """Return the same in one line."""
+    return plain(text).replace("\n", "\\n")
+
+
+def markdown(text: str) -> str:
+    r"""Return text that may come from elsewhere as Markdown shows it, in one line: no HTML, code, links or columns.
+
+    >>> print(markdown("a|b <b> ![x](http://y)"))
+    a\|b \<b> ![x]\(http://y)
+    """
+    return plain_line(text).translate(_IN_MARKDOWN).replace("](", "]\\(")
+
+
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table to standard output; cells are shown as they are, without markup.
 
@@ -58,20 +90,20 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     if not console.is_terminal:
         console.width = _PIPE_WIDTH
     if title:
-        console.print(Text(title, style="bold"))
+        console.print(Text(plain(title), style="bold"))
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(Text(column), overflow="fold")
+        table.add_column(Text(plain(column)), overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(plain_line(cell)) for cell in row))
     console.print(table)
 
 
 def print_warning(message: str) -> None:
     """Print ``warning: ...`` to standard output, in yellow on a terminal; it belongs to what is printed there."""
-    Console().print(Text.assemble(("warning: ", "bold yellow"), message), soft_wrap=True)
+    Console().print(Text.assemble(("warning: ", "bold yellow"), plain(message)), soft_wrap=True)
 
 
 def print_error(message: str) -> None:
     """Print ``error: ...`` to standard error, in red on a terminal."""
-    Console(stderr=True).print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+    Console(stderr=True).print(Text.assemble(("error: ", "bold red"), plain(message)), soft_wrap=True)

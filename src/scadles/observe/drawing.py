@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scadles.errors import DataError, MissingExtraError, RunError
+from scadles.observe.console import plain_line
 from scadles.observe.rundir import RunFolder
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ PHASES = (
 MAX_DEVICES = 64
 STRETCHES = 240
 _CROWDED = 0.94
+_LONGEST_LABEL = 150
 
 
 def new_figure(height_in: float = 7.2) -> Figure:
@@ -49,6 +51,15 @@ def new_figure(height_in: float = 7.2) -> Figure:
     return figure
 
 
+def caption(text: str) -> str:
+    r"""Return text that may come from elsewhere as a picture shows it: no formulas, no control characters.
+
+    >>> print(caption("$x$"))
+    \$x\$
+    """
+    return plain_line(text)[:_LONGEST_LABEL].replace("$", r"\$")
+
+
 def finish(figure: Figure, title: str, out: Path) -> None:
     """Give a picture its title, if any, and write it.
 
@@ -56,7 +67,7 @@ def finish(figure: Figure, title: str, out: Path) -> None:
         RunError: ``out`` cannot be written.
     """
     if title:
-        figure.suptitle(title, fontsize=14, fontweight="bold", color=INK, x=0.01, ha="left")
+        figure.suptitle(caption(title), fontsize=14, fontweight="bold", color=INK, x=0.01, ha="left")
     try:
         figure.savefig(out)
     except (OSError, ValueError) as error:
@@ -139,9 +150,9 @@ def draw_accuracy(axes: Axes, folders: Sequence[RunFolder], colours: Sequence[st
     for folder, colour in zip(folders, colours, strict=True):
         times, accuracy = folder.accuracy()
         reached_s, target = folder.summary.time_to_target_s, folder.summary.target_accuracy
-        label = folder.name + (" (target not reached)" if target and reached_s is None else "")
+        name = caption(folder.name) + (" (target not reached)" if target and reached_s is None else "")
         alone = "o" if len(times) == 1 else None
-        axes.plot(times, accuracy, color=colour, lw=2.2, marker=alone, label=label, solid_capstyle="round")
+        axes.plot(times, accuracy, color=colour, lw=2.2, marker=alone, label=name, solid_capstyle="round")
         if reached_s is not None and target:
             axes.vlines(reached_s, 0, target, color=colour, lw=1, ls=(0, (1, 2)))
             axes.plot(reached_s, target, "o", color=colour, ms=8, mec="white", mew=1.5, zorder=4)

@@ -18,6 +18,7 @@ from scadles.observe.drawing import (
     GRID,
     PHASES,
     STRETCHES,
+    caption,
     draw_accuracy,
     draw_legend,
     dress,
@@ -145,7 +146,7 @@ def _phase_bars(axes: Axes, folders: Sequence[RunFolder], colours: Sequence[str]
     dress(axes, "Where the time went, mean of devices", "", "stream seconds")
     axes.grid(visible=False, axis="y")
     axes.grid(axis="x", color=GRID, lw=0.8)
-    axes.set_yticks(places, [folder.name for folder in folders], fontsize=10.5)
+    axes.set_yticks(places, [caption(folder.name) for folder in folders], fontsize=10.5)
     for label, colour in zip(axes.get_yticklabels(), colours, strict=True):
         label.set(color=colour, fontweight="bold")
     axes.set_ylim(len(folders) - 0.4, -0.95)

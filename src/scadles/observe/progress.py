@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from scadles.clock import wall_seconds
-from scadles.observe.console import human_count, human_seconds
+from scadles.observe.console import human_count, human_seconds, plain, plain_line
 from scadles.observe.events import Evaluation, Event, Finished, NonFinite, Notice, Rejection, Resumed, Step
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Progress:
         quiet: bool,
         console: Console | None = None,
     ) -> None:
-        self._title = f"{label} · {devices} device{'s' if devices != 1 else ''}"
+        self._title = plain_line(f"{label} · {devices} device{'s' if devices != 1 else ''}")
         self._target, self._steps, self._duration_s, self._speed = target, steps, duration_s, clock_speed
         self._console = console or Console(stderr=True)
         self._quiet = quiet
@@ -103,7 +103,7 @@ class Progress:
     def update(self, event: Event) -> None:
         """Take note of an event and show it when it is time to; a notice at once and however quiet this is."""
         if isinstance(event, Notice):
-            self._console.print(Text.assemble(("warning: ", "bold yellow"), event.message), soft_wrap=True)
+            self._console.print(Text.assemble(("warning: ", "bold yellow"), plain(event.message)), soft_wrap=True)
         if self._quiet:
             return
         urgent = False
@@ -120,13 +120,13 @@ class Progress:
         elif isinstance(event, Resumed):
             self._waiting = f"resumed at step {event.step}"
         elif isinstance(event, Finished):
-            self._waiting, self._ended, urgent = f"ended: {event.reason}", True, True
+            self._waiting, self._ended, urgent = plain_line(f"ended: {event.reason}"), True, True
         self._show_when_due(urgent=urgent and self._live is None)
 
     def waiting(self, text: str) -> None:
         """Say what the device is waiting for, for example ``"gathering 31/64 samples, 3.1 s"``."""
         if not self._quiet:
-            self._waiting = text
+            self._waiting = plain_line(text)
             self._show_when_due(urgent=False)
 
     def _show_when_due(self, *, urgent: bool) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scadles.observe.drawing import COLOURS, FAINT, GRID, INK, METHOD_SHADES, dress, finish, new_figure, write
+from scadles.observe.drawing import COLOURS, FAINT, GRID, INK, METHOD_SHADES, caption, dress, finish, new_figure, write
 from scadles.observe.sweep_table import Spread, SweepResult, SweepRow, as_yaml
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def _draw(
         axes.vlines(x, low, high, color=colours[index], lw=3.5, alpha=0.35, zorder=2, capstyle="round")
         never = np.array([math.isinf(spread.median) for _, spread in known])
         reached = np.where(never, np.nan, median)
-        axes.plot(x, reached, ls=line, lw=2, ms=8, mec="white", mew=1.2, zorder=3, label=name, **style)
+        axes.plot(x, reached, ls=line, lw=2, ms=8, mec="white", mew=1.2, zorder=3, label=caption(name), **style)
         axes.plot(x[never], median[never], ls="", ms=8, mfc="white", mec=colours[index], mew=1.6, zorder=4, **style)
 
 
@@ -167,4 +167,6 @@ def _dress_x(axes: Axes, axis: _Axis, key: str) -> None:
         space = 0.5 if axis.scale == "categories" else 0.06 * (max(places) - min(places))
         axes.set_xlim(min(places) - space, max(places) + space)
     tilted = sum(map(len, axis.places)) > 60
-    axes.set_xticks(places, list(axis.places), rotation=30 if tilted else 0, ha="right" if tilted else "center")
+    axes.set_xticks(
+        places, list(map(caption, axis.places)), rotation=30 if tilted else 0, ha="right" if tilted else "center"
+    )

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from scadles.clock import wall_seconds
-from scadles.observe.console import human_seconds
+from scadles.observe.console import human_seconds, plain_line
 from scadles.observe.sweep_table import SweepRun
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class SweepProgress:
 
     def _say(self, text: str) -> None:
         if not self._quiet:
-            self._console.print(Text(text), soft_wrap=True)
+            self._console.print(Text(plain_line(text)), soft_wrap=True)
 
 
 def _came_to(run: SweepRun) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from scadles.observe.console import human_bytes, human_count, print_table
+from scadles.observe.console import human_bytes, human_count, markdown, plain, print_table
 from scadles.observe.summary import Summary
 
 _NOTHING = "–"
@@ -122,7 +122,7 @@ class SweepResult:
         """Return the table as Markdown."""
         columns, cells = self._cells()
         lines = [columns, ["---"] * len(columns), *cells]
-        return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+        return "\n".join("| " + " | ".join(map(markdown, line)) + " |" for line in lines)
 
     def to_csv(self) -> str:
         """Return the table as plain numbers; a cell is empty where there is none, or the target was not reached."""
@@ -204,7 +204,7 @@ def _spread(values: Iterable[float]) -> Spread | None:
 
 
 def _one_line(text: str) -> str:
-    return "; ".join(text.splitlines())
+    return "; ".join(plain(text).splitlines())
 
 
 def _seconds(value: float) -> str:

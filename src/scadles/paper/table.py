@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from scadles.errors import RunError
+from scadles.observe.console import markdown
 
 Value = float | None
 SOURCES = ("paper", "rule", "ours")
@@ -125,7 +126,9 @@ class Table:
     def to_markdown(self) -> str:
         """Return the table as Markdown, without title and footnotes."""
         marks = ["---"] * len(self.keys) + ["---:"] * (len(self.columns()) - len(self.keys))
-        return "\n".join("| " + " | ".join(line) + " |" for line in (self.columns(), tuple(marks), *self.lines()))
+        return "\n".join(
+            "| " + " | ".join(map(markdown, line)) + " |" for line in (self.columns(), tuple(marks), *self.lines())
+        )
 
     def _shown(self) -> Iterator[tuple[Quantity, str]]:
         for index, quantity in enumerate(self.quantities):

@@ -1,6 +1,16 @@
 import pytest
 
-from scadles.observe.console import human_bytes, human_count, human_seconds, print_error, print_table, print_warning
+from scadles.observe.console import (
+    human_bytes,
+    human_count,
+    human_seconds,
+    markdown,
+    plain,
+    plain_line,
+    print_error,
+    print_table,
+    print_warning,
+)
 
 
 @pytest.mark.parametrize(
@@ -49,3 +59,38 @@ def test_an_error_goes_to_standard_error_in_one_line(capsys):
 def test_a_warning_stands_with_the_results(capsys):
     print_warning("look")
     assert capsys.readouterr().out == "warning: look\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[31mred\x07\r", "\\x1b[31mred\\x07\\r"),
+        ("\u202eevil\u2028", "\\u202eevil\\u2028"),
+        ("\udcff\x9b2J\x7f", "\\udcff\\x9b2J\\x7f"),
+        ("[bold]ä–×µ 木[/bold]", "[bold]ä–×µ 木[/bold]"),
+        ("two\nlines", "two\nlines"),
+    ],
+)
+def test_what_a_terminal_would_obey_is_written_out(text, shown):
+    assert plain(text) == shown
+    assert plain_line(text) == shown.replace("\n", "\\n")
+
+
+def test_a_very_long_text_is_cut():
+    assert plain("x" * 10**6).endswith("x... (1,000,000 characters)")
+    assert len(plain("\x1b" * 10**6)) < 20_000
+
+
+def test_markdown_holds_no_columns_html_code_or_links():
+    assert markdown("a|b\n<img> `c` [d](e) \\|") == "a\\|b\\\\n\\<img> \\`c\\` [d]\\(e) \\\\\\|"
+
+
+def test_all_that_is_printed_is_plain(capsys):
+    print_table("\x1b[1m", ("\x1b[2m",), [("\x1b[3m\nx",)])
+    print_warning("\x1b[4m[bold]")
+    print_error("\x1b[5m[link=x]")
+    captured = capsys.readouterr()
+    assert "\x1b" not in captured.out + captured.err
+    for text in ("\\x1b[1m", "\\x1b[2m", "\\x1b[3m\\nx", "\\x1b[4m[bold]"):
+        assert text in captured.out
+    assert captured.err == "error: \\x1b[5m[link=x]\n"
