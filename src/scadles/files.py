@@ -32,6 +32,12 @@ def open_file(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
+def refuse_pipe(path: Path) -> None:
+    """Raise OSError where a file that is to be written is a named pipe, whose opening waits for a reader."""
+    if path.is_fifo():
+        raise OSError(errno.EINVAL, "a named pipe, not a file")
+
+
 def read_file(path: Path, most_bytes: int) -> bytes:
     """Return what is in a file.
 

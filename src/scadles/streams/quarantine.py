@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 from pathlib import Path
 from typing import Any
+
+from scadles.files import read_file, refuse_pipe
 
 #: More bytes of one record are not kept.
 EXAMPLE_BYTES = 65_536
@@ -59,13 +62,14 @@ class Quarantine:
             return
         if self._known is None:
             self._go_on()
-        if offset in self._offsets:
+        if offset in self._offsets or self._room <= 0:
             return
         line = self._line(offset, reason, value, key)
         if len(line) > self._room:
             self._room = 0  # the first ones are kept, and no smaller one after them
             return
         try:
+            refuse_pipe(self._path)
             with self._path.open("ab") as file:
                 file.write(line)
         except OSError as error:
@@ -84,20 +88,23 @@ class Quarantine:
         """Take note of what an earlier attempt has written; a torn last line is ended."""
         offsets = self._offsets
         try:
-            content = self._path.read_bytes()
+            content = read_file(self._path, self._room)
             if content and not content.endswith(b"\n"):
                 with self._path.open("ab") as file:
                     file.write(b"\n")
         except FileNotFoundError:
             return
         except OSError as error:
-            self.problem = error.strerror or str(error)
+            if error.errno == errno.EFBIG:
+                self._room = 0
+            else:
+                self.problem = error.strerror or str(error)
             return
         self._room -= len(content) + 1
         for line in content.splitlines():
             try:
                 offsets.add(int(json.loads(line)["offset"]))
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
                 continue
 
     def _line(self, offset: int, reason: str, value: bytes | None, key: bytes | None) -> bytes:

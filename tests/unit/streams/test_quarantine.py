@@ -1,5 +1,7 @@
 import base64
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -74,20 +76,36 @@ def test_a_disk_that_cannot_be_written_to_is_counted_and_no_error(tmp_path):
     assert (quarantine.missed, quarantine.problem) == (3, "No such file or directory")
 
 
-def test_a_full_disk_is_counted_and_no_error():
-    quarantine = Quarantine(_FULL, 1.0, device=0)
+def test_a_full_disk_is_counted_and_no_error(monkeypatch):
+    monkeypatch.setattr("scadles.streams.quarantine.read_file", lambda path, most: b"")
+    quarantine = Quarantine(Path("/dev/full"), 1.0, device=0)
     quarantine.keep(0, "odd")
     assert (quarantine.missed, quarantine.problem) == (1, "No space left on device")
 
 
-class _Full(type(__import__("pathlib").Path())):
-    """A file on a disk that is full, which nothing has been written to."""
+def test_a_named_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "q.jsonl")
+    quarantine = Quarantine(tmp_path / "q.jsonl", 1.0, device=0)
+    quarantine.keep(0, "odd")
+    assert (quarantine.missed, quarantine.problem) == (1, "a named pipe, not a file")
 
-    def read_bytes(self):
-        return b""
+
+@pytest.mark.parametrize(
+    "line", ["[" * 100_000, '{"offset": 1e999}', '{"offset": NaN}', "3", "\x00", '{"offset": "x"}']
+)
+def test_lines_of_somebody_else_are_passed_over(tmp_path, line):
+    path = tmp_path / "q.jsonl"
+    path.write_text(line + "\n")
+    Quarantine(path, 1.0, device=0).keep(0, "odd")
+    assert json.loads(path.read_bytes().splitlines()[-1])["offset"] == 0
 
 
-_FULL = _Full("/dev/full")
+def test_a_file_that_is_too_large_already_stays_as_it_is(tmp_path):
+    path = tmp_path / "q.jsonl"
+    path.write_bytes(bytes(20_000))
+    quarantine = Quarantine(path, 0.01, device=0)
+    quarantine.keep(0, "odd")
+    assert (path.stat().st_size, quarantine.missed, quarantine.problem) == (20_000, 0, "")
 
 
 def test_the_limit_waits_for_enough_records():
