@@ -11,8 +11,8 @@ import yaml
 
 from scadles.config.bounded_yaml import TooMuchYAMLError, parse_yaml
 from scadles.errors import ConfigError
-from scadles.observe.console import human_bytes, human_count, print_table, print_warning
-from scadles.observe.rundir import RunFolder
+from scadles.observe.console import human_bytes, human_count, markdown, plain_line, print_table, print_warning
+from scadles.observe.rundir import CONFIG_FILE, RunFolder
 from scadles.observe.summary import Samples, Summary
 
 _NOTHING = "–"
@@ -36,14 +36,14 @@ class Comparison:
     def to_markdown(self) -> str:
         """Return the table and its warnings as Markdown."""
         lines = [("", *self.names), ("---", *("---:" for _ in self.names)), *self.rows]
-        table = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-        return "\n".join([*(f"> **Warning:** {text}\n" for text in self.warnings), *table])
+        table = ["| " + " | ".join(map(markdown, line)) + " |" for line in lines]
+        return "\n".join([*(f"> **Warning:** {markdown(text)}\n" for text in self.warnings), *table])
 
     def print(self) -> None:
         """Print the table and its warnings to standard output."""
         for text in self.warnings:
             print_warning(text)
-        print_table("", ("", *self.names), self.rows)
+        print_table("", ("", *map(plain_line, self.names)), self.rows)
 
 
 def compare(folders: Iterable[RunFolder | Path | str]) -> Comparison:
@@ -212,14 +212,17 @@ def _warnings(runs: Sequence[RunFolder], names: Sequence[str]) -> tuple[str, ...
         for field in ("target_accuracy", "seed", "dataset", "model", "clock")
     }
     configs = [_config(run) for run in runs]
+    unread = [name for name, config in zip(names, configs, strict=True) if not config] if len(runs) > 1 else []
     if all(configs):
         for section in ("stream", "clock"):
             facts[f"{section} settings"] = [json.dumps(config.get(section), sort_keys=True) for config in configs]
-    return tuple(
+    gaps = [f"settings are not compared: {CONFIG_FILE} of {', '.join(unread)} cannot be read"] if unread else []
+    differences = [
         f"the runs differ in {fact}: " + ", ".join(f"{n} {v}" for n, v in zip(names, values, strict=True))
         for fact, values in facts.items()
         if len(set(values)) > 1
-    )
+    ]
+    return (*gaps, *differences)
 
 
 def _config(run: RunFolder) -> dict[str, object]:

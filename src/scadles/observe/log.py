@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,10 +10,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from scadles.errors import RunError
+from scadles.files import refuse_pipe
 from scadles.observe.events import Event, Header
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+_BLOCK = 65_536
 
 
 class EventLog:
@@ -31,6 +35,7 @@ class EventLog:
     def __init__(self, path: Path, header: Header, *, append: bool) -> None:
         self._path = path
         with self._mapped():
+            refuse_pipe(path)
             # Unbuffered: what a failed write left in a buffer would fail again on closing.
             self._file = path.open("ab" if append else "wb", buffering=0)
         try:
@@ -73,9 +78,16 @@ class EventLog:
     def _cut_torn_line(self) -> None:
         """Keep what ends with a newline, so that the next event begins a line of its own."""
         with self._mapped():
-            written = self._path.read_bytes()
-            whole = written.rfind(b"\n") + 1
-            if whole < len(written):
+            with self._path.open("rb") as written:
+                size = whole = written.seek(0, os.SEEK_END)
+                while whole > 0:
+                    start = max(0, whole - _BLOCK)
+                    written.seek(start)
+                    newline = written.read(whole - start).rfind(b"\n")
+                    whole = start + newline + 1
+                    if newline >= 0:
+                        break
+            if whole < size:
                 self._file.truncate(whole)
 
     @contextmanager

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from scadles.clock import timestamp_number
+from scadles.config.bounded_yaml import MOST_BYTES
 from scadles.errors import ConfigError, DataError
+from scadles.files import open_file, read_file
 from scadles.observe.events import EVENTS, Evaluation, Event, Header, Resumed, Step
 from scadles.observe.summary import SUMMARY_FILE, Summary
 
 CONFIG_FILE = "config.yaml"
+
+_MOST_SUMMARY_BYTES = 64_000_000
+_MOST_LINE_BYTES = 16_000_000
+_MOST_EVENTS_BYTES = 4_000_000_000
+#: What a run counts or measures is far below this.
+_MOST = 10.0**24
 
 E = TypeVar("E", bound=Event)
 
@@ -46,10 +56,13 @@ def events_path(run_dir: Path, device: int) -> Path:
 
 def occupied(run_dir: Path, device: int, *, resumable: bool) -> str | None:
     """Return why a new run of ``device`` cannot go into a folder, and the ways out; None where it can."""
-    if events_path(run_dir, device).exists():
-        way_on = ", or go on with it by --resume" if resumable else ""
-        return f"{run_dir} holds a run already: choose another --out{way_on}"
-    return f"{run_dir} is a file: choose another --out" if run_dir.is_file() else None
+    try:
+        if events_path(run_dir, device).exists():
+            way_on = ", or go on with it by --resume" if resumable else ""
+            return f"{run_dir} holds a run already: choose another --out{way_on}"
+        return f"{run_dir} is a file: choose another --out" if run_dir.is_file() else None
+    except OSError as error:
+        return f"{run_dir} cannot be a run folder: {error.strerror}; choose another --out"
 
 
 def write_config(run_dir: Path, text: str, device: int = 0) -> None:
@@ -61,6 +74,7 @@ def write_config(run_dir: Path, text: str, device: int = 0) -> None:
     temporary = run_dir / f"{CONFIG_FILE}.{device}.tmp"
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)
         temporary.write_text(text)
         temporary.replace(run_dir / CONFIG_FILE)
     except OSError as error:
@@ -75,22 +89,38 @@ def read_events(path: Path) -> list[Event]:
     was written before it about later steps, and for k = 0 everything but the header.
 
     Raises:
-        DataError: the file cannot be read, or a line is not an event; file and line are named.
+        DataError: the file cannot be read, a line is not an event, or a step does not follow those before it; file and
+            line are named.
     """
     kept: list[Event] = []
+    last_step = 0
     try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.endswith(b"\n"):
-                    break
+        with open_file(path) as file:
+            for number, line in enumerate(_lines(file), start=1):
                 event = _parse(line, f"{path}, line {number}")
                 if isinstance(event, Resumed):
-                    kept = _not_void(kept, event.step)
+                    kept, last_step = _not_void(kept, event.step), event.step
+                elif isinstance(event, Step):
+                    if event.step <= last_step:
+                        raise DataError(f"{path}, line {number}: step {event.step} after step {last_step}")
+                    last_step = event.step
                 if event is not None:
                     kept.append(event)
     except OSError as error:
         raise DataError(f"cannot read events from {path}: {error.strerror or error}") from error
     return kept
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """Yield whole lines; a torn last one is left out."""
+    read = 0
+    while (line := file.readline(_MOST_LINE_BYTES)).endswith(b"\n"):
+        yield line
+        read += len(line)
+        if read > _MOST_EVENTS_BYTES:
+            raise OSError(errno.EFBIG, f"more than {_MOST_EVENTS_BYTES:,} bytes")
+    if len(line) == _MOST_LINE_BYTES:
+        raise OSError(errno.EFBIG, f"a line of more than {_MOST_LINE_BYTES:,} bytes")
 
 
 def _not_void(events: Iterable[Event], resumed_step: int) -> list[Event]:
@@ -102,20 +132,45 @@ def _parse(line: bytes, where: str) -> Event | None:
         fields: Any = json.loads(line)
     except ValueError as error:
         raise DataError(f"{where}: not JSON ({error})") from None
+    except RecursionError:
+        raise DataError(f"{where}: too many levels, one in the other") from None
     if not isinstance(fields, dict) or not isinstance(fields.get("event"), str):
         raise DataError(f'{where}: not an event, which is an object with "event": its kind')
     kind = fields.pop("event")
     if kind not in EVENTS:
         return None
     try:
-        return _adapter(kind).validate_python(fields)
+        event = _adapter(kind).validate_python(fields)
     except ValidationError as error:
         raise DataError(f"{where}: bad {kind} event: {_first_problem(error)}") from None
+    # a loss may be anything, and a run that diverges says so
+    problem = _impossible({name: value for name, value in vars(event).items() if name != "loss"})
+    if problem:
+        raise DataError(f"{where}: bad {kind} event: {problem}")
+    return event
 
 
 @cache
 def _adapter(kind: str) -> TypeAdapter[Event]:
     return TypeAdapter(EVENTS[kind])
+
+
+def _impossible(value: Any, name: str = "") -> str:
+    """Return what number in some fields no run can have come to; empty where there is none."""
+    parts: Iterable[tuple[Any, Any]]
+    if isinstance(value, dict):
+        parts = value.items()
+    elif isinstance(value, list | tuple):
+        parts = enumerate(value)
+    else:
+        number = isinstance(value, int | float)
+        if isinstance(value, float) and not math.isfinite(value):
+            return f"{name}: {value} is no finite number"
+        if number and not -_MOST <= value <= _MOST:
+            return f"{name}: a number beyond {_MOST:g}"
+        least = name.rpartition(".")[2] in ("step", "time_s", "wall_s") or isinstance(value, int)
+        return f"{name}: {value} is below 0" if number and least and value < 0 else ""
+    return next(filter(None, (_impossible(part, f"{name}.{key}".lstrip(".")) for key, part in parts)), "")
 
 
 def _first_problem(error: ValidationError) -> str:
@@ -132,8 +187,9 @@ class RunFolder:
     Attributes:
         name: the folder's name.
         summary: what the run came to.
-        config_text: its ``config.yaml``; empty where there is none.
-        devices: the devices whose events are here, ascending.
+        config_text: its ``config.yaml``; empty where there is none that can be read.
+        config_problem: why there is none; empty where there is one.
+        devices: the devices whose events are here, ascending; other files of that kind of name are left alone.
 
     Raises:
         DataError: there is no readable summary; events are read, and complained about, when they are asked for.
@@ -141,12 +197,17 @@ class RunFolder:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self.name = self.path.resolve().name
         self.summary = _read_summary(self.path)
-        config = self.path / CONFIG_FILE
-        self.config_text = config.read_text(errors="replace") if config.is_file() else ""
+        self.name = self.path.resolve().name
+        self.config_text = self.config_problem = ""
+        try:
+            self.config_text = read_file(self.path / CONFIG_FILE, MOST_BYTES).decode()
+        except UnicodeDecodeError:
+            self.config_problem = "not UTF-8 text"
+        except OSError as error:
+            self.config_problem = error.strerror or str(error)
         found = (file.stem.removeprefix("events-") for file in self.path.glob("events-*.jsonl"))
-        self.devices = tuple(sorted(int(number) for number in found if number.isdecimal()))
+        self.devices = tuple(sorted(number for number in map(_device, found) if 0 <= number < self.summary.devices))
         self._events: dict[int, list[Event]] = {}
 
     def events(self, device: int) -> list[Event]:
@@ -181,6 +242,11 @@ class RunFolder:
         return np.array([t.time_s for t in tests], np.float64), np.array([t.accuracy for t in tests], np.float64)
 
 
+def _device(text: str) -> int:
+    """Return the device that a file is named after, -1 for none."""
+    return int(text) if text.isascii() and text.isdecimal() and (text == "0" or not text.startswith("0")) else -1
+
+
 def _only(events: Iterable[Event], kind: type[E]) -> list[E]:
     return [event for event in events if isinstance(event, kind)]
 
@@ -188,7 +254,7 @@ def _only(events: Iterable[Event], kind: type[E]) -> list[E]:
 def _read_summary(path: Path) -> Summary:
     file = path / SUMMARY_FILE
     try:
-        return Summary.model_validate_json(file.read_bytes())
+        summary = Summary.model_validate_json(read_file(file, _MOST_SUMMARY_BYTES))
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(
             f"{path} has no {SUMMARY_FILE}: it is not a run folder, or the run did not end; "
@@ -198,3 +264,7 @@ def _read_summary(path: Path) -> Summary:
         raise DataError(f"cannot read {file}: {error.strerror or error}") from error
     except ValidationError as error:
         raise DataError(f"{file} is not a run's summary: {_first_problem(error)}") from None
+    problem = _impossible(summary.model_dump())
+    if problem:
+        raise DataError(f"{file} is not a run's summary: {problem}")
+    return summary

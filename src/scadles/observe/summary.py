@@ -186,5 +186,8 @@ class Summary(_Frozen):
     stream_efficiency: float | None = None
 
     def write(self, run_dir: Path) -> None:
-        """Write ``summary.json`` into a run folder."""
-        (run_dir / SUMMARY_FILE).write_text(self.model_dump_json(indent=2) + "\n")
+        """Write ``summary.json`` into a run folder; it is there whole or not at all."""
+        temporary = run_dir / f"{SUMMARY_FILE}.tmp"
+        temporary.unlink(missing_ok=True)
+        temporary.write_text(self.model_dump_json(indent=2) + "\n")
+        temporary.replace(run_dir / SUMMARY_FILE)

@@ -99,7 +99,9 @@ def test_markdown_is_one_table(new_run):
 
 
 def test_broken_configuration_files_do_not_disturb(new_run):
-    assert compare([new_run("a", config="{"), new_run("b", config="- 1\n")]).warnings == ()
+    runs = [new_run("a", config="{"), new_run("b", config="- 1\n"), new_run("c")]
+    assert compare(runs).warnings == ("settings are not compared: config.yaml of a, b cannot be read",)
+    assert compare(runs[:1]).warnings == ()
 
 
 def test_nothing_to_compare_is_an_error():

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,19 @@ def test_a_disk_that_fills_up_later_says_so(tmp_path, make_header, make_step):
     with Path("/dev/full").open("wb", buffering=0) as log._file, pytest.raises(RunError, match="No space left"):
         log.write(make_step(1))
     log.close()
+
+
+@pytest.mark.parametrize("append", [True, False])
+def test_a_named_pipe_is_not_waited_for(tmp_path, append, make_header):
+    os.mkfifo(tmp_path / "e.jsonl")
+    with pytest.raises(RunError, match="a named pipe, not a file"):
+        EventLog(tmp_path / "e.jsonl", make_header(), append=append)
+
+
+@pytest.mark.parametrize("torn", [1, 65_535, 65_536, 200_000])
+def test_a_torn_line_of_any_length_is_cut(tmp_path, torn, make_header):
+    path = tmp_path / "e.jsonl"
+    whole = make_header().to_json().encode() + b"\n"
+    path.write_bytes(whole + b"x" * torn)
+    EventLog(path, make_header(), append=True).close()
+    assert path.read_bytes() == whole
