@@ -15,6 +15,7 @@ from scadles.observe.events import (
     Resumed,
     Step,
 )
+from scadles.observe.gaps import scan_events
 from scadles.observe.label_distribution import MOST_DEVICES, LabelDistribution
 from scadles.observe.log import EventLog
 from scadles.observe.plots import plot_comparison, plot_run
@@ -86,5 +87,6 @@ __all__ = [
     "plot_sweep",
     "plot_timeline",
     "read_events",
+    "scan_events",
     "write_config",
 ]

@@ -216,13 +216,13 @@ def _warnings(runs: Sequence[RunFolder], names: Sequence[str]) -> tuple[str, ...
     if all(configs):
         for section in ("stream", "clock"):
             facts[f"{section} settings"] = [json.dumps(config.get(section), sort_keys=True) for config in configs]
-    gaps = [f"settings are not compared: {CONFIG_FILE} of {', '.join(unread)} cannot be read"] if unread else []
+    unknown = [f"settings are not compared: {CONFIG_FILE} of {', '.join(unread)} cannot be read"] if unread else []
     differences = [
         f"the runs differ in {fact}: " + ", ".join(f"{n} {v}" for n, v in zip(names, values, strict=True))
         for fact, values in facts.items()
         if len(set(values)) > 1
     ]
-    return (*gaps, *differences)
+    return (*unknown, *differences, *(gap for run in runs for gap in run.gaps()))
 
 
 def _config(run: RunFolder) -> dict[str, object]:

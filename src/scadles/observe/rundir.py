@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -18,9 +19,11 @@ from scadles.config.bounded_yaml import MOST_BYTES
 from scadles.errors import ConfigError, DataError
 from scadles.files import open_file, read_file
 from scadles.observe.events import EVENTS, Evaluation, Event, Header, Resumed, Step
+from scadles.observe.gaps import scan_events
 from scadles.observe.summary import SUMMARY_FILE, Summary
 
 CONFIG_FILE = "config.yaml"
+_EVENTS_NAME = re.compile(r"events-(0|[1-9][0-9]{0,8})\.jsonl")
 
 _MOST_SUMMARY_BYTES = 64_000_000
 _MOST_LINE_BYTES = 16_000_000
@@ -57,7 +60,8 @@ def events_path(run_dir: Path, device: int) -> Path:
 def occupied(run_dir: Path, device: int, *, resumable: bool) -> str | None:
     """Return why a new run of ``device`` cannot go into a folder, and the ways out; None where it can."""
     try:
-        if events_path(run_dir, device).exists():
+        checkpoints = (run_dir / "checkpoints" / f"device-{device}").glob("step-*.safetensors")
+        if events_path(run_dir, device).exists() or any(checkpoints):
             way_on = ", or go on with it by --resume" if resumable else ""
             return f"{run_dir} holds a run already: choose another --out{way_on}"
         return f"{run_dir} is a file: choose another --out" if run_dir.is_file() else None
@@ -206,8 +210,9 @@ class RunFolder:
             self.config_problem = "not UTF-8 text"
         except OSError as error:
             self.config_problem = error.strerror or str(error)
-        found = (file.stem.removeprefix("events-") for file in self.path.glob("events-*.jsonl"))
-        self.devices = tuple(sorted(number for number in map(_device, found) if 0 <= number < self.summary.devices))
+        names = (_EVENTS_NAME.fullmatch(file.name) for file in self.path.glob("events-*.jsonl") if file.is_file())
+        numbers = sorted(int(name[1]) for name in names if name)
+        self.devices = tuple(number for number in numbers if number < self.summary.devices)
         self._events: dict[int, list[Event]] = {}
 
     def events(self, device: int) -> list[Event]:
@@ -223,6 +228,23 @@ class RunFolder:
     def steps(self, device: int) -> list[Step]:
         """Return one device's steps."""
         return _only(self.events(device), Step)
+
+    def gaps(self) -> list[str]:
+        """Return in words what is missing in the events of a real run; simulated devices may be away for steps.
+
+        A device without events counts where its checkpoints are in this folder, or events of one after it: the folders
+        of a run on several machines hold their own devices only.
+        """
+        if self.summary.clock != "wall":
+            return []
+        here = {device for device in range(self.summary.devices) if self._has_checkpoints(device)}
+        here |= set(range(max(self.devices, default=-1) + 1))
+        scans = ((device, scan_events(events_path(self.path, device))) for device in sorted(here))
+        steps, model_sha256 = self.summary.steps, self.summary.model_sha256
+        return [gap for device, scan in scans for gap in scan.gaps(device, steps, model_sha256)]
+
+    def _has_checkpoints(self, device: int) -> bool:
+        return (self.path / "checkpoints" / f"device-{device}").is_dir()
 
     def column(self, device: int, name: str) -> np.ndarray:
         """Return one field of all steps of a device, float64 ``[steps]``; NaN where a step has none.
@@ -240,11 +262,6 @@ class RunFolder:
         """
         tests = next(filter(None, (_only(self.events(device), Evaluation) for device in self.devices)), [])
         return np.array([t.time_s for t in tests], np.float64), np.array([t.accuracy for t in tests], np.float64)
-
-
-def _device(text: str) -> int:
-    """Return the device that a file is named after, -1 for none."""
-    return int(text) if text.isascii() and text.isdecimal() and (text == "0" or not text.startswith("0")) else -1
 
 
 def _only(events: Iterable[Event], kind: type[E]) -> list[E]:

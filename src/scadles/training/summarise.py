@@ -18,9 +18,10 @@ from scadles.config import RunConfig
 from scadles.device.buffer import Ledger
 from scadles.device.connected import ConnectedDevice
 from scadles.device.learner import Learner
-from scadles.errors import MissingExtraError, RunError
+from scadles.errors import DataError, MissingExtraError, RunError
 from scadles.exchange.reduction import ClusterExchange, CompressedExchange
 from scadles.observe import Compressed, DeviceSummary, RunFolder, Samples, Seconds, Shared, Simulated, Summary
+from scadles.observe.console import print_warning
 from scadles.training.checkpoint import own_copy
 from scadles.training.run_statistics import RunStatistics
 
@@ -169,10 +170,17 @@ def write_results(summary: Summary, model: nn.Module, run_dir: Path, draw: Calla
         summary.write(run_dir)
         if draw is not None:
             with suppress(MissingExtraError):
-                draw(RunFolder(run_dir))
+                _draw(draw, run_dir)
     except (OSError, SafetensorError) as error:
         message = f"cannot write the results into {run_dir}: {error}; free some space and use --resume"
         raise RunError(message) from None
+
+
+def _draw(draw: Callable[[RunFolder], None], run_dir: Path) -> None:
+    try:
+        draw(RunFolder(run_dir))
+    except DataError as error:  # events that something else has harmed
+        print_warning(f"no picture is drawn: {error}")
 
 
 def _gather(device: ConnectedDevice, statistics: RunStatistics) -> list[dict[str, float]]:
