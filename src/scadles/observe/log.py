@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from scadles.clock import wall_seconds
 from scadles.errors import RunError
 from scadles.files import refuse_pipe
 from scadles.observe.events import Event, Header
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _BLOCK = 65_536
+_CHECK_EVERY_S = 1.0
 
 
 class EventLog:
@@ -34,6 +36,7 @@ class EventLog:
 
     def __init__(self, path: Path, header: Header, *, append: bool) -> None:
         self._path = path
+        self._check_due_s = 0.0
         with self._mapped():
             refuse_pipe(path)
             # Unbuffered: what a failed write left in a buffer would fail again on closing.
@@ -57,6 +60,22 @@ class EventLog:
         with self._mapped():
             while line:
                 line = line[self._file.write(line) :]
+
+    def check(self, *, now: bool = False) -> None:
+        """Make sure that the file is still where readers look for it; at most once a second, unless ``now``.
+
+        Raises:
+            RunError: it was deleted, moved or replaced, so that what is written goes nowhere.
+        """
+        if not now and wall_seconds() < self._check_due_s:
+            return
+        self._check_due_s = wall_seconds() + _CHECK_EVERY_S
+        try:
+            there = os.path.samestat(self._path.stat(), os.fstat(self._file.fileno()))
+        except OSError:
+            there = False
+        if not there:
+            raise RunError(f"{self._path} was deleted or replaced while the run was going on: nobody would see its end")
 
     def close(self) -> None:
         """Close the file. Closing twice is no error."""

@@ -240,7 +240,8 @@ class LiveDevice:
         return self._stop.wanted or self._device.intake.rejects_too_much
 
     def _tell(self) -> None:
-        """Pass on what the stream has to say."""
+        """Pass on what the stream has to say, as long as there is somebody to tell."""
+        self._tools.log.check()
         for message in self._device.intake.notices():
             self._emit(Notice, message=f"device {self.rank}: {message}")
 
@@ -270,6 +271,7 @@ class LiveDevice:
 
     def _checkpoint(self) -> str:
         """Write a checkpoint once all devices are known to hold the same model; return the model's fingerprint."""
+        self._tools.log.check(now=True)
         self._share_statistics()
         model_sha256 = self._check_same_model()
         ledger = self._device.intake.describe()

@@ -85,3 +85,44 @@ def test_a_torn_line_of_any_length_is_cut(tmp_path, torn, make_header):
     path.write_bytes(whole + b"x" * torn)
     EventLog(path, make_header(), append=True).close()
     assert path.read_bytes() == whole
+
+
+class TestVanished:
+    @pytest.fixture
+    def log(self, tmp_path, make_header):
+        (tmp_path / "run").mkdir()
+        with EventLog(tmp_path / "run" / "e.jsonl", make_header(), append=False) as log:
+            yield log
+
+    def test_a_file_in_its_place_is_fine(self, log, make_step):
+        log.check(now=True)
+        log.write(make_step(1))
+        log.check(now=True)
+
+    def test_a_deleted_one_is_told(self, log, tmp_path):
+        (tmp_path / "run" / "e.jsonl").unlink()
+        with pytest.raises(RunError, match=r"e\.jsonl was deleted or replaced while the run was going on"):
+            log.check(now=True)
+
+    def test_a_replaced_one_is_told(self, log, tmp_path):
+        path = tmp_path / "run" / "e.jsonl"
+        (tmp_path / "other").write_bytes(path.read_bytes())
+        (tmp_path / "other").replace(path)
+        with pytest.raises(RunError, match="deleted or replaced"):
+            log.check(now=True)
+
+    def test_a_moved_folder_is_told(self, log, tmp_path):
+        (tmp_path / "run").rename(tmp_path / "elsewhere")
+        with pytest.raises(RunError, match="deleted or replaced"):
+            log.check(now=True)
+
+    def test_it_is_looked_for_once_a_second(self, log, tmp_path, monkeypatch):
+        now_s = 100.0
+        monkeypatch.setattr("scadles.observe.log.wall_seconds", lambda: now_s)
+        log.check()
+        (tmp_path / "run" / "e.jsonl").unlink()
+        now_s = 100.9
+        log.check()
+        now_s = 101.1
+        with pytest.raises(RunError, match="deleted or replaced"):
+            log.check()
