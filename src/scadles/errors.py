@@ -22,9 +22,15 @@ from collections.abc import Iterable, Sequence
 
 
 class ScadlesError(Exception):
-    """Base of every error that ScaDLES raises on purpose."""
+    """Base of every error that ScaDLES raises on purpose.
+
+    Attributes:
+        exit_code: what a command ends with.
+        resumable: whether to resume the run is a way on.
+    """
 
     exit_code = 1
+    resumable = True
 
 
 class ConfigError(ScadlesError):
@@ -83,7 +89,15 @@ class PeerLostError(FabricError):
 
 
 class DivergedError(FabricError):
-    """Devices that must hold the same model hold different ones."""
+    """Devices that must hold the same model hold different ones.
+
+    Attributes:
+        resumable: False in a run that was resumed: it would only happen again.
+    """
+
+    def __init__(self, message: str, *, resumable: bool = True) -> None:
+        super().__init__(message)
+        self.resumable = resumable
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -78,14 +78,14 @@ def _train_locally(
     try:
         launch_local(devices, work, print_error)
     except LaunchError as error:
-        if error.exit_code != ConfigError.exit_code:
+        if error.exit_code != ConfigError.exit_code and error.resumable:
             error.args = (f"{error}{_way_on(run_dir)}",)
         raise
     _report(run_dir, quiet=quiet)
 
 
 def _way_on(run_dir: Path) -> str:
-    has_checkpoint = any(run_dir.glob("checkpoints/*/*.safetensors"))
+    has_checkpoint = any(run_dir.glob("checkpoints/device-*/step-*.safetensors"))
     return f"; the last checkpoint is intact, go on with --out {run_dir} --resume" if has_checkpoint else ""
 
 

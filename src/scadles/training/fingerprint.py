@@ -23,8 +23,14 @@ def fingerprint(model: nn.Module, *, buffers: bool = True) -> str:
     return digest.hexdigest()
 
 
-def agree(mine: str, fabric: Fabric, phase: str) -> None:
+def agree(mine: str, fabric: Fabric, phase: str, *, resumed_from: int | None = None) -> None:
     """Compare fingerprints over all devices.
+
+    Args:
+        mine: this device's.
+        fabric: what connects the devices.
+        phase: when, for the message.
+        resumed_from: the step that the run was resumed from; None where it was not.
 
     Raises:
         DivergedError: they differ; names the devices in the minority.
@@ -34,7 +40,14 @@ def agree(mine: str, fabric: Fabric, phase: str) -> None:
     common, votes = Counter(prints).most_common(1)[0]
     if votes < fabric.size:
         others = [device for device, other in enumerate(prints) if other != common]
+        again = ""
+        if resumed_from is not None:
+            again = (
+                f". This run was resumed from step {resumed_from}, and would come to the same again: mend the loop, or "
+                f"delete step-{resumed_from:08d}.safetensors of all devices to go on from the checkpoint before"
+            )
         raise DivergedError(
             f"{phase}: devices {others} hold another model than the other {votes}; their parameters were changed "
-            "outside device.step(), or the exchange is broken"
+            f"outside device.step(), or the exchange is broken{again}",
+            resumable=resumed_from is None,
         )

@@ -37,11 +37,13 @@ class LaunchError(FabricError):
 
     Attributes:
         exit_code: what the command that started the devices should end with.
+        resumable: whether to resume the run is a way on.
     """
 
-    def __init__(self, message: str, exit_code: int = FabricError.exit_code) -> None:
+    def __init__(self, message: str, exit_code: int = FabricError.exit_code, *, resumable: bool = True) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+        self.resumable = resumable
 
 
 def launch_local(devices: int, work: Callable[[], object], say: Callable[[str], None]) -> None:
@@ -80,10 +82,11 @@ class _Child(NamedTuple):
 
 
 class _Report(NamedTuple):
-    """Why a device failed, and which others had not answered it."""
+    """Why a device failed, which others had not answered it, and whether to resume is a way on."""
 
     message: str
     lost: tuple[int, ...]
+    resumable: bool
 
 
 class _Group:
@@ -148,6 +151,8 @@ class _Group:
         for rank, code in codes.items():
             if code < 0:
                 raise LaunchError(f"device {rank} was killed by {signal.Signals(-code).name}")
+            if any(report is not None and not report.resumable for report in self._failed.values()):
+                raise LaunchError(f"device {rank} ended with exit code {code}", code, resumable=False)
             if code == FabricError.exit_code:
                 silent = ", ".join(f"device {lost}" for lost in sorted(self._lost))
                 raise LaunchError(
@@ -185,7 +190,7 @@ def _read(report: Connection) -> _Report | None:
         said = json.loads(report.recv_bytes())
     except (EOFError, OSError):
         return None
-    return _Report(said["message"], tuple(said["lost"]))
+    return _Report(said["message"], tuple(said["lost"]), said["resumable"])
 
 
 def _be_device(
@@ -221,7 +226,8 @@ def _be_device(
         work()
     except ScadlesError as error:
         lost = error.devices if isinstance(error, PeerLostError) else ()
-        report.send_bytes(json.dumps({"message": str(error), "lost": lost}).encode())
+        said = {"message": str(error), "lost": lost, "resumable": error.resumable}
+        report.send_bytes(json.dumps(said).encode())
         if error.exit_code != ConfigError.exit_code:
             say(f"device {rank}: {error}")
         sys.exit(error.exit_code)

@@ -76,6 +76,7 @@ class LiveDevice:
         self._tools = tools
         self._checkpoint_to_load = checkpoint
         self._resuming = resuming
+        self._resumed_from: int | None = None
         self._stop = StopRequest()
         self._leaving = ExitStack()
         self._ended_by: str | None = None
@@ -169,6 +170,7 @@ class LiveDevice:
         else:
             self._device.intake.open()
         if self._resuming:
+            self._resumed_from = self._learner.step_number
             position = self._device.intake.source.position
             self._emit(Resumed, position=position, started_at=timestamp())
         self._check_same_model()
@@ -281,7 +283,8 @@ class LiveDevice:
 
     def _check_same_model(self) -> str:
         model_sha256 = fingerprint(self._learner.model, buffers=self.config.aggregation.batchnorm == "aggregate")
-        agree(model_sha256, self._device.fabric, f"comparing models after step {self._learner.step_number}")
+        phase = f"comparing models after step {self._learner.step_number}"
+        agree(model_sha256, self._device.fabric, phase, resumed_from=self._resumed_from)
         return model_sha256
 
     def _share_statistics(self) -> None:
