@@ -173,6 +173,8 @@ class LiveDevice:
             self._resumed_from = self._learner.step_number
             position = self._device.intake.source.position
             self._emit(Resumed, position=position, started_at=timestamp())
+        for message in self._tools.notices:
+            self._emit(Notice, message=message)
         self._check_same_model()
         if self._learner.step_number == 0:
             self._checkpoint()
@@ -277,7 +279,7 @@ class LiveDevice:
         self._share_statistics()
         model_sha256 = self._check_same_model()
         ledger = self._device.intake.describe()
-        position = save(self._device, self.statistics, self._schedule, self._tools.checkpoints)
+        position = save(self._device, self.statistics, self._schedule, self._tools.checkpoints, model_sha256)
         self._emit(CheckpointWritten, position=position, ledger=ledger, model_sha256=model_sha256)
         return model_sha256
 

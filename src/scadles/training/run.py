@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +22,10 @@ from scadles.errors import ConfigError, RunError
 from scadles.fabric import Fabric
 from scadles.observe import CONFIG_FILE, Summary, new_run_folder, occupied, write_config
 from scadles.seeding import derive_seed
-from scadles.training.checkpoint import Checkpoint, CheckpointStore
 from scadles.training.evaluation import LossFunction
+from scadles.training.identity import gather_texts
 from scadles.training.loop import LiveDevice
+from scadles.training.resuming import start_again, start_anew
 from scadles.training.tools import build_tools
 
 # What a resumption may change; everything else decides what has been learnt so far.
@@ -102,21 +106,21 @@ def join(
     dataset = assembly.build_dataset(settings)
     torch_device = _torch_device(settings, model)
     fabric = fabric or assembly.build_fabric(settings, torch_device)
-    try:
+    with ExitStack() as failing:
+        failing.callback(fabric.close)
         run_dir = _run_folder(settings, out, fabric, resume=resume)
         torch.manual_seed(derive_seed(settings.seed, "torch", fabric.rank))
         network = _materialised(assembly.build_network(settings, dataset, model)).to(torch_device)
-        store = CheckpointStore(run_dir, fabric.rank, settings.checkpoint.keep)
-        checkpoint = _newest(store, fabric) if resume else None
+        begin = start_again if resume else start_anew
+        start = begin(run_dir, fabric, settings.checkpoint.keep, _hashes(settings))
         fabric.broadcast(list(network.state_dict().values()), "initial model")
-        start_s = checkpoint.state["run"]["clock_s"] if checkpoint else 0.0
+        start_s = start.checkpoint.state["run"]["clock_s"] if start.checkpoint else 0.0
         clock = clock or WallClock(settings.clock.speed, start_s, running=False)  # setting up takes no stream time
         device = assembly.build_device(settings, dataset, network, optimizer, fabric, clock, run_dir)
-        tools = build_tools(settings, dataset, device, run_dir, loss, store, quiet=quiet, resume=resume)
-    except BaseException:
-        fabric.close()
-        raise
-    return LiveDevice(device, settings, tools, run_dir, checkpoint=checkpoint, resuming=resume)
+        tools = build_tools(settings, dataset, device, run_dir, loss, start, quiet=quiet, resume=resume)
+        live = LiveDevice(device, settings, tools, run_dir, checkpoint=start.checkpoint, resuming=resume)
+        failing.pop_all()
+    return live
 
 
 def _settings(config: ConfigLike, fabric: Fabric | None) -> RunConfig:
@@ -155,14 +159,21 @@ def _run_folder(settings: RunConfig, out: Path | str | None, fabric: Fabric, *, 
     fabric.broadcast([stamp], "name of the run folder")
     run_dir = Path(out) if out is not None else new_run_folder(settings.method, int(stamp))
     config_file = run_dir / CONFIG_FILE
-    problem = _resume_problem(config_file, settings) if resume else occupied(run_dir, fabric.rank, resumable=True)
     # all devices look before the first one writes
-    fabric.gather(torch.tensor([float(problem is not None)]), "looking at the run folder")
-    if problem is not None:
-        raise ConfigError(problem)
+    problem = _resume_problem(config_file, settings) if resume else occupied(run_dir, fabric.rank, resumable=True)
+    _agree_on_folder(problem, fabric)
     if fabric.rank == 0 or not config_file.exists():
         write_config(run_dir, settings.to_yaml(), fabric.rank)
     return run_dir
+
+
+def _agree_on_folder(problem: str | None, fabric: Fabric) -> None:
+    """Go on where no device has a problem with its run folder; all end where one has."""
+    problems = gather_texts(problem or "", fabric, "looking at the run folder")
+    if problem:
+        raise ConfigError(problem)
+    if others := [f"device {device}: {text}" for device, text in enumerate(problems) if text]:
+        raise ConfigError(others[0])
 
 
 def _resume_problem(config_file: Path, settings: RunConfig) -> str | None:
@@ -182,6 +193,11 @@ def _fixed(name: str, value: Any) -> Any:
     return value.model_dump(exclude=free) if free else value
 
 
-def _newest(store: CheckpointStore, fabric: Fabric) -> Checkpoint | None:
-    step = store.newest_common(fabric)
-    return store.read(step) if step is not None else None
+def _hashes(settings: RunConfig) -> dict[str, str]:
+    """Return a hash of each setting that a resumption must keep and that is not the default."""
+    said = settings.model_dump(mode="json", exclude=_FREE_ON_RESUME, exclude_defaults=True)
+    for name, free in _FREE_PARTS.items():
+        if name in said:
+            said[name] = {part: value for part, value in said[name].items() if part not in free}
+    texts = {name: json.dumps(value, sort_keys=True) for name, value in said.items() if value != {}}
+    return {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in texts.items()}

@@ -6,13 +6,25 @@ from dataclasses import asdict
 
 from scadles.device.connected import ConnectedDevice
 from scadles.device.intake import IntakeState
+from scadles.errors import CheckpointError
 from scadles.training.checkpoint import Checkpoint, CheckpointStore, kept_back, pack, unpack
 from scadles.training.run_statistics import RunStatistics
 from scadles.training.schedule import Schedule
 
 
-def save(device: ConnectedDevice, statistics: RunStatistics, schedule: Schedule, store: CheckpointStore) -> int:
+def save(
+    device: ConnectedDevice,
+    statistics: RunStatistics,
+    schedule: Schedule,
+    store: CheckpointStore,
+    model_sha256: str = "",
+) -> int:
     """Write a checkpoint, then let the source forget what is in it; return the offset it would go on from.
+
+    Args:
+        device, statistics, schedule: what is written down.
+        store: where.
+        model_sha256: the fingerprint of the common model, by which devices know that their checkpoints belong together.
 
     Raises:
         RunError: the disk is full or cannot be written to; older checkpoints stay.
@@ -27,7 +39,8 @@ def save(device: ConnectedDevice, statistics: RunStatistics, schedule: Schedule,
         "next_evaluation_s": schedule.next_evaluation_s,
         "clock_s": device.clock.now(),
     }
-    store.write(learner.step_number, pack(learner.model, learner.optimizer, state, tensors))
+    checkpoint = pack(learner.model, learner.optimizer, state, tensors)
+    store.write(learner.step_number, checkpoint._replace(model_sha256=model_sha256))
     device.intake.source.commit(intake.position)
     return intake.position
 
@@ -36,11 +49,17 @@ def restore(checkpoint: Checkpoint, device: ConnectedDevice, schedule: Schedule)
     """Bring a device to where it was, its stream opened there; return its sums until then.
 
     Raises:
-        CheckpointError: the checkpoint is of another model or optimizer.
+        CheckpointError: the checkpoint is of another model or optimizer, or (of an earlier version) altered.
     """
-    state = unpack(checkpoint, device.learner.model, device.learner.optimizer)
-    device.load(state["device"])
-    device.learner.exchange.load(kept_back(checkpoint), state["exchange"])
-    device.intake.open(IntakeState(**state["intake"]))
-    schedule.next_evaluation_s = state["next_evaluation_s"]
-    return RunStatistics(**state["tally"])
+    try:
+        state = unpack(checkpoint, device.learner.model, device.learner.optimizer)
+        device.load(state["device"])
+        device.learner.exchange.load(kept_back(checkpoint), state["exchange"])
+        intake, tally = IntakeState(**state["intake"]), RunStatistics(**state["tally"])
+        schedule.next_evaluation_s = state["next_evaluation_s"]
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if checkpoint.has_identity:  # its checksum is right, so it is what a version of this code wrote
+            raise
+        raise CheckpointError(f"the checkpoint does not hold what it should: {error!r}") from None
+    device.intake.open(intake)
+    return tally

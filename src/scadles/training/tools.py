@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from scadles.device.connected import ConnectedDevice
 from scadles.observe import EventLog, Header, Progress, RunFolder, events_path, plot_run
 from scadles.training.checkpoint import CheckpointStore
 from scadles.training.evaluation import Evaluator, LossFunction
+from scadles.training.resuming import Start
 
 PICTURE_FILE = "progress.png"
 
@@ -31,6 +32,7 @@ class Tools:
         evaluator: tests the common model.
         checkpoints: where this device's state is kept.
         log: where this device's events go.
+        notices: what a user should know of how the run starts.
         progress: what the terminal shows.
         draw: draws the run once it is over; None draws nothing.
     """
@@ -38,6 +40,7 @@ class Tools:
     evaluator: Evaluator
     checkpoints: CheckpointStore
     log: EventLog
+    notices: Sequence[str]
     progress: Progress
     draw: Callable[[RunFolder], None] | None
 
@@ -48,7 +51,7 @@ def build_tools(
     device: ConnectedDevice,
     run_dir: Path,
     loss: LossFunction,
-    store: CheckpointStore,
+    start: Start,
     *,
     quiet: bool,
     resume: bool,
@@ -72,8 +75,9 @@ def build_tools(
         Evaluator(
             dataset.prepare(x), y, dataset.classes, loss, settings.evaluation.batch_size, fabric, own=has_own_model
         ),
-        store,
+        start.checkpoints,
         EventLog(events_path(run_dir, fabric.rank), header, append=resume),
+        start.notices,
         Progress(
             f"{settings.method} on {settings.data.dataset}",
             fabric.size,
