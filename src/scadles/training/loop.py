@@ -102,7 +102,8 @@ class LiveDevice:
         return self._device.clock.now()
 
     def __enter__(self) -> Self:
-        with ExitStack() as leaving:
+        with ExitStack() as failing, ExitStack() as leaving:
+            failing.callback(self._tools.lock.release)
             leaving.callback(self._tools.log.close)
             leaving.callback(self._device.fabric.close)
             leaving.callback(self._device.intake.source.close)
@@ -110,18 +111,20 @@ class LiveDevice:
             leaving.enter_context(self._stop)
             self._start()
             self._leaving = leaving.pop_all()
+            failing.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._leaving:
-            if kind is None:
-                self._end_early()
-                self._finish()
-                if self._device.rejecting:
-                    self._refuse_to_go_on()
-        self._write_results()
+        with self._tools.lock:
+            with self._leaving:
+                if kind is None:
+                    self._end_early()
+                    self._finish()
+                    if self._device.rejecting:
+                        self._refuse_to_go_on()
+            self._write_results()
 
     def batches(self) -> Iterator[Batch]:
         """Yield batches until the run ends; a step in which this device has nothing happens by itself."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from scadles.observe import CONFIG_FILE, Summary, new_run_folder, occupied, writ
 from scadles.seeding import derive_seed
 from scadles.training.evaluation import LossFunction
 from scadles.training.identity import gather_texts
+from scadles.training.lock import RunLock
 from scadles.training.loop import LiveDevice
 from scadles.training.resuming import start_again, start_anew
 from scadles.training.tools import build_tools
@@ -108,7 +110,8 @@ def join(
     fabric = fabric or assembly.build_fabric(settings, torch_device)
     with ExitStack() as failing:
         failing.callback(fabric.close)
-        run_dir = _run_folder(settings, out, fabric, resume=resume)
+        run_dir, lock = _run_folder(settings, out, fabric, resume=resume)
+        failing.callback(lock.release)
         torch.manual_seed(derive_seed(settings.seed, "torch", fabric.rank))
         network = _materialised(assembly.build_network(settings, dataset, model)).to(torch_device)
         begin = start_again if resume else start_anew
@@ -117,7 +120,7 @@ def join(
         start_s = start.checkpoint.state["run"]["clock_s"] if start.checkpoint else 0.0
         clock = clock or WallClock(settings.clock.speed, start_s, running=False)  # setting up takes no stream time
         device = assembly.build_device(settings, dataset, network, optimizer, fabric, clock, run_dir)
-        tools = build_tools(settings, dataset, device, run_dir, loss, start, quiet=quiet, resume=resume)
+        tools = build_tools(settings, dataset, device, run_dir, loss, start, lock, quiet=quiet, resume=resume)
         live = LiveDevice(device, settings, tools, run_dir, checkpoint=start.checkpoint, resuming=resume)
         failing.pop_all()
     return live
@@ -153,18 +156,29 @@ def _materialised(network: nn.Module) -> nn.Module:
     return network
 
 
-def _run_folder(settings: RunConfig, out: Path | str | None, fabric: Fabric, *, resume: bool) -> Path:
-    """Return the run folder, the same on all devices, made and holding the configuration."""
-    stamp = torch.tensor([timestamp_number()])
+def _run_folder(settings: RunConfig, out: Path | str | None, fabric: Fabric, *, resume: bool) -> tuple[Path, RunLock]:
+    """Return the run folder, the same on all devices, made, locked and holding the configuration."""
+    stamp = torch.tensor([timestamp_number(), secrets.randbits(62)])
     fabric.broadcast([stamp], "name of the run folder")
-    run_dir = Path(out) if out is not None else new_run_folder(settings.method, int(stamp))
-    config_file = run_dir / CONFIG_FILE
-    # all devices look before the first one writes
-    problem = _resume_problem(config_file, settings) if resume else occupied(run_dir, fabric.rank, resumable=True)
-    _agree_on_folder(problem, fabric)
-    if fabric.rank == 0 or not config_file.exists():
-        write_config(run_dir, settings.to_yaml(), fabric.rank)
-    return run_dir
+    run_dir = Path(out) if out is not None else new_run_folder(settings.method, int(stamp[0]))
+    lock = RunLock(run_dir, int(stamp[1]))
+
+    def look() -> str | None:
+        if resume:
+            return _resume_problem(run_dir / CONFIG_FILE, settings)
+        return occupied(run_dir, fabric.rank, resumable=True)
+
+    # all devices look before the first one touches anything
+    problem = look()
+    _agree_on_folder(problem and (lock.in_use() or problem), fabric)
+    with ExitStack() as failing:
+        failing.callback(lock.release)
+        # whoever had the folder may have written to it until now
+        _agree_on_folder(lock.acquire() or look(), fabric)
+        if fabric.rank == 0 or not (run_dir / CONFIG_FILE).exists():
+            write_config(run_dir, settings.to_yaml(), fabric.rank)
+        failing.pop_all()
+    return run_dir, lock
 
 
 def _agree_on_folder(problem: str | None, fabric: Fabric) -> None:

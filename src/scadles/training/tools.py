@@ -19,6 +19,7 @@ from scadles.device.connected import ConnectedDevice
 from scadles.observe import EventLog, Header, Progress, RunFolder, events_path, plot_run
 from scadles.training.checkpoint import CheckpointStore
 from scadles.training.evaluation import Evaluator, LossFunction
+from scadles.training.lock import RunLock
 from scadles.training.resuming import Start
 
 PICTURE_FILE = "progress.png"
@@ -32,6 +33,7 @@ class Tools:
         evaluator: tests the common model.
         checkpoints: where this device's state is kept.
         log: where this device's events go.
+        lock: keeps other runs out of the run folder.
         notices: what a user should know of how the run starts.
         progress: what the terminal shows.
         draw: draws the run once it is over; None draws nothing.
@@ -40,6 +42,7 @@ class Tools:
     evaluator: Evaluator
     checkpoints: CheckpointStore
     log: EventLog
+    lock: RunLock
     notices: Sequence[str]
     progress: Progress
     draw: Callable[[RunFolder], None] | None
@@ -52,6 +55,7 @@ def build_tools(
     run_dir: Path,
     loss: LossFunction,
     start: Start,
+    lock: RunLock,
     *,
     quiet: bool,
     resume: bool,
@@ -77,6 +81,7 @@ def build_tools(
         ),
         start.checkpoints,
         EventLog(events_path(run_dir, fabric.rank), header, append=resume),
+        lock,
         start.notices,
         Progress(
             f"{settings.method} on {settings.data.dataset}",
