@@ -95,7 +95,7 @@ def test_of_another_run(gaps):
 def test_nothing_where_a_file_should_be(gaps, tmp_path):
     assert gaps([], lambda path: path.unlink()) == ["is missing"]
     (tmp_path / "events-0.jsonl").mkdir()
-    assert scan_events(tmp_path / "events-0.jsonl").problem == "cannot be read: Is a directory"
+    assert scan_events(tmp_path / "events-0.jsonl").problem == "cannot be read: a folder, not a file"
 
 
 class TestCompare:
