@@ -57,7 +57,8 @@ def of_kind(folder, device, kind):
 def test_a_run_folder_is_complete(outcome):
     names = {path.name for path in outcome.path.iterdir()}
     logs = {f"events-{device}.jsonl" for device in range(4)}
-    assert names == {"config.yaml", "summary.json", "model.safetensors", "progress.png", "checkpoints"} | logs
+    results = {"summary.json", "model.safetensors", "progress.png"}
+    assert names == {"config.yaml", "run.json", "run.lock", "checkpoints"} | results | logs
     assert (outcome.path / "progress.png").read_bytes().startswith(b"\x89PNG")
     assert (outcome.path / "progress.png").stat().st_size > 10_000
     assert set(outcome.summary.model_dump()) == set(Summary.model_fields)

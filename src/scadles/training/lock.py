@@ -43,6 +43,7 @@ class RunLock:
         attempt: a number that all devices of this start have in common, and no other start has.
 
     Attributes:
+        attempt: the number that was given.
         notice: what a user should know once it is acquired: that this file system has no locks; None otherwise.
     """
 
@@ -50,7 +51,7 @@ class RunLock:
         self.notice: str | None = None
         self._run_dir = run_dir
         self._path = run_dir / LOCK_FILE
-        self._attempt = attempt
+        self.attempt = attempt
         self._descriptor: int | None = None
         self._close: Callable[[], object] = lambda: None
 
@@ -121,11 +122,11 @@ class RunLock:
                 return self._told({})
             clock.sleep(_PAUSE_S)
         holder = _read(descriptor)
-        return None if holder.get("attempt") == self._attempt else self._told(holder)
+        return None if holder.get("attempt") == self.attempt else self._told(holder)
 
     def _sign(self, descriptor: int) -> None:
         mine = {
-            "attempt": self._attempt,
+            "attempt": self.attempt,
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "since": timestamp(),

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
-
-import torch
 
 from scadles.fabric import Fabric
 from scadles.observe import events_path, scan_events
@@ -31,7 +28,7 @@ class Start(NamedTuple):
     notices: list[str]
 
 
-def start_anew(run_dir: Path, fabric: Fabric, keep: int, settings: Mapping[str, str]) -> Start:
+def start_anew(run_dir: Path, fabric: Fabric, keep: int, settings: Mapping[str, str], drawn: str) -> Start:
     """Give a new run its identity.
 
     Args:
@@ -39,13 +36,14 @@ def start_anew(run_dir: Path, fabric: Fabric, keep: int, settings: Mapping[str, 
         fabric: what connects the devices.
         keep: how many checkpoints to keep.
         settings: hashes of what a resumed run must keep.
+        drawn: what a run is called that has no name yet, the same on all devices.
     """
-    identity = RunIdentity(_drawn(fabric), fabric.size, settings)
+    identity = RunIdentity(drawn, fabric.size, settings)
     write_identity(run_dir, identity, fabric.rank)
     return Start(CheckpointStore(run_dir, fabric.rank, keep, identity), None, [])
 
 
-def start_again(run_dir: Path, fabric: Fabric, keep: int, settings: Mapping[str, str]) -> Start:
+def start_again(run_dir: Path, fabric: Fabric, keep: int, settings: Mapping[str, str], drawn: str) -> Start:
     """Find what a resumed run goes on from; arguments are those of :func:`start_anew`.
 
     Raises:
@@ -58,16 +56,9 @@ def start_again(run_dir: Path, fabric: Fabric, keep: int, settings: Mapping[str,
     store.identity = RunIdentity(run, fabric.size, settings, here.unchecked_to if here else sys.maxsize)
     checkpoint = store.newest_common(fabric)
     unchecked_to = checkpoint.step if checkpoint and not checkpoint.has_identity else -1
-    run = run or _drawn(fabric)
-    store.identity = replace(store.identity, run=run, unchecked_to=here.unchecked_to if here else unchecked_to)
+    store.identity = replace(store.identity, run=run or drawn, unchecked_to=here.unchecked_to if here else unchecked_to)
     write_identity(run_dir, store.identity, fabric.rank)
     return Start(store, checkpoint, [*store.notices, *_said_of(checkpoint, run_dir, fabric.rank)])
-
-
-def _drawn(fabric: Fabric) -> str:
-    drawn = torch.tensor(list(secrets.token_bytes(16)), dtype=torch.uint8)
-    fabric.broadcast([drawn], "identity of the run")
-    return bytes(drawn.tolist()).hex()
 
 
 def _said_of(checkpoint: Checkpoint | None, run_dir: Path, device: int) -> list[str]:

@@ -115,7 +115,7 @@ def join(
         torch.manual_seed(derive_seed(settings.seed, "torch", fabric.rank))
         network = _materialised(assembly.build_network(settings, dataset, model)).to(torch_device)
         begin = start_again if resume else start_anew
-        start = begin(run_dir, fabric, settings.checkpoint.keep, _hashes(settings))
+        start = begin(run_dir, fabric, settings.checkpoint.keep, _hashes(settings), f"{lock.attempt:016x}")
         fabric.broadcast(list(network.state_dict().values()), "initial model")
         start_s = start.checkpoint.state["run"]["clock_s"] if start.checkpoint else 0.0
         clock = clock or WallClock(settings.clock.speed, start_s, running=False)  # setting up takes no stream time
