@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import math
+import os
+import struct
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from scadles.data.dataset import ArrayDataset
 from scadles.errors import DataError
+from scadles.files import open_file
 
 ARRAYS = ("train_x", "train_y", "test_x", "test_y")
+_SINGLE = b"\x93NUMPY"
+_ENCRYPTED = 1
+_MOST_NAMES, _LONGEST_NAME, _LONGEST = 8, 60, 200
+# What numpy and zipfile raise at bytes that are not what they should be.
+_BROKEN = (
+    *(ValueError, EOFError, zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError, RuntimeError),
+    *(SyntaxError, TypeError, KeyError, IndexError, OverflowError, AttributeError),
+)
 
 
 def load_npz(path: Path) -> ArrayDataset:
@@ -21,7 +35,7 @@ def load_npz(path: Path) -> ArrayDataset:
     Labels are integers from 0. Training samples may hold NaN (they are rejected as they arrive), test samples may not.
 
     Raises:
-        DataError: the file is missing or no such file, or an array is missing or of another form.
+        DataError: the file is missing or no such file, or an array is missing, of another form, or larger than memory.
     """
     arrays = _read(path)
     parts = {}
@@ -46,33 +60,76 @@ def load_npz(path: Path) -> ArrayDataset:
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     try:
-        with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
+        with open_file(path) as file:
+            if file.read(len(_SINGLE)) == _SINGLE:
                 raise DataError(f"{path} holds a single array, expected the arrays {', '.join(ARRAYS)} (np.savez)")
-            with archive:
+            with zipfile.ZipFile(file) as archive:
                 return _members(path, archive)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}; expected a file made with np.savez") from None
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is not a file of arrays ({error}); expected one made with np.savez") from None
+    except _BROKEN as error:
+        raise DataError(f"{path} is not a file of arrays ({_brief(error)}); expected one made with np.savez") from None
 
 
-def _members(path: Path, archive: np.lib.npyio.NpzFile) -> dict[str, np.ndarray]:
-    missing = [name for name in ARRAYS if name not in archive.files]
+def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
+    found = [info.filename.removesuffix(".npy") for info in archive.infolist() if info.filename.endswith(".npy")]
+    missing = [name for name in ARRAYS if name not in found]
     if missing:
+        some = [name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..." for name in found[:_MOST_NAMES]]
+        more = f" and {len(found) - _MOST_NAMES:,} more" if len(found) > _MOST_NAMES else ""
         raise DataError(
-            f"{path} has no array {', '.join(missing)}; found {', '.join(archive.files) or 'none'}, "
+            f"{path} has no array {', '.join(missing)}; found {', '.join(some) or 'none'}{more}, "
             f"expected {', '.join(ARRAYS)}"
+        )
+    for name in ARRAYS:
+        if found.count(name) > 1:
+            raise _wrong(path, name, f"{found.count(name)} arrays of this name", "one")
+    size = sum(archive.getinfo(f"{name}.npy").file_size for name in ARRAYS)
+    if size > (most := _memory_bytes()):
+        raise DataError(
+            f"{path}: its arrays are said to take {size:,} bytes, and this machine has {most:,}: expected arrays that "
+            "fit its memory"
         )
     return {name: _member(path, archive, name) for name in ARRAYS}
 
 
-def _member(path: Path, archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
+def _member(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """Return one array, whose header is held against the size of what follows it before memory is taken."""
+    info = archive.getinfo(f"{name}.npy")
     try:
-        return np.asarray(archive[name])
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise _wrong(path, name, f"an array that cannot be read ({error})", "plain numbers, written whole") from None
+        if info.flag_bits & _ENCRYPTED:
+            raise ValueError("it is encrypted")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError("it is compressed in a way that numpy does not write")
+        with archive.open(info) as file:
+            _check_header(file, info.file_size)
+        with archive.open(info) as file:
+            return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
+    except _BROKEN as error:
+        found = f"an array that cannot be read ({_brief(error)})"
+        raise _wrong(path, name, found, "plain numbers, written whole") from None
+
+
+def _check_header(file: IO[bytes], size: int) -> None:
+    version = np.lib.format.read_magic(file)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:
+        raise ValueError(f"format version {version[0]}.{version[1]}")
+    shape, _, dtype = readers[version](file)
+    if dtype.hasobject:
+        raise ValueError("Object arrays cannot be loaded")
+    if any(length < 0 for length in shape) or math.prod(shape) * dtype.itemsize != size - file.tell():
+        raise ValueError(f"its header says {dtype} {_brief(list(shape))}, and {size - file.tell():,} bytes follow")
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _brief(said: object) -> str:
+    """Return in one line what a reader complains of; it may quote what it read."""
+    text = " ".join(str(said).split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _samples(path: Path, name: str, x: np.ndarray) -> np.ndarray:
