@@ -344,7 +344,6 @@ SUMMARY = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore:Attempting to set identical")
 @settings(max_examples=6)
 @given(
     st.sampled_from(SUMMARY), VALUES, st.sampled_from(["time_s", "held", "wait_s", "sync_s", "rate_hz", "lag"]), VALUES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,7 +70,10 @@ def finish(figure: Figure, title: str, out: Path) -> None:
     if title:
         figure.suptitle(caption(title), fontsize=14, fontweight="bold", color=INK, x=0.01, ha="left")
     try:
-        figure.savefig(out)
+        with warnings.catch_warnings():
+            # signs that the font does not have, panels that extreme numbers leave no room for
+            warnings.simplefilter("ignore", UserWarning)
+            figure.savefig(out)
     except (OSError, ValueError) as error:
         raise RunError(f"cannot write the picture {out}: {error}") from error
 

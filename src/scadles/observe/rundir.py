@@ -30,6 +30,7 @@ _MOST_LINE_BYTES = 16_000_000
 _MOST_EVENTS_BYTES = 4_000_000_000
 #: What a run counts or measures is far below this.
 _MOST = 10.0**24
+_WHOLE = 1.001
 
 E = TypeVar("E", bound=Event)
 
@@ -172,6 +173,8 @@ def _impossible(value: Any, name: str = "") -> str:
             return f"{name}: {value} is no finite number"
         if number and not -_MOST <= value <= _MOST:
             return f"{name}: a number beyond {_MOST:g}"
+        if number and name.endswith("accuracy") and not 0 <= value <= _WHOLE:
+            return f"{name}: {value} is no share"
         least = name.rpartition(".")[2] in ("step", "time_s", "wall_s") or isinstance(value, int)
         return f"{name}: {value} is below 0" if number and least and value < 0 else ""
     return next(filter(None, (_impossible(part, f"{name}.{key}".lstrip(".")) for key, part in parts)), "")
