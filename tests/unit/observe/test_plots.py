@@ -12,7 +12,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 def width(path):
     data = path.read_bytes()
     assert data.startswith(PNG)
-    return int.from_bytes(data[16:20])
+    return int.from_bytes(data[16:20], "big")
 
 
 @pytest.mark.parametrize("devices", [1, 12])
