@@ -62,8 +62,8 @@ def test_panels_fill_rows_by_their_span(tmp_path):
     pytest.importorskip("matplotlib")
     plot_panels("a title", [CURVES, SPREADS, BARS], tmp_path / "wide.png", columns=2)
     plot_panels("a title", [CURVES, SPREADS], tmp_path / "flat.png", columns=2)
-    heights = [int.from_bytes((tmp_path / name).read_bytes()[20:24]) for name in ("wide.png", "flat.png")]
-    assert heights[0] - heights[1] == 310
+    heights = [int.from_bytes((tmp_path / name).read_bytes()[20:24], "big") for name in ("wide.png", "flat.png")]
+    assert heights[0] - heights[1] == pytest.approx(310, abs=1)  # releases of matplotlib round differently
 
 
 def test_a_picture_that_cannot_be_written_says_so(tmp_path):
