@@ -8,7 +8,7 @@ DEMO := runs/demo
 WORKERS := --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo brokers check format test test-brokers bench clean
+.PHONY: help setup demo brokers check format test test-brokers pythons bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,8 +47,11 @@ test-brokers: setup  ## tests with real brokers, which are installed where that 
 	tests/external/install_brokers.sh
 	$(BIN)/pytest $(WORKERS) tests/external
 
+pythons: setup  ## compile and test with the other Pythons on this machine, as far as that needs no torch
+	$(BIN)/python tools/pythons.py
+
 bench: setup  ## every benchmark; each prints ratios measured in one run
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
 
 clean:  ## remove the environment, caches and runs
-	rm -rf $(VENV) runs dist .pytest_cache .coverage* .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-* runs dist .pytest_cache .coverage* .mypy_cache .ruff_cache .hypothesis .import_linter_cache
