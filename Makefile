@@ -8,7 +8,7 @@ DEMO := runs/demo
 WORKERS := --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo brokers check format test test-brokers pythons bench clean
+.PHONY: help setup demo brokers check format dist wheel-check test test-brokers pythons bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,7 +30,7 @@ demo: setup  ## DDL and ScaDLES on four devices: a table and a picture in runs/d
 brokers: setup  ## Kafka and Mosquitto on loopback to play with, until Ctrl-C
 	$(BIN)/python -m scadles.testing.brokers
 
-check: setup  ## ruff, mypy and the import rules
+check: setup dist  ## ruff, mypy, the import rules, and what wheel and sdist hold
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -39,6 +39,14 @@ check: setup  ## ruff, mypy and the import rules
 format: setup  ## let ruff put everything into its format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+dist: setup  ## wheel and sdist in dist/
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist
+	$(BIN)/python tools/wheel.py
+
+wheel-check: dist  ## install the wheel without extras into an empty environment, and run it there
+	$(BIN)/python tools/wheel.py --install
 
 test: setup  ## all tests that need no broker, and how much of src they run
 	$(BIN)/pytest $(WORKERS) --ignore tests/external --cov --cov-report term --cov-fail-under 95
