@@ -61,7 +61,9 @@ class Chain:
             for resumed in self._raw(device, "resumed")[before:]:
                 assert resumed["step"] >= (self._durable or 0)
         if all(self.found.log(device).exists() for device in self.found.devices):
-            written = [{event["step"] for event in self._raw(device, "checkpoint")} for device in self.found.devices]
+            # less those of steps that were made anew: of such a step the device has no checkpoint any more
+            events = [self.found.events(device, CheckpointWritten) for device in self.found.devices]
+            written = [{event.step for event in of_device} for of_device in events]
             self._durable = max(set.intersection(*written), default=None)
 
     def _raw(self, device, kind):
