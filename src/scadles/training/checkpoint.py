@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -112,7 +111,7 @@ class CheckpointStore:
             write_file(temporary, checkpoint.tensors, metadata)
             temporary.replace(target)
             sync(self.folder)
-        except (OSError, SafetensorError) as error:
+        except (OSError, TypeError) as error:
             _remove([temporary])
             raise RunError(f"cannot write the checkpoint {target}: {error}; free some space and use --resume") from None
         self._has_written = True
@@ -249,13 +248,15 @@ def pack(
 ) -> Checkpoint:
     """Put model, optimizer, torch's random generator and ``state`` (JSON-able) into a checkpoint.
 
+    It is meant to be written at once: tensors are not copied where it can be helped, and so change with the model.
+
     Args:
         model, optimizer: of the run.
         state: what else there is.
         kept_back: tensors of the exchange of gradients: what compression has not sent yet.
     """
-    tensors = {f"{_KEPT_BACK}{name}": own_copy(tensor) for name, tensor in (kept_back or {}).items()}
-    tensors |= {f"{_MODEL}{name}": own_copy(tensor) for name, tensor in model.state_dict().items()}
+    tensors = {f"{_KEPT_BACK}{name}": tensor for name, tensor in (kept_back or {}).items()}
+    tensors |= {f"{_MODEL}{name}": tensor for name, tensor in model.state_dict().items()}
     tensors[_GENERATOR] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors[_CUDA_GENERATOR] = torch.cuda.get_rng_state()
@@ -264,10 +265,11 @@ def pack(
     for index, slots in saved["state"].items():
         for name, value in slots.items():
             if isinstance(value, Tensor):
-                tensors[f"{_OPTIMIZER}{index}/{name}"] = own_copy(value)
+                tensors[f"{_OPTIMIZER}{index}/{name}"] = value
             else:
                 scalars.setdefault(str(index), {})[name] = value
-    return Checkpoint(tensors, {"run": state, "optimizer": {"param_groups": saved["param_groups"], "scalars": scalars}})
+    rest = {"run": state, "optimizer": {"param_groups": saved["param_groups"], "scalars": scalars}}
+    return Checkpoint(_apart(tensors), rest)
 
 
 def unpack(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
@@ -308,6 +310,20 @@ def kept_back(checkpoint: Checkpoint) -> dict[str, Tensor]:
 def own_copy(tensor: Tensor) -> Tensor:
     """Return a copy in memory of its own, which safetensors asks for (tied weights share theirs)."""
     return tensor.detach().to("cpu", copy=True).contiguous()
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors in memory and of their own memory, copied only where they share it."""
+    apart: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        memory = plain.untyped_storage()
+        if memory.nbytes() != plain.nbytes or memory.data_ptr() in taken:
+            plain = own_copy(plain)
+        taken.add(plain.untyped_storage().data_ptr())
+        apart[name] = plain
+    return apart
 
 
 def _listed(steps: Iterable[int]) -> str:

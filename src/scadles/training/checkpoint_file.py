@@ -8,17 +8,18 @@ safetensors can read.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from io import BufferedReader
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from scadles.errors import CheckpointError
@@ -31,29 +32,42 @@ _UNKNOWN = b"0" * 8
 # text within the metadata has its quotes escaped, so nothing else looks like this
 _FIELD = re.compile(rb'"crc32":"([0-9a-f]{8})"')
 _BLOCK_BYTES = 1 << 20
-# of larger files the checksum is computed while the disk is busy with them
-_LARGE_BYTES = 4 << 20
+_TYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
-def write_file(path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a file and bring it to the disk.
+def write_file(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a file and bring it to the disk; the checksum is computed while the system takes the content.
+
+    Args:
+        path: where.
+        tensors: on the CPU, contiguous.
+        metadata: what else there is.
 
     Raises:
-        OSError, SafetensorError: it cannot be written.
+        OSError, TypeError: it cannot be written.
     """
-    save_file(tensors, path, {**metadata, "format": str(FORMAT), _CHECKSUM: _UNKNOWN.decode()})
-    with ThreadPoolExecutor(1) as other:
-        computing = other.submit(_compute, path)
-        large = path.stat().st_size > _LARGE_BYTES
-        if large:
-            sync(path)
-        checked = computing.result()
-    if checked is None:
-        raise SafetensorError("it came out without its checksum")
-    with path.open("r+b") as file:
-        file.seek(checked.place)
-        file.write(checked.right)
-    sync(path, content_only=large)
+    parts = _laid_out(tensors, {_CHECKSUM: _UNKNOWN.decode(), "format": str(FORMAT), **metadata})
+    with path.open("wb") as file, ThreadPoolExecutor(1) as other:
+        computing = other.submit(_crc32, parts)
+        for part in parts:
+            file.write(part)
+        file.seek(bytes(parts[0]).index(_UNKNOWN))
+        file.write(f"{computing.result():08x}".encode())
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -92,21 +106,37 @@ def unreadable(path: Path, why: object) -> CheckpointError:
     return CheckpointError(f"{path} is no checkpoint that can be read: {why}")
 
 
-def sync(path: Path, *, content_only: bool = False) -> None:
-    """Make sure that what was written to a file or folder is on the disk.
-
-    Args:
-        path: the file or folder.
-        content_only: its length is there already, so that its time of change may come later.
-    """
+def sync(path: Path) -> None:
+    """Make sure that what was written to a file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        if content_only and hasattr(os, "fdatasync"):
-            os.fdatasync(descriptor)
-        else:
-            os.fsync(descriptor)
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _laid_out(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[memoryview]:
+    """Return a file's bytes, header first, without copying tensors; save_file of safetensors copies each."""
+    header: dict[str, Any] = {"__metadata__": metadata}
+    parts, end = [], 0
+    # aligned in memory as in the file
+    for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])):
+        if tensor.dtype not in _TYPES:
+            raise TypeError(f"{name} has type {tensor.dtype}, which safetensors does not know")
+        begin, end = end, end + tensor.nbytes
+        header[name] = {"dtype": _TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+        if tensor.nbytes:
+            parts.append(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return [memoryview(len(text).to_bytes(8, "little") + text), *parts]
+
+
+def _crc32(parts: Iterable[memoryview]) -> int:
+    checksum = 0
+    for part in parts:
+        checksum = zlib.crc32(part, checksum)
+    return checksum
 
 
 class _Checked(NamedTuple):

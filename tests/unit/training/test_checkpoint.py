@@ -93,12 +93,20 @@ class TestRoundTrip:
         assert same(model, again)
         assert again[0].weight is again[1].weight
 
-    def test_a_packed_checkpoint_does_not_change_with_the_model(self):
+    def test_tensors_are_copied_only_where_they_share_memory(self, store):
         model, optimizer = make()
+        both = torch.arange(20.0)
+        model[0].weight.data = both.view(5, 4)
+        model[0].bias.data = both[:5]
+        model[3].weight.data = torch.arange(15.0).view(5, 3).t()
         checkpoint = pack(model, optimizer, {})
-        before = checkpoint.tensors["model/0.weight"].clone()
-        train(model, optimizer, 1)
-        assert torch.equal(checkpoint.tensors["model/0.weight"], before)
+        shared = [t.data_ptr() == checkpoint.tensors[f"model/{n}"].data_ptr() for n, t in model.state_dict().items()]
+        names = list(model.state_dict())
+        assert [n for n, same in zip(names, shared, strict=True) if not same] == ["0.bias", "3.weight"]
+        store.write(1, checkpoint)
+        again, its_optimizer = make()
+        unpack(store.read(1), again, its_optimizer)
+        assert same(model, again)
 
     @settings(max_examples=25)  # each one waits for the disk
     @given(
@@ -243,9 +251,21 @@ class TestEveryByte:
             store.read(3)
 
     def test_any_reader_of_safetensors_reads_it(self, store):
-        store.write(1, small())
+        kinds = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
+        tensors = {f'a "{kind}" ü': torch.arange(6).view(2, 3).to(getattr(torch, kind)) for kind in kinds}
+        tensors |= {kind: torch.ones(3).to(getattr(torch, kind)) for kind in ("float8_e4m3fn", "float8_e5m2")}
+        tensors |= {"none": torch.empty(0, 4), "one": torch.tensor(3.5), "first": torch.tensor([True, False, True])}
+        store.write(1, Checkpoint(tensors, {}))
         [path] = store.folder.iterdir()
-        assert torch.equal(load_file(path)["a"], torch.ones(2))
+        for found in (load_file(path), store.read(1).tensors):
+            assert found.keys() == tensors.keys()
+            for name, tensor in tensors.items():
+                assert found[name].dtype == tensor.dtype
+                assert found[name].tolist() == tensor.tolist()
+
+    def test_a_type_that_safetensors_has_not_is_one_sentence(self, store):
+        with pytest.raises(RunError, match=r"a has type torch\.complex128, which safetensors does not know"):
+            store.write(1, Checkpoint({"a": torch.zeros(2, dtype=torch.complex128)}, {}))
 
 
 RUN = RunIdentity("aa" * 16, 2, {"seed": "1", "batch": "2"})
