@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import importlib
 import sys
+import traceback
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from scadles.errors import ConfigError, did_you_mean
+
+_HERE = str(Path(__file__).parent)
+_OTHERS = ("site-packages", "dist-packages", "/lib/python", _HERE)
+_LONGEST = 300
 
 
 def import_callable(setting: str, spec: str, built_in: Collection[str]) -> Callable[..., Any]:
@@ -20,23 +27,67 @@ def import_callable(setting: str, spec: str, built_in: Collection[str]) -> Calla
         built_in: what could have been named instead.
 
     Raises:
-        ConfigError: no such form, a module that cannot be imported, or something that cannot be called.
+        ConfigError: no such form, a module that cannot be imported, whatever it raises, or something that cannot be
+            called.
 
     >>> import_callable("model", "math:sqrt", ["mlp"])(9.0)
     3.0
     """
-    module_name, colon, name = spec.partition(":")
-    if not colon or not module_name or not name:
+    module_name, _, name = spec.partition(":")
+    if not (name.isidentifier() and all(part.isidentifier() for part in module_name.split("."))):
         raise ConfigError(f"{setting} {spec!r}{did_you_mean(spec, built_in)}, or write your own as MODULE:CALLABLE")
-    here = str(Path.cwd())
-    if here not in sys.path:  # a console script does not look into the current folder by itself
-        sys.path.insert(0, here)
+    module = _module(f"{setting} {spec!r}", module_name)
     try:
-        found = getattr(importlib.import_module(module_name), name)
-    except ImportError as error:
-        raise ConfigError(f"{setting} {spec!r}: cannot import {module_name!r}: {error}") from None
+        found = getattr(module, name)
     except AttributeError:
         raise ConfigError(f"{setting} {spec!r}: module {module_name!r} has no {name!r}") from None
+    except Exception as error:
+        raise ConfigError(f"{setting} {spec!r}: module {module_name!r} raised {blame(error)}") from error
     if not callable(found):
         raise ConfigError(f"{setting} {spec!r}: {name!r} is {type(found).__name__}, not something to call")
     return found  # type: ignore[no-any-return]
+
+
+def blame(error: BaseException, *, quote: bool = True) -> str:
+    """Return what the user's own code raised, and the last line of it that had a part in it.
+
+    Args:
+        error: what was raised.
+        quote: whether its text is told, which may hold what the code was given.
+
+    >>> blame(KeyError("x")), blame(KeyError("x"), quote=False)
+    ("KeyError: 'x'", 'KeyError')
+    """
+    said = (str(error).strip().splitlines() or [""])[0] if quote else ""
+    place: tuple[str | None, int | None] = (None, None)
+    if isinstance(error, SyntaxError):
+        place = (error.filename, error.lineno)
+        said = error.msg if quote else ""
+    else:
+        places = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+        inner = [place for place in places if not place[0].startswith("<frozen ")]
+        own = [place for place in inner if not any(part in place[0] for part in _OTHERS)]
+        if own or (inner and quote):
+            place = (own or inner)[-1]
+    where = f" ({place[0]}, line {place[1]})" if place[0] and not place[0].startswith(_HERE) else ""
+    short = said if len(said) <= _LONGEST else f"{said[:_LONGEST]}..."
+    return f"{type(error).__name__}{': ' if short else ''}{short}{where}"
+
+
+def _module(what: str, name: str) -> ModuleType:
+    with suppress(OSError):  # the current folder may be gone
+        here = str(Path.cwd())
+        if here not in sys.path:  # a console script does not look into the current folder by itself
+            sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    except KeyboardInterrupt:
+        raise
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+            raise ConfigError(
+                f"{what}: cannot import {name!r}: {error}; looked for in the current folder and among what is installed"
+            ) from None
+        raise ConfigError(f"{what}: cannot import {name!r}: {blame(error)}; correct it, or name another") from error
+    except BaseException as error:
+        raise ConfigError(f"{what}: cannot import {name!r}: {blame(error)}; correct it, or name another") from error

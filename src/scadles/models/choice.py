@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from scadles.errors import ConfigError
-from scadles.importing import import_callable
+from scadles.errors import ConfigError, ScadlesError
+from scadles.importing import blame, import_callable
 from scadles.models.built_in import Nothing, cnn, mlp, resnet8
 from scadles.models.from_torchvision import torchvision_network
 from scadles.seeding import derive_seed
@@ -31,7 +31,7 @@ def build_model(spec: str, shape: tuple[int, ...], classes: int, seed: int) -> n
         classes: outputs.
 
     Raises:
-        ConfigError: an unknown name, a module that cannot be imported, or something that makes no network.
+        ConfigError: an unknown name, a module that cannot be imported, or something that makes no network or raises.
         MissingExtraError: torchvision is not installed.
     """
     if spec == NO_MODEL:
@@ -41,17 +41,27 @@ def build_model(spec: str, shape: tuple[int, ...], classes: int, seed: int) -> n
     wanted = _parameters(spec, make, offered)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "model"))
-        model = make(**{name: value for name, value in offered.items() if name in wanted})
+        model = _made(spec, make, {name: value for name, value in offered.items() if name in wanted})
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model {spec!r} returned {type(model).__name__}, not a torch.nn.Module")
     return model
+
+
+def _made(spec: str, make: Callable[..., Any], given: dict[str, Any]) -> Any:
+    try:
+        return make(**given)
+    except (ScadlesError, KeyboardInterrupt, MemoryError):
+        raise
+    except BaseException as error:
+        what = f"model {spec!r} cannot be made of {' and '.join(f'{n} {v}' for n, v in given.items()) or 'nothing'}"
+        raise ConfigError(f"{what}: {blame(error)}") from error
 
 
 def _parameters(spec: str, make: Callable[..., Any], offered: Collection[str]) -> Collection[str]:
     """Return the names of what ``make`` takes; refuse it where it needs more than is ``offered``."""
     try:
         parameters = inspect.signature(make).parameters
-    except ValueError:  # written in C and silent about it
+    except (ValueError, TypeError):  # written in C and silent about it
         return ()
     optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     needed = [p.name for p in parameters.values() if p.default is p.empty and p.kind not in optional]

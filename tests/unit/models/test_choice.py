@@ -68,7 +68,10 @@ def test_ones_own_network_gets_what_it_asks_for(mine, name, outputs):
         ("my_networks:", "MODULE:CALLABLE"),
         (":both", "MODULE:CALLABLE"),
         ("nowhere_at_all:both", "cannot import 'nowhere_at_all': No module named 'nowhere_at_all'"),
-        ("broken_networks:both", "cannot import 'broken_networks': No module named 'a_module_that_is_not_there'"),
+        (
+            "broken_networks:both",
+            "cannot import 'broken_networks': ModuleNotFoundError: No module named 'a_module_that_is_not_there' (/",
+        ),
         ("my_networks:bth", "module 'my_networks' has no 'bth'"),
         ("my_networks:number", "'number' is int, not something to call"),
         ("my_networks:no_network", "returned list, not a torch.nn.Module"),
@@ -83,3 +86,68 @@ def test_what_is_no_network_is_refused(mine, spec, message):
         build_model(spec, (1, 2, 2), classes=10, seed=0)
     assert message in str(caught.value)
     assert repr(spec) in str(caught.value)
+
+
+BROKEN = {
+    "raises": ("import os\nraise ValueError('no\\nway')\n", "ValueError: no (", "line 2)"),
+    "ends": ("import sys\n\nsys.exit(0)\n", "SystemExit: 0 (", "line 3)"),
+    "is interrupted by itself": ("class Odd(BaseException): pass\nraise Odd\n", "Odd (", "line 2)"),
+    "is no Python": ("def f(:\n", "SyntaxError: ", "line 1)"),
+    "holds NUL": ("x = 1\x00\n", "null bytes", ""),
+    "recurses": ("def f(): f()\nf()\n", "RecursionError: maximum recursion depth exceeded", "line 1)"),
+    "asks torch for too much": ("import torch\ntorch.zeros(2) @ torch.zeros(3)\n", "RuntimeError", "line 2)"),
+    "asks for names that are not there": ("from math import nothing\n", "ImportError: cannot import name", "line 1)"),
+}
+
+
+@pytest.mark.parametrize(("source", "what", "where"), BROKEN.values(), ids=BROKEN)
+def test_a_module_that_fails_is_told_with_file_and_line(tmp_path, monkeypatch, source, what, where):
+    (tmp_path / "failing_networks.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        build_model("failing_networks:net", (1, 2, 2), classes=10, seed=0)
+    said = str(caught.value)
+    assert "cannot import 'failing_networks'" in said
+    assert what in said
+    assert "\n" not in said
+    if where:
+        assert f"failing_networks.py, {where}" in said
+    assert "failing_networks" not in sys.modules
+
+
+@pytest.mark.parametrize("body", ["raise ValueError('too small')", "import sys; sys.exit(3)", "net()", "1 / 0"])
+def test_a_callable_that_raises_is_told_with_file_and_line(tmp_path, monkeypatch, body):
+    (tmp_path / "raising_networks.py").write_text(f"def net(classes=10):\n    {body}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    try:
+        with pytest.raises(
+            ConfigError, match=r"model 'raising_networks:net' cannot be made of classes 10: .*line 2\)$"
+        ):
+            build_model("raising_networks:net", (1, 2, 2), classes=10, seed=0)
+    finally:
+        sys.modules.pop("raising_networks", None)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["os.path:", "../x:net", "a b:c", ".x:net", "x.:net", "x:a.b", "x:a()", "x;y:z", "x\x00y:z", "1x:y", "x:y:z", ""],
+)
+def test_only_names_are_looked_for(monkeypatch, spec):
+    monkeypatch.setattr("importlib.import_module", lambda name: pytest.fail(f"imported {name}"))
+    with pytest.raises(ConfigError, match="or write your own as MODULE:CALLABLE"):
+        build_model(spec, (1, 2, 2), classes=10, seed=0)
+
+
+def test_a_module_that_refuses_names_in_its_own_way(tmp_path, monkeypatch):
+    (tmp_path / "odd_networks.py").write_text("def __getattr__(name):\n    raise OSError('no')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    try:
+        with pytest.raises(
+            ConfigError, match=r"module 'odd_networks' raised OSError: no \(.*odd_networks.py, line 2\)"
+        ):
+            build_model("odd_networks:net", (1, 2, 2), classes=10, seed=0)
+    finally:
+        sys.modules.pop("odd_networks", None)

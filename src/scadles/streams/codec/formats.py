@@ -8,7 +8,7 @@ import torch
 
 from scadles.config import CodecConfig
 from scadles.errors import ConfigError
-from scadles.importing import import_callable
+from scadles.importing import blame, import_callable
 from scadles.streams.codec.contract import Codec
 from scadles.streams.codec.guarded import GuardedCodec
 from scadles.streams.codec.image import ImageCodec
@@ -62,9 +62,11 @@ def _made(own: Callable[[SampleType], Codec], name: str, sample: SampleType) -> 
         return own(sample)
     except ConfigError:
         raise
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise ConfigError(
-            f"stream.codec.format = {name!r} cannot be made: {type(error).__name__}: {error}; its constructor is given "
+            f"stream.codec.format = {name!r} cannot be made: {blame(error)}; its constructor is given "
             "one argument, the SampleType (shape, dtype) of a sample, and decode and encode must be there"
         ) from error
 
