@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +12,7 @@ from scadles.device.buffer import NOTHING, Buffer, BufferPolicy, Chunk, Ledger
 from scadles.records import Records, Rejected
 from scadles.streams import Inspector, RateMeter, Source
 from scadles.streams.quarantine import Quarantine
-from scadles.streams.rejections import RejectionLimit
+from scadles.streams.rejections import Reasons, RejectionLimit
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Intake:
         # rejected and lost records are rare: lists are made for the first one
         self._rejected_offsets: deque[int] | None = None
         self._losses: deque[tuple[int, int]] | None = None
-        self._news: list[Rejected] | None = None
+        self._news: Reasons | None = None
 
     @property
     def held(self) -> int:
@@ -159,11 +159,9 @@ class Intake:
         self._observe()  # so that a checkpoint taken now needs no memory of earlier moments
 
     def rejected_since_last_time(self) -> list[tuple[str, int, int]]:
-        """Return (reason, count, first offset) of samples rejected since the last call."""
-        all_news, self._news = self._news or [], None
-        counts = Counter(news.reason for news in all_news)
-        first = {news.reason: news.offset for news in reversed(all_news)}
-        return [(reason, count, first[reason]) for reason, count in counts.items()]
+        """Return (reason, count, first offset) of samples rejected since the last call, of few reasons at most."""
+        news, self._news = self._news or (), None
+        return list(news)
 
     def notices(self) -> list[str]:
         """Return what a user should know and what ends nothing, since the last call."""
@@ -223,7 +221,8 @@ class Intake:
             if self._quarantine is not None:
                 for record in rejected:
                     self._quarantine.keep(record.offset, record.reason)
-            self._news = [*(self._news or ()), *rejected]
+            self._news = self._news or Reasons()
+            self._news.note(rejected)
             self._rejected_offsets = self._rejected_offsets or deque()
             self._rejected_offsets.extend(record.offset for record in rejected)
         self.ledger.dropped += self._buffer.add(records)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from scadles.files import read_file, refuse_pipe
+from scadles.streams.rejections import short_reason
 
 #: More bytes of one record are not kept.
 EXAMPLE_BYTES = 65_536
@@ -108,7 +109,7 @@ class Quarantine:
                 continue
 
     def _line(self, offset: int, reason: str, value: bytes | None, key: bytes | None) -> bytes:
-        fields: dict[str, Any] = {"offset": offset, "reason": reason, "device": self._device}
+        fields: dict[str, Any] = {"offset": offset, "reason": short_reason(reason), "device": self._device}
         if key is not None:
             fields["key"] = base64.b64encode(key[:EXAMPLE_BYTES]).decode()
         if value is not None:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from scadles.records import Rejected
 from scadles.streams.quarantine import EXAMPLE_BYTES, Quarantine
-from scadles.streams.rejections import RejectionLimit
+from scadles.streams.rejections import Reasons, RejectionLimit
 
 
 def lines(path):
@@ -139,3 +140,29 @@ def test_a_stream_that_turns_bad_is_noticed_however_long_it_was_good():
         limit.count(100, 100)
         bad += 100
     assert bad <= 20_100
+
+
+def test_reasons_are_counted_in_bounded_memory():
+    reasons = Reasons()
+    reasons.note(Rejected(offset, f"{offset} bytes, expected 8") for offset in range(10_000))
+    reasons.note([Rejected(10_000, "0 bytes, expected 8")])
+    found = list(reasons)
+    assert len(found) == 17
+    assert found[0] == ("0 bytes, expected 8", 2, 0)
+    assert found[-1] == ("other reasons", 10_000 - 16, 16)
+
+
+@pytest.mark.parametrize("reason", ["x" * 10**6, "\x1b[2J" * 1000, "\ud800", "two\nlines"])
+def test_a_reason_of_anybody_is_short_and_printable(tmp_path, reason):
+    quarantine = Quarantine(tmp_path / "q.jsonl", 1.0, device=0)
+    quarantine.keep(0, reason, b"value")
+    ((told, _, _),) = counted(reason)
+    assert len(told) <= 203
+    assert told.isprintable()
+    assert lines(tmp_path / "q.jsonl")[0]["reason"] == told
+
+
+def counted(reason):
+    reasons = Reasons()
+    reasons.note([Rejected(0, reason)])
+    return list(reasons)

@@ -35,7 +35,8 @@ class Codec(ABC):
     def decode(self, values: Sequence[bytes | None], keys: Sequence[bytes | None]) -> Decoded:
         """Read messages, the ``i``-th of which has ``values[i]`` and ``keys[i]``.
 
-        Whatever bytes they are, this raises nothing: what cannot be read is rejected, with a reason. (Of a codec that
+        Whatever bytes they are, this raises nothing: what cannot be read is rejected, with a reason that quotes none of
+        them. (Of a codec that
         settings name as ``MODULE:CLASS``, messages with which it raises all the same are rejected.) It takes no more
         memory than a small multiple of the messages' own size and of the samples they should hold.
         """

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from scadles.errors import ConfigError, ScadlesError
+from scadles.importing import blame
 from scadles.streams.codec.contract import Codec, Decoded
 from scadles.streams.codec.sample import SampleType, UnreadableError, convertible, short, too_long
 
@@ -18,7 +19,8 @@ class GuardedCodec(Codec):
     """A codec that somebody else wrote, whose mistakes cost messages and never the run.
 
     Messages are handed on together. Where that raises, or brings something else than :class:`Decoded` says, they are
-    handed on one by one, and those with which it happens again are rejected, with what was raised as the reason.
+    handed on one by one, and those with which it happens again are rejected, with the kind of error and the line that
+    raised it as the reason.
 
     Args:
         inner: the codec.
@@ -75,7 +77,7 @@ class GuardedCodec(Codec):
         except UnreadableError as error:
             reason = str(error)
         except Exception as error:  # noqa: BLE001 - as above
-            reason = f"cannot be read: {_in_words(error)}"
+            reason = f"cannot be read: {blame(error, quote=False)}"  # its text may hold the sender's bytes
         return Decoded(self._sample.empty(), torch.empty(0, dtype=torch.int64), np.empty(0, np.int64), [(i, reason)])
 
     def _decoded(self, places: list[int], values: Sequence[bytes | None], keys: Sequence[bytes | None]) -> Decoded:

@@ -25,7 +25,12 @@ class JsonCodec(OneByOneCodec):
     __slots__ = ()
 
     def _read(self, value: bytes, key: bytes | None) -> tuple[Tensor, int]:
-        message = json.loads(value)
+        try:
+            message = json.loads(value)
+        except UnicodeDecodeError:
+            raise UnreadableError("no text in UTF-8, UTF-16 or UTF-32") from None
+        except json.JSONDecodeError as error:
+            raise UnreadableError(f"no JSON: {error.msg}") from None
         if not isinstance(message, dict) or "x" not in message or "y" not in message:
             raise UnreadableError('no object with "x" and "y"')
         return self._numbers(message["x"]), integer_label(message["y"])

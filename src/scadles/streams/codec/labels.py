@@ -78,7 +78,7 @@ def of_key(key: bytes | None) -> int:
     if key is None:
         raise UnreadableError("no key, which should be the label")
     if not (key.isdigit() and len(key) <= _MOST_DIGITS):
-        raise UnreadableError(f"key {key[:20]!r} is no label in decimal digits")
+        raise UnreadableError("the key is no label in decimal digits")
     return int(key)
 
 

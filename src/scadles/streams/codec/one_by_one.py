@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scadles.importing import blame
 from scadles.streams.codec.contract import Codec, Decoded
 from scadles.streams.codec.sample import SampleType, UnreadableError, convertible, short, too_long
 
@@ -55,7 +56,7 @@ class OneByOneCodec(Codec):
         except UnreadableError as error:
             return str(error)
         except Exception as error:  # noqa: BLE001 - decoders raise what they like, and bad bytes must not end a run
-            return f"cannot be read: {type(error).__name__}: {str(error)[:200]}"
+            return f"cannot be read: {blame(error, quote=False)}"  # its text may hold the sender's bytes
 
     def _fitting(self, x: Tensor) -> Tensor:
         expected = self._sample

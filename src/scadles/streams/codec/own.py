@@ -19,8 +19,8 @@ Read = Callable[[bytes, bytes | None], tuple[Any, Any]]
 class OwnCodec(OneByOneCodec):
     """Messages that a function of the user's reads: ``(value, key) -> (x, y)``, an array or tensor and an integer.
 
-    Whatever it raises makes the message a rejected one, with what it raised as the reason. A function cannot write:
-    for that, name a subclass of :class:`~scadles.streams.codec.Codec` instead.
+    Whatever it raises makes the message a rejected one, with the kind of error and the line as the reason. A
+    function cannot write: for that, name a subclass of :class:`~scadles.streams.codec.Codec` instead.
 
     Args:
         read: the function.
