@@ -1,6 +1,7 @@
 """Forked devices that fail, ignore what they are told, or are told nothing: processes of a script of their own."""
 
 import os
+import re
 import signal
 
 import pytest
@@ -12,7 +13,7 @@ SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 from threading import Event
-from scadles.errors import ConfigError, RunError
+from scadles.errors import ConfigError, DivergedError, RunError
 from scadles.training import launch
 
 launch._GRACE_S = 1.0
@@ -29,6 +30,9 @@ def broken():
     if os.environ["RANK"] == "0":
         raise RunError("the disk is full")
     Event().wait(60)
+
+def diverged():
+    raise DivergedError("they differ", resumable=False)
 
 def deaf():
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -48,7 +52,7 @@ if sys.argv[2:] == ["background"]:
 try:
     launch.launch_local(2, globals()[sys.argv[1]], lambda line: print(line, file=sys.stderr))
 except launch.LaunchError as error:
-    print(f"launcher: {error}", file=sys.stderr)
+    print(f"launcher: {error}{'' if error.resumable else ' (do not resume)'}", file=sys.stderr)
     sys.exit(error.exit_code)
 """
 
@@ -85,6 +89,13 @@ def test_an_error_of_one_device_ends_the_others(launched):
     run = launched("broken")
     assert run.wait() == 1
     assert run.err.splitlines() == ["device 0: the disk is full", "launcher: device 0 ended with exit code 1"]
+
+
+def test_what_a_resumption_will_not_mend_is_known(launched):
+    run = launched("diverged")
+    assert run.wait() == 3
+    assert "device 0: they differ" in run.err.splitlines()
+    assert re.fullmatch(r"launcher: device \d ended with exit code 3 \(do not resume\)", run.err.splitlines()[-1])
 
 
 def test_a_device_that_does_not_stop_is_killed(launched, tmp_path):
