@@ -44,6 +44,7 @@ HOSTILE = {
     "a huge float": ("steps: 1\nduration_s: 1.0e+300", "duration_s: 1e+300 is too large"),
     "devices": ("steps: 1\ndevices: 1000000000", "devices = 1000000000: input should be less than or equal to 1000000"),
     "pictures": ("steps: 1\ndata: {shape: [3, 1000000, 1000000]}", "bytes, at most 10,000,000,000 are made"),
+    "a link": ("steps: 1\ncost: {link: {up_bps: 1.0e-300}}", "up_bps 1e-300 is less than 1 bit a second"),
     "a rate": ("steps: 1\nstream: {rates: 1.0e+9}", "stream.rates"),
     "a seed": ("steps: 1\nseed: 9223372036854775808", "seed: 9223372036854775808 is too large"),
     "a key of yes": ("on: 5\n", "line 1: a key must be a name or a number, not 'on'"),

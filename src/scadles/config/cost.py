@@ -126,6 +126,14 @@ class LinkConfig(Section):
         """Latency of the slowest link, likewise."""
         return max(_middles(self.latency_s), default=0.0)
 
+    @model_validator(mode="after")
+    def _ends(self) -> Self:
+        for name in ("up_bps", "down_bps"):
+            slowest = min(_middles(getattr(self, name)), default=1.0)
+            if slowest < 1:
+                raise ValueError(f"{name} {slowest:g} is less than 1 bit a second: no message would ever arrive")
+        return self
+
 
 class AvailabilityConfig(Section):
     """When a device is there; all the time where nothing is said."""
