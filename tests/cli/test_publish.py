@@ -23,6 +23,9 @@ def publish(tmp_path, monkeypatch, command, write_config, npz):
         (("--retention-s", 60), "--retention-s and --retention-mb are of new topics: give --create-topics too"),
         (("--set", "stream.url=http://host/topic"), "http:// takes no records"),
         (("--set", "stream.url=kafka://host/topic/{divice}"), "only {device} can be filled in"),
+        (("--set", "stream.url=kafka://host/topic/{device:99999999999}"), "only {device} can be filled in"),
+        (("--set", "stream.url=kafka://host/topic/{device.__class__}"), "only {device} can be filled in"),
+        (("--set", "stream.url=kafka://host/topic/{device!r}"), "only {device} can be filled in"),
         (("--set", "stream.url=kafka://host/t?sasl.password=env:SCADLES_NOT_SET"), "SCADLES_NOT_SET is not set"),
         (("--set", "stream.url=mqtt://host/t?usernme=x"), "unknown parameter 'usernme'; did you mean username?"),
         (

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+from string import Formatter
 from typing import Any
 from urllib.parse import urlencode
 
@@ -35,6 +37,7 @@ from scadles.streams.quarantine import Quarantine, quarantine_path
 from scadles.streams.rejections import RejectionLimit
 
 _INSPECTED_AT_ONCE = 4096
+_WIDTH = re.compile(r"0?\d{0,2}d?", re.ASCII)
 
 
 def build_dataset(config: RunConfig) -> Dataset:
@@ -81,6 +84,10 @@ def build_source(
 def stream_url(config: RunConfig, device: int) -> str:
     """Return the address of one device's stream."""
     try:
+        for _, name, form, conversion in Formatter().parse(config.stream.url):
+            # a format can ask for any width, and a name look into objects
+            if name is not None and (name != "device" or conversion or not _WIDTH.fullmatch(form or "")):
+                raise ValueError
         return config.stream.url.format(device=device)
     except (KeyError, IndexError, ValueError):
         raise ConfigError(

@@ -38,6 +38,7 @@ def compare(
     """
     from scadles.observe import RunFolder, plot_comparison, plot_run
     from scadles.observe import compare as compare_runs
+    from scadles.observe.console import plain_line
 
     folders = [RunFolder(run) for run in runs]
     comparison = compare_runs(folders)
@@ -50,4 +51,4 @@ def compare(
             plot_run(folders[0], out)
         else:
             plot_comparison(folders, out)
-        typer.echo(f"wrote {out}", err=True)
+        typer.echo(plain_line(f"wrote {out}"), err=True)

@@ -26,10 +26,11 @@ def data(
     from scadles.assembly import build_dataset
     from scadles.assembly.label_distribution import build_label_distribution
     from scadles.config import load_config
+    from scadles.observe.console import plain_line
 
     checked = load_config(config, settings or [])
     distribution = build_label_distribution(checked, build_dataset(checked))
     distribution.print()
     if out is not None:
         distribution.plot(out)
-        typer.echo(f"picture: {out}")
+        typer.echo(plain_line(f"picture: {out}"))

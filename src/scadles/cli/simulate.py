@@ -38,6 +38,7 @@ def simulate(
     """
     from scadles.config import load_config
     from scadles.observe import compare, default_folder
+    from scadles.observe.console import plain_line
     from scadles.simulation import simulate as run_simulation
 
     checked = load_config(config, settings or [])
@@ -45,4 +46,4 @@ def simulate(
     run_simulation(checked, out=run_dir, quiet=quiet, limit=limit)
     if not quiet:
         compare([run_dir]).print()
-        typer.echo(f"run folder: {run_dir}")
+        typer.echo(plain_line(f"run folder: {run_dir}"))

@@ -40,6 +40,7 @@ def sweep(
     Exit codes: 0 all runs ended as they should, 2 a setting cannot work, 1 another failure; 130 stopped by Ctrl-C.
     """
     from scadles import sweep as sweeps
+    from scadles.observe.console import plain_line
 
     result = sweeps.sweep(
         config,
@@ -52,7 +53,7 @@ def sweep(
         quiet=quiet,
     )
     result.print()
-    typer.echo(f"folder of the sweep: {out} ({', '.join(_written(out))})")
+    typer.echo(plain_line(f"folder of the sweep: {out} ({', '.join(_written(out))})"))
     if result.exit_code:
         raise typer.Exit(result.exit_code)
 

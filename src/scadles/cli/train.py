@@ -93,6 +93,7 @@ def _report(run_dir: Path, *, quiet: bool) -> None:
     if quiet:
         return
     from scadles.observe import compare
+    from scadles.observe.console import plain_line
 
     compare([run_dir]).print()
-    typer.echo(f"run folder: {run_dir}")
+    typer.echo(plain_line(f"run folder: {run_dir}"))
