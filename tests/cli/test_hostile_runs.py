@@ -238,7 +238,8 @@ def test_an_event_that_no_run_writes_is_named_with_its_line(run, compared, line,
 def test_what_a_newer_version_or_a_crash_wrote_is_passed_over(run, compared, line):
     with events_path(run, 0).open("a") as file:
         file.write(line + ("\n" if line.endswith("}") else ""))
-    assert compared(run, "--out", run / "picture.png")[0] == 0
+    assert compared(run)[0] == 0
+    assert RunFolder(run).column(0, "held").tolist() == [1.0] * 4
 
 
 def test_stray_files_break_nothing(run, compared):
@@ -262,7 +263,6 @@ def test_names_and_texts_of_somebody_else_do_nothing_to_a_terminal(tmp_path, mon
     assert code == 0
     assert "\\x1b[2J[link=http://x]y[/link]" in said
     assert len(said) < 40_000
-    assert compared(runs[0], "--out", "picture.png")[0] == 0
     code, said = compared(*runs, "--markdown")
     assert code == 0
     assert "\\\\x1b[2J" in said
@@ -309,7 +309,7 @@ PIECES = st.one_of(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     st.sampled_from(["summary.json", "config.yaml", "events-0.jsonl"]),
     st.lists(st.tuples(st.floats(0, 1), st.integers(0, 40), PIECES), min_size=1, max_size=3),
@@ -344,7 +344,7 @@ SUMMARY = [
 ]
 
 
-@settings(max_examples=6)
+@settings(max_examples=4)
 @given(
     st.sampled_from(SUMMARY), VALUES, st.sampled_from(["time_s", "held", "wait_s", "sync_s", "rate_hz", "lag"]), VALUES
 )

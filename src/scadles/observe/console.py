@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 _PIPE_WIDTH = 200
-_LONGEST = 4000
+_LONGEST, _LONGEST_LINE = 20_000, 4000
 _IN_MARKDOWN = str.maketrans({"\\": "\\\\", "|": "\\|", "<": "\\<", "`": "\\`"})
 
 
@@ -60,8 +60,7 @@ def plain(text: str) -> str:
     >>> print(plain("\x1b[2Jbold\u202e"))
     \x1b[2Jbold\u202e
     """
-    if len(text) > _LONGEST:
-        text = f"{text[:_LONGEST]}... ({len(text):,} characters)"
+    text = _cut(text, _LONGEST)
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in "\n\xa0" else c.encode("unicode_escape").decode() for c in text)
@@ -69,7 +68,11 @@ def plain(text: str) -> str:
 
 def plain_line(text: str) -> str:
     """Return the same in one line."""
-    return plain(text).replace("\n", "\\n")
+    return plain(_cut(text, _LONGEST_LINE)).replace("\n", "\\n")
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
 
 
 def markdown(text: str) -> str:
