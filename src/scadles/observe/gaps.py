@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from scadles.files import open_file
 
 _MOST_NAMED = 3
+_MOST_BAD_LINES = 1000
+_MOST_LINE_BYTES = 16_000_000
+_MOST_EVENTS_BYTES = 4_000_000_000
 
 
 @dataclass
@@ -61,14 +66,25 @@ class Scan:
         return [f"{self.path} {' and '.join(said)}"] if said else []
 
 
+def read_lines(file: BinaryIO) -> Iterator[bytes]:
+    """Yield whole lines; a torn last one is left out."""
+    read = 0
+    while (line := file.readline(_MOST_LINE_BYTES)).endswith(b"\n"):
+        yield line
+        read += len(line)
+        if read > _MOST_EVENTS_BYTES:
+            raise OSError(errno.EFBIG, f"more than {_MOST_EVENTS_BYTES:,} bytes")
+    if len(line) == _MOST_LINE_BYTES:
+        raise OSError(errno.EFBIG, f"a line of more than {_MOST_LINE_BYTES:,} bytes")
+
+
 def scan_events(path: Path) -> Scan:
     """Look through a file of events, whatever it holds; a torn last line is no problem."""
     scan = Scan(path)
     try:
         with open_file(path) as file:
-            for number, line in enumerate(file, start=1):
-                if line.endswith(b"\n"):
-                    _take(scan, number, line)
+            for number, line in enumerate(read_lines(file), start=1):
+                _take(scan, number, line)
     except FileNotFoundError:
         scan.problem = "is missing"
     except OSError as error:
@@ -80,7 +96,8 @@ def _take(scan: Scan, number: int, line: bytes) -> None:
     event = _parsed(line)
     step = event.get("step")
     if not isinstance(event.get("event"), str) or type(step) is not int:
-        scan.bad_lines.append(number)
+        if len(scan.bad_lines) < _MOST_BAD_LINES:
+            scan.bad_lines.append(number)
         return
     kind = event["event"]
     if kind == "header":

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
@@ -19,15 +18,13 @@ from scadles.config.bounded_yaml import MOST_BYTES
 from scadles.errors import ConfigError, DataError
 from scadles.files import open_file, read_file
 from scadles.observe.events import EVENTS, Evaluation, Event, Header, Resumed, Step
-from scadles.observe.gaps import scan_events
+from scadles.observe.gaps import read_lines, scan_events
 from scadles.observe.summary import SUMMARY_FILE, Summary
 
 CONFIG_FILE = "config.yaml"
 _EVENTS_NAME = re.compile(r"events-(0|[1-9][0-9]{0,8})\.jsonl")
 
 _MOST_SUMMARY_BYTES = 64_000_000
-_MOST_LINE_BYTES = 16_000_000
-_MOST_EVENTS_BYTES = 4_000_000_000
 #: What a run counts or measures is far below this.
 _MOST = 10.0**24
 _WHOLE = 1.001
@@ -101,7 +98,7 @@ def read_events(path: Path) -> list[Event]:
     last_step = 0
     try:
         with open_file(path) as file:
-            for number, line in enumerate(_lines(file), start=1):
+            for number, line in enumerate(read_lines(file), start=1):
                 event = _parse(line, f"{path}, line {number}")
                 if isinstance(event, Resumed):
                     kept, last_step = _not_void(kept, event.step), event.step
@@ -114,18 +111,6 @@ def read_events(path: Path) -> list[Event]:
     except OSError as error:
         raise DataError(f"cannot read events from {path}: {error.strerror or error}") from error
     return kept
-
-
-def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """Yield whole lines; a torn last one is left out."""
-    read = 0
-    while (line := file.readline(_MOST_LINE_BYTES)).endswith(b"\n"):
-        yield line
-        read += len(line)
-        if read > _MOST_EVENTS_BYTES:
-            raise OSError(errno.EFBIG, f"more than {_MOST_EVENTS_BYTES:,} bytes")
-    if len(line) == _MOST_LINE_BYTES:
-        raise OSError(errno.EFBIG, f"a line of more than {_MOST_LINE_BYTES:,} bytes")
 
 
 def _not_void(events: Iterable[Event], resumed_step: int) -> list[Event]:
