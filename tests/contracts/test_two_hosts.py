@@ -68,8 +68,10 @@ def test_devices_connect_on_the_network_that_leads_to_the_master(tmp_path):
 def test_who_cannot_connect_is_told_within_the_deadline_what_to_do(tmp_path):
     done, said = on_two_hosts(tmp_path, 6, GLOO_SOCKET_IFNAME="lo")
     assert done.returncode != 0
-    for text in said:
-        assert "on the network that leads to MASTER_ADDR, here by lo (export GLOO_SOCKET_IFNAME=NAME" in text
+    remedy = "on the network that leads to MASTER_ADDR, here by lo (export GLOO_SOCKET_IFNAME=NAME"
+    # who gives up later may find the store gone, which device 0 keeps here
+    assert any(remedy in text for text in said)
+    assert all(remedy in text or "lost device 0 during joining" in text for text in said)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import tokenize
 import zipfile
 import zlib
 from pathlib import Path
+from threading import Lock
 from typing import IO
 
 import numpy as np
@@ -17,6 +18,8 @@ from scadles.data.dataset import ArrayDataset
 from scadles.errors import DataError
 from scadles.files import open_file
 
+# Python 3.11 cannot parse a header in several threads at once: "AST constructor recursion depth mismatch"
+_PARSING = Lock()
 ARRAYS = ("train_x", "train_y", "test_x", "test_y")
 _SINGLE = b"\x93NUMPY"
 _ENCRYPTED = 1
@@ -101,9 +104,9 @@ def _member(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
             raise ValueError("it is encrypted")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ValueError("it is compressed in a way that numpy does not write")
-        with archive.open(info) as file:
+        with _PARSING, archive.open(info) as file:
             _check_header(file, info.file_size)
-        with archive.open(info) as file:
+        with _PARSING, archive.open(info) as file:
             return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
     except _BROKEN as error:
         found = f"an array that cannot be read ({_brief(error)})"
