@@ -16,7 +16,6 @@ from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from shutil import rmtree
 from tempfile import TemporaryDirectory
 from threading import Event, Thread
 from types import FrameType
@@ -209,7 +208,7 @@ def _be_device(
         usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
         signal.signal(number, signal.SIG_IGN if ignored else usual)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
-    Thread(target=_stop_with, args=(launcher, rendezvous.parent), daemon=True).start()
+    Thread(target=_stop_with, args=(launcher,), daemon=True).start()
     with suppress(OSError):  # as ps and top show it
         Path("/proc/self/comm").write_text(f"device {rank}")
     from scadles.fabric.rendezvous import RENDEZVOUS_FILE
@@ -235,12 +234,14 @@ def _be_device(
         sys.exit(128 + signal.SIGINT)
 
 
-def _stop_with(launcher: int, folder: Path) -> None:
-    """End when the launcher is gone: at once where the run has not begun, else in order, but within a while."""
+def _stop_with(launcher: int) -> None:
+    """End when the launcher is gone: at once where the run has not begun, else in order, but within a while.
+
+    The rendezvous stays: torch waits for a file that is not there, and a device that finds its peers gone looks at it.
+    """
     pause = Event()
     while os.getppid() == launcher:
         pause.wait(_LOOK_S)
-    rmtree(folder, ignore_errors=True)  # as the launcher would have done
     os.kill(os.getpid(), signal.SIGTERM)
     pause.wait(_GRACE_S)
     os._exit(128 + signal.SIGTERM)
