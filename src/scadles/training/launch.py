@@ -162,7 +162,7 @@ class _Group:
     def _fail(self, rank: int, report: _Report | None) -> None:
         """Take note of a failure: the others cannot go on without this device."""
         if not self._failed:
-            self._stop(signal.SIGTERM)
+            self._ask_to_stop()
         self._failed[rank] = report
         for lost in report.lost if report else ():
             if self._children[lost].process.exitcode is None:
@@ -171,14 +171,14 @@ class _Group:
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self._stopped_by = self._stopped_by or signal.Signals(number)
-        self._stop(signal.SIGTERM)
+        self._ask_to_stop()
 
-    def _stop(self, number: signal.Signals) -> None:
+    def _ask_to_stop(self) -> None:
         """Ask all devices to stop; they have a while to do so."""
         for rank, (process, _) in enumerate(self._children):
             if process.exitcode is None:
                 self._kill_at_s.setdefault(rank, wall_seconds() + _GRACE_S)
-                os.kill(process.pid, number)
+                os.kill(process.pid, signal.SIGTERM)
 
 
 def _read(report: Connection) -> _Report | None:
