@@ -27,7 +27,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from scadles.errors import CheckpointError, ConfigError
-from scadles.exchange.aggregation.dense import all_finite
+from scadles.exchange.aggregation.bucket import all_finite
 from scadles.exchange.compression import (
     ErrorFeedback,
     Feedback,

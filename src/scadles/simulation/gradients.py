@@ -176,7 +176,7 @@ class FusedGradients(Gradients):
         if np.isfinite(sums).all() and all(bool(torch.isfinite(gradient.sum())) for gradient in gradients):
             return Shares(weights, sums / sizes, correct)
         for gradient in gradients:
-            gradient.zero_()
+            gradient.fill_(-0.0)  # as if nothing had been added yet
         return self._one_by_one.add_up(numbers, taken, messages)
 
     def _add(self, x: Tensor, y: Tensor, counts: np.ndarray, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import zlib
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from scadles.errors import ConfigError
+from scadles.errors import RunError
+from scadles.exchange.aggregation.bucket import Bucket, check_parameters, make_buckets
 from scadles.exchange.aggregation.reports import Report, Reports
 
 _WEIGHT, _REDO = Report._fields.index("weight"), Report._fields.index("redo")
@@ -22,43 +23,6 @@ class Waitable(Protocol):
     def wait(self) -> None: ...
 
 
-@dataclass
-class _Bucket:
-    """Some parameters, and the memory in which their gradients travel."""
-
-    parameters: list[torch.nn.Parameter]
-    message: Tensor
-    views: list[Tensor]
-    missing: int = 0
-
-    def expose(self) -> None:
-        """Make what is in the message the parameters' gradients."""
-        for parameter, view in zip(self.parameters, self.views, strict=True):
-            parameter.grad = view
-
-    def receive(self) -> None:
-        """Let the backward pass add up the gradients right in the message."""
-        self.message.zero_()
-        self.expose()
-
-    def forget(self) -> None:
-        """Take the parameters' gradients away."""
-        for parameter in self.parameters:
-            parameter.grad = None
-
-    def pack(self, weight: float) -> bool:
-        """Make the message hold the gradients, already multiplied by the weight; return whether all are finite."""
-        if weight == 0:
-            self.message.zero_()
-            return True
-        for parameter, view in zip(self.parameters, self.views, strict=True):
-            if parameter.grad is None:
-                view.zero_()
-            elif parameter.grad is not view:
-                view.copy_(parameter.grad)
-        return all_finite(self.message)
-
-
 class GradientExchange:
     """The weighted mean sum(w g) / sum(w) of all devices' gradients, which is the gradient of the union batch when
     each device's weight w is its batch size (paper, section IV, weighted aggregation).
@@ -67,7 +31,8 @@ class GradientExchange:
     travel in the last bucket, in a slot for each device, together with the rest of its :class:`Report`.
 
     Args:
-        parameters: those that require gradients, all of one floating dtype and device.
+        parameters: those that may require gradients sooner or later; those that do are of one floating dtype and
+            device.
         reduce: starts an in-place sum over all devices.
         rank, size: this device, and how many there are. A process that is several devices gives its first one, adds up
             their weighted gradients, and ends with :meth:`finish_many`.
@@ -75,7 +40,8 @@ class GradientExchange:
             the backward pass runs.
 
     Attributes:
-        parameters: those that are trained, in the order of the model.
+        parameters: those that require gradients, or did since the start, in the order of the model. A parameter that no
+            loss of any device used has a gradient of None, as in torch.
         fields: how many fields of a report travel, from the first on.
 
     Example, with loss the mean over ``batch`` samples::
@@ -95,44 +61,55 @@ class GradientExchange:
         size: int,
         bucket_bytes: int | None = None,
     ) -> None:
-        size_of_reports = size * self.fields
-        trainable = [p for p in parameters if p.requires_grad]
-        _check_parameters(trainable)
-        self.parameters = trainable
+        self._managed = list(parameters)
         self._reduce = reduce
         self._rank = rank
-        # gradients become ready from the last layer to the first
-        self._buckets = _make_buckets(trainable[::-1], bucket_bytes, size_of_reports)
-        self._reports = self._buckets[-1].message[-size_of_reports:].view(size, -1)
+        self._size = size
+        self._bucket_bytes = bucket_bytes
         self._launched: list[Waitable] = []
         self._weight = 0.0
         self._phase = ""
         self._finite = True
         self._listening = False
-        self._overlaps = bucket_bytes is not None
-        if self._overlaps:
-            for bucket in self._buckets:
-                for parameter in bucket.parameters:
-                    parameter.register_post_accumulate_grad_hook(self._listener(bucket))  # type: ignore[no-untyped-call]
+        self._wish = 0.0
+        self._hooks: list[Any] = []
+        self.parameters: list[torch.nn.Parameter] = []
+        self._plan()
+
+    def manage(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Take these parameters, of which those of before are the first, from the next step on."""
+        self._managed = list(parameters)
 
     @property
     def message_bytes(self) -> int:
         """Bytes of one step's messages, before the collective multiplies them."""
         return sum(bucket.message.nbytes for bucket in self._buckets)
 
-    def begin(self, weight: float, phase: str) -> None:
-        """Get ready for a backward pass of ``weight * loss``; none must follow where ``weight`` is 0."""
+    def begin(self, weight: float, phase: str, *, in_parts: bool = False) -> None:
+        """Get ready for a backward pass of ``weight * loss``; none must follow where ``weight`` is 0.
+
+        Where parameters have begun to require gradients, nothing leaves before all devices have agreed on that.
+
+        Args:
+            weight: of this device's gradient.
+            phase: named in errors.
+            in_parts: whether several backward passes follow, so that no gradient is ready before the last of them.
+        """
         self._weight = weight
         self._phase = phase
         self._finite = True
         self._launched.clear()
-        self._listening = self._overlaps and weight > 0
+        self._wish = self._new_plan()
+        overlaps = self._bucket_bytes is not None
+        self._listening = overlaps and weight > 0 and not in_parts and not self._wish
         for bucket in self._buckets:
             bucket.missing = len(bucket.parameters)
-            if self._overlaps:
-                # what has left is overwritten by the sum; gradients that may have to be sent again stay outside
-                bucket.forget()
-            elif weight > 0:
+        if overlaps or self._wish:
+            # what has left is overwritten by the sum; gradients that may have to be sent again stay outside
+            for parameter in self._managed:
+                parameter.grad = None
+        elif weight > 0:
+            for bucket in self._buckets:
                 bucket.receive()
 
     def finish(self, report: Report) -> Reports:
@@ -151,23 +128,78 @@ class GradientExchange:
 
         Args:
             mine: a row of each, in the order of :class:`Report`, float64 ``[k, fields]``.
+
+        Raises:
+            RunError: some devices train other parameters than others from this step on.
         """
         self._listening = False
-        early = len(self._launched)
-        self._pack_rest()
-        if not self._finite:
-            mine[:, _WEIGHT], mine[:, _REDO] = 0.0, float(early > 0)
-        reports = self._send_rest(mine)
-        if bool(reports.redo.any()):
+        said = mine[:, _REDO].copy()
+        while True:
+            early = len(self._launched)
+            if self._wish:
+                reports = self._propose(mine)
+            else:
+                self._pack_rest()
+                if not self._finite:
+                    mine[:, _WEIGHT] = 0.0
+                mine[:, _REDO] = said if self._finite or not early else 1.0
+                reports = self._send_rest(mine)
+            if not bool((reports.redo > 0).any()):
+                break
+            self._take_up(reports.redo)
             self._launched.clear()
             self._weight = float(mine[:, _WEIGHT].sum())
-            self._pack_rest()
-            mine[:, _REDO] = 0.0
-            reports = self._send_rest(mine)
         self._hand_out(float(reports.weight.sum()))
         return reports
 
-    def _listener(self, bucket: _Bucket) -> Callable[[Tensor], None]:
+    def _propose(self, mine: np.ndarray) -> Reports:
+        """Send no gradient, but the wish to send more of them; return what all devices wish."""
+        void = mine.copy()
+        void[:, _WEIGHT], void[:, _REDO] = 0.0, self._wish
+        return self._send_rest(void)
+
+    def _take_up(self, wishes: np.ndarray) -> None:
+        """Take up the parameters that have begun to require gradients, where all devices wish that."""
+        if not (wishes > 1).any():
+            return
+        if (wishes != wishes[0]).any():
+            theirs = wishes.tolist()
+            others = [device for device, wish in enumerate(theirs) if wish != max(theirs, key=theirs.count)]
+            raise RunError(
+                f"{self._phase}: on devices {others} other parameters require gradients than on the rest: change "
+                "requires_grad, and add parameters to the optimizer, after the same step on all devices, best in "
+                "device.on_step, which is called where a batch is empty as well"
+            )
+        self._plan()
+        self._wish = 0.0
+
+    def _new_plan(self) -> float:
+        """Return 0, or a number from 2 on that stands for the parameters to take up: the same on devices that agree."""
+        new = [i for i, p in enumerate(self._managed) if p.requires_grad and id(p) not in self._planned]
+        if not new:
+            return 0.0
+        return float(2 + zlib.crc32(repr((len(self._managed), new)).encode()) % (2**24 - 2))
+
+    def _plan(self) -> None:
+        """Lay out the message: what requires gradients, or ever did, has a place in it."""
+        was = {id(p) for p in self.parameters}
+        trained = [p for p in self._managed if p.requires_grad or id(p) in was]
+        check_parameters(trained)
+        self.parameters = trained
+        self._planned = {id(p) for p in trained}
+        size_of_reports = self._size * self.fields
+        # gradients become ready from the last layer to the first
+        self._buckets = make_buckets(trained[::-1], self._bucket_bytes, size_of_reports)
+        self._reports = self._buckets[-1].message[-size_of_reports:].view(self._size, -1)
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        if self._bucket_bytes is not None:
+            for bucket in self._buckets:
+                for parameter in bucket.parameters:
+                    self._hooks.append(_on_gradient(parameter, self._listener(bucket)))
+
+    def _listener(self, bucket: Bucket) -> Callable[[Tensor], None]:
         def on_gradient(_: Tensor) -> None:
             if not self._listening:
                 return
@@ -180,12 +212,12 @@ class GradientExchange:
 
         return on_gradient
 
-    def _pack(self, bucket: _Bucket) -> None:
+    def _pack(self, bucket: Bucket) -> None:
         if not bucket.pack(self._weight):
             self._finite = False
-            bucket.message.zero_()
+            bucket.clear()
 
-    def _launch(self, bucket: _Bucket) -> None:
+    def _launch(self, bucket: Bucket) -> None:
         self._launched.append(self._reduce(bucket.message, self._phase))
 
     def _pack_rest(self) -> None:
@@ -196,7 +228,7 @@ class GradientExchange:
         rest = self._buckets[len(self._launched) :]
         if not mine[:, _WEIGHT].any():
             for bucket in rest:
-                bucket.message.zero_()
+                bucket.clear()
         return self._exchange(mine)
 
     def _exchange(self, mine: np.ndarray) -> Reports:
@@ -221,47 +253,18 @@ class GradientExchange:
     def _hand_out(self, total: float) -> None:
         for bucket in self._buckets:
             if total > 0:
-                bucket.message.div_(total)
-                bucket.expose()
+                bucket.hand_out(total, self._absent(bucket))
             else:
                 bucket.forget()
 
-
-def all_finite(values: Tensor) -> bool:
-    """Whether a tensor has neither NaN nor infinity."""
-    # the sum is cheap and says enough, unless large finite values overflow it
-    return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
+    def _absent(self, bucket: Bucket) -> Collection[int]:
+        """Return the places of the parameters for which no device had a gradient, told from the sum."""
+        return bucket.absent()
 
 
-def _check_parameters(parameters: Sequence[torch.nn.Parameter]) -> None:
-    if not parameters:
-        raise ConfigError("the model has no parameter that requires a gradient")
-    kinds = {(p.dtype, p.device) for p in parameters}
-    if len(kinds) > 1:
-        named = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
-        raise ConfigError(f"the model's parameters must have one dtype on one device, found {named}")
-    dtype = parameters[0].dtype
-    if dtype not in (torch.float32, torch.float64):
-        raise ConfigError(
-            f"the model's parameters are {dtype}, which cannot hold a sum of batch sizes: keep them in float32 and "
-            "compute in less with torch.autocast"
-        )
-
-
-def _make_buckets(parameters: list[torch.nn.Parameter], bucket_bytes: int | None, extra: int) -> list[_Bucket]:
-    groups: list[list[torch.nn.Parameter]] = [[]]
-    filled = 0
-    for parameter in parameters:
-        if bucket_bytes is not None and groups[-1] and filled + parameter.nbytes > bucket_bytes:
-            groups.append([])
-            filled = 0
-        groups[-1].append(parameter)
-        filled += parameter.nbytes
-    buckets = []
-    for i, group in enumerate(groups):
-        tail = extra if i == len(groups) - 1 else 0
-        message = group[0].new_zeros(sum(p.numel() for p in group) + tail)
-        parts = torch.split(message, [*(p.numel() for p in group), tail])[: len(group)]
-        views = [part.view_as(p) for part, p in zip(parts, group, strict=True)]
-        buckets.append(_Bucket(group, message, views))
-    return buckets
+def _on_gradient(parameter: torch.nn.Parameter, listener: Callable[[Tensor], None]) -> Any:
+    required = parameter.requires_grad
+    parameter.requires_grad_(True)  # a hook can be given to nothing else, and a frozen parameter may come back
+    handle = parameter.register_post_accumulate_grad_hook(listener)  # type: ignore[no-untyped-call]
+    parameter.requires_grad_(required)
+    return handle

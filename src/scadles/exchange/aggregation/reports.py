@@ -18,7 +18,9 @@ class Report(NamedTuple):
         elapsed_s: stream seconds between this message and the one before it.
         loss: mean loss over its batch; 0 for an empty one.
         stop: 1 asks all devices to end the run after this step, 2 because too much of its stream is rejected.
-        redo: 1 asks all devices to send again, because a part had left before the rest proved unusable.
+        redo: 1 asks all devices to send again, because a part had left before the rest proved unusable; from 2 on it
+            stands for the parameters that shall be taken up beforehand. Below 0 it asks for nothing, and stands for
+            what the optimizer's groups say, where somebody has changed that since the last step.
         norm_sq, kept_sq: squared norms of its update, and of what compression picks of it; with compression only.
         coding_s, transfer_s: seconds that the last step's coding and messages took; with compression only.
     """

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from scadles.clock import WallClock
-from scadles.errors import ConfigError, FabricError
+from scadles.errors import ConfigError, FabricError, RunError
 from scadles.exchange.aggregation import GradientExchange, Report
 from scadles.fabric import LocalFabric, TorchFabric
 
@@ -259,7 +259,7 @@ class TestMessages:
         assert fabric.collectives == 0
 
     @pytest.mark.parametrize("bucket_bytes", BUCKETS)
-    def test_parameters_without_a_part_in_the_loss_get_zeros(self, in_threads, bucket_bytes):
+    def test_parameters_without_a_part_in_any_loss_have_no_gradient(self, in_threads, bucket_bytes):
         def work(fabric):
             model = make_model(0)
             exchange = GradientExchange(model.parameters(), fabric.reduce, fabric.rank, fabric.size, bucket_bytes)
@@ -270,7 +270,8 @@ class TestMessages:
 
         for model in in_threads(2, work):
             assert torch.equal(model[0].weight.grad, torch.ones(8, INPUTS, dtype=torch.float64))
-            assert not model[4].weight.grad.any()
+            assert model[4].weight.grad is None
+            assert model[4].bias.grad is None
 
     def test_frozen_parameters_are_left_out(self):
         [fabric] = LocalFabric.create(1)
@@ -288,6 +289,138 @@ class TestMessages:
         second.close()
         with pytest.raises(FabricError, match="lost device 1 during gradients of step 1"):
             exchange_once(first, [3, 3], 0, None)
+
+
+class TestWhatIsThere:
+    """Which parameters have a gradient anywhere is told by the message of the gradients itself."""
+
+    @pytest.mark.parametrize("bucket_bytes", BUCKETS)
+    @pytest.mark.parametrize("zero", [0.0, -0.0])
+    def test_a_gradient_of_zero_on_one_device_is_one_on_all(self, in_threads, bucket_bytes, zero):
+        def work(fabric):
+            model = make_model(0)
+            exchange = GradientExchange(model.parameters(), fabric.reduce, fabric.rank, fabric.size, bucket_bytes)
+            exchange.begin(1.0, "step 1")
+            loss = model[0](torch.ones(1, INPUTS, dtype=torch.float64)).sum()
+            if fabric.rank == 1:
+                loss = loss + (zero * model[2].weight[1:]).sum()
+            loss.backward()
+            exchange.finish(Report(batch=1, weight=1))
+            return model
+
+        for model in in_threads(3, work):
+            assert model[2].weight.grad is not None
+            assert not model[2].weight.grad.any()
+            assert [model[i].weight.grad is None for i in (0, 2, 4)] == [False, False, True]
+
+    @pytest.mark.parametrize("bucket_bytes", BUCKETS)
+    def test_what_one_device_uses_and_an_empty_batch(self, in_threads, bucket_bytes):
+        def work(fabric):
+            model = make_model(0)
+            exchange = GradientExchange(model.parameters(), fabric.reduce, fabric.rank, fabric.size, bucket_bytes)
+            found = []
+            for step in range(4):  # device 2 has nothing; in turns one of the others uses all layers, or none does
+                weight = 0 if fabric.rank == 2 else 1
+                exchange.begin(weight, f"step {step}")
+                if weight:
+                    layers = model if step % 2 and fabric.rank == step // 2 else model[:2]
+                    layers(torch.ones(1, INPUTS, dtype=torch.float64)).sum().backward()
+                exchange.finish(Report(batch=weight, weight=weight))
+                found.append([p.grad is not None for p in model.parameters()])
+            return found
+
+        for found in in_threads(3, work):
+            assert found == [[True] * 2 + [False] * 4, [True] * 6, [True] * 2 + [False] * 4, [True] * 6]
+
+    @pytest.mark.parametrize("bucket_bytes", BUCKETS)
+    def test_a_parameter_without_elements(self, bucket_bytes):
+        [fabric] = LocalFabric.create(1)
+        empty, full = nn.Parameter(torch.ones(0)), nn.Parameter(torch.ones(2))
+        exchange = GradientExchange([empty, full], fabric.reduce, 0, 1, bucket_bytes)
+        exchange.begin(1.0, "step 1")
+        (empty.sum() + full.sum()).backward()
+        exchange.finish(Report(batch=1, weight=1))
+        assert full.grad.tolist() == [1.0, 1.0]
+
+
+class TestPlan:
+    """Parameters that begin to require gradients while training."""
+
+    @pytest.mark.parametrize("bucket_bytes", BUCKETS)
+    def test_freeze_unfreeze_and_freeze_again(self, in_threads, bucket_bytes):
+        sizes = [3, 0, 5]
+
+        def work(fabric):
+            model = make_model(0)
+            model[2].requires_grad_(False)
+            exchange = GradientExchange(model.parameters(), fabric.reduce, fabric.rank, fabric.size, bucket_bytes)
+            messages, found = [], []
+            for step in range(6):
+                model[2].requires_grad_(step in (2, 3, 5))
+                before = fabric.collectives
+                x, y = make_batches(sizes, step)[fabric.rank]
+                exchange.begin(len(x), f"step {step}")
+                if len(x):
+                    (cross_entropy(model(x), y) * len(x)).backward()
+                reports = exchange.finish(Report(batch=len(x), weight=len(x)))
+                assert [(report.batch, report.weight, report.redo) for report in reports] == [(n, n, 0) for n in sizes]
+                messages.append(fabric.collectives - before)
+                found.append([None if p.grad is None else p.grad.clone() for p in model.parameters()])
+            return messages, found, len(exchange.parameters)
+
+        outcomes = in_threads(3, work)
+        for step in range(6):
+            model, batches = make_model(0), make_batches(sizes, step)
+            model[2].requires_grad_(step in (2, 3, 5))
+            cross_entropy(model(torch.cat([x for x, _ in batches])), torch.cat([y for _, y in batches])).backward()
+            for _, found, count in outcomes:
+                assert count == 6
+                for p, mine in zip(model.parameters(), found[step], strict=True):
+                    if p.grad is None:
+                        assert mine is None
+                    else:
+                        assert relative_error(mine, p.grad) <= 1e-10
+        for messages, _, _ in outcomes:
+            one, two, three = messages[0], messages[2], messages[3]
+            assert messages == [one, one, one + three, three, three, three], "one message more where all agree"
+            assert two == one + three
+
+    @pytest.mark.parametrize("bucket_bytes", BUCKETS)
+    @pytest.mark.parametrize("unfreezes", [{0: 2}, {0: 2, 1: 2, 2: 0}])
+    def test_devices_that_do_not_agree_say_so_all_of_them(self, in_threads, bucket_bytes, unfreezes):
+        def work(fabric):
+            model = make_model(0)
+            for layer in (0, 2):
+                model[layer].requires_grad_(False)
+            exchange = GradientExchange(model.parameters(), fabric.reduce, fabric.rank, fabric.size, bucket_bytes)
+            if fabric.rank in unfreezes:
+                model[unfreezes[fabric.rank]].requires_grad_(True)
+            exchange.begin(1.0, "gradients of step 7")
+            model(torch.ones(1, INPUTS, dtype=torch.float64)).sum().backward()
+            with pytest.raises(RunError) as caught:
+                exchange.finish(Report(batch=1, weight=1))
+            return str(caught.value)
+
+        said = in_threads(3, work)
+        other = 0 if len(unfreezes) == 1 else 2
+        assert said[0].startswith(f"gradients of step 7: on devices [{other}] other parameters require gradients")
+        assert len(set(said)) == 1
+
+    @pytest.mark.parametrize("bucket_bytes", BUCKETS)
+    def test_a_new_parameter_and_a_gradient_that_is_not_finite(self, in_threads, bucket_bytes):
+        def work(fabric):
+            model, centres = make_model(0), nn.Parameter(torch.ones(CLASSES, dtype=torch.float64))
+            exchange = GradientExchange(model.parameters(), fabric.reduce, fabric.rank, fabric.size, bucket_bytes)
+            exchange.manage([*model.parameters(), centres])
+            exchange.begin(1.0, "step 1")
+            outputs = model(torch.ones(1, INPUTS, dtype=torch.float64))
+            (outputs @ centres * (float("nan") if fabric.rank == 0 else 1.0)).sum().backward()
+            reports = exchange.finish(Report(batch=1, weight=1))
+            assert reports.weight.tolist() == [0, 1, 1]
+            return centres.grad, outputs.detach()[0]
+
+        for gradient, expected in in_threads(3, work):
+            assert relative_error(gradient, expected) <= 1e-12
 
 
 class TestParameters:
