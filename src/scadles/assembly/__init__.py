@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from string import Formatter
 from typing import Any
@@ -26,6 +27,8 @@ from scadles.device.connected import ConnectedDevice
 from scadles.device.device import Device
 from scadles.device.intake import Intake
 from scadles.device.learner import Learner
+from scadles.device.managed import find_parameters
+from scadles.device.optimizers import JointOptimizer, adopt
 from scadles.errors import ConfigError
 from scadles.exchange.aggregation import GradientExchange, LearningRate, scaling_for
 from scadles.fabric import Fabric, LocalFabric, TorchFabric
@@ -129,11 +132,20 @@ def build_policy(config: RunConfig) -> BufferPolicy:
     return Persistence() if config.buffer.policy == "persistence" else Truncation(config.batch.window_s)
 
 
+def choose_optimizer(config: RunConfig, model: nn.Module, given: Optimizer | Sequence[Optimizer] | None) -> Optimizer:
+    """Return the user's optimizer, several as one, or where there is none the built-in one."""
+    return build_optimizer(config.optimizer, model) if given is None else adopt(given, model)
+
+
 def build_learning_rate(config: RunConfig, optimizer: Optimizer) -> LearningRate:
     """Return the rule for the learning rate; its base batch is ``batch.size`` on every device."""
     lr = config.lr
+    several = optimizer.optimizers if isinstance(optimizer, JointOptimizer) else (optimizer,)
+    scalings = {scaling_for(one) for one in several}
+    if lr.scaling == "auto" and len(scalings) > 1:
+        raise ConfigError("lr.scaling = auto: the optimizers suit different scalings; say linear, sqrt or none")
     return LearningRate(
-        scaling_for(optimizer) if lr.scaling == "auto" else lr.scaling,
+        scalings.pop() if lr.scaling == "auto" else lr.scaling,
         base_batch=config.batch.size * config.devices,
         warmup_samples=lr.warmup_samples,
         milestones=lr.milestones,
@@ -145,11 +157,10 @@ def build_learner(
     config: RunConfig,
     dataset: Dataset,
     model: nn.Module,
-    optimizer: Optimizer | None,
+    optimizer: Optimizer,
     exchange: GradientExchange,
 ) -> Learner:
-    """Return model, optimizer (None: the built-in one) and the rules of training them."""
-    optimizer = optimizer or build_optimizer(config.optimizer, model)
+    """Return model, optimizer and the rules of training them."""
     rate = build_learning_rate(config, optimizer)
     return Learner(model, optimizer, rate, exchange, dataset.prepare, mean=config.aggregation.mean)
 
@@ -174,7 +185,7 @@ def build_device(
     config: RunConfig,
     dataset: Dataset,
     model: nn.Module,
-    optimizer: Optimizer | None,
+    optimizer: Optimizer | Sequence[Optimizer] | None,
     fabric: Fabric,
     clock: Clock,
     run_dir: Path | None = None,
@@ -197,10 +208,12 @@ def build_device(
         quarantine=quarantine,
         limit=RejectionLimit(config.stream.max_rejected_share),
     )
+    chosen = choose_optimizer(config, model, optimizer)
+    exchange = build_exchange(config, find_parameters(model, chosen), fabric)
     return ConnectedDevice(
         intake,
         build_rule(config),
-        build_learner(config, dataset, model, optimizer, build_exchange(config, model, fabric)),
+        build_learner(config, dataset, model, chosen, exchange),
         fabric,
         clock,
         build_sample_exchange(config, dataset, partition, fabric),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import nn
+from torch.nn import Parameter
 
 from scadles.clock import wall_seconds
 from scadles.config import RunConfig
@@ -45,42 +48,43 @@ _REDUCERS: dict[str, type[GatherReducer | SplitReducer | QuantizedDenseReducer]]
 }
 
 
-def build_exchange(config: RunConfig, model: nn.Module, fabric: Fabric) -> GradientExchange:
+def build_exchange(config: RunConfig, parameters: Sequence[Parameter], fabric: Fabric) -> GradientExchange:
     """Return the exchange of one device at its end of a fabric."""
     if config.compression.ratio is not None and fabric.size > 1:
         link = TimedLink(fabric, wall_seconds)
-        return CompressedExchange(model.parameters(), link, build_compressor(config, model, link))
-    on_cuda = next(model.parameters()).is_cuda
+        return CompressedExchange(parameters, link, build_compressor(config, parameters, link))
+    on_cuda = parameters[0].is_cuda
     overlap = config.fabric.overlap == "on" or (config.fabric.overlap == "auto" and on_cuda)
     bucket_bytes = int(config.fabric.bucket_mb * 2**20) if overlap else None
-    return GradientExchange(model.parameters(), fabric.reduce, fabric.rank, fabric.size, bucket_bytes)
+    return GradientExchange(parameters, fabric.reduce, fabric.rank, fabric.size, bucket_bytes)
 
 
-def build_cluster_exchange(config: RunConfig, model: nn.Module, fabric: Fabric) -> GradientExchange:
+def build_cluster_exchange(config: RunConfig, parameters: Sequence[Parameter], fabric: Fabric) -> GradientExchange:
     """Return the exchange of all devices of a cluster that share this process, and one end of a fabric."""
     if config.compression.ratio is not None and config.devices > 1:
         # reducers that work together send nothing, and ask a fabric only for rank and size
         ends = LocalFabric.create(config.devices)
         charged = config.cost.message_bytes
         n = None if charged is None else charged // _FLOAT32
-        return ClusterExchange(model.parameters(), [build_compressor(config, model, end, n) for end in ends])
-    return GradientExchange(model.parameters(), fabric.reduce, fabric.rank, config.devices)
+        return ClusterExchange(parameters, [build_compressor(config, parameters, end, n) for end in ends])
+    return GradientExchange(parameters, fabric.reduce, fabric.rank, config.devices)
 
 
 def build_compressor(
-    config: RunConfig, model: nn.Module, fabric: Collectives, charged: int | None = None
+    config: RunConfig, model: nn.Module | Sequence[Parameter], fabric: Collectives, charged: int | None = None
 ) -> Compressor:
     """Return what one device carries from step to step for compression.
 
     Args:
         config: the run.
-        model: what is trained.
+        model: what is trained, or its parameters.
         fabric: connects the devices.
         charged: how many values a gradient has for whose messages the way is chosen; None: as many as the model's.
     """
     settings = config.compression
     # gradients travel from the last layer to the first
-    trained = [p for p in model.parameters() if p.requires_grad][::-1]
+    parameters = model.parameters() if isinstance(model, nn.Module) else model
+    trained = [p for p in parameters if p.requires_grad][::-1]
     sizes, device = [p.numel() for p in trained], trained[0].device
     n = sum(sizes)
     selector = OncePerStep(_selector(config, sizes, fabric.rank))

@@ -193,4 +193,5 @@ class ConnectedDevice(Device):
         self.ready()
         wish = REJECTS_TOO_MUCH if self.intake.rejects_too_much else float(stop)
         mine = Report(size, weight, self._ready_s, self._elapsed_s, value if weight else 0.0, wish)
+        mine = mine._replace(redo=self.learner.hyperparameters.news())
         return self.learner.exchange.finish(mine)

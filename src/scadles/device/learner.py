@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
+from scadles.device.hyperparameters import Hyperparameters
+from scadles.device.optimizers import Guard
 from scadles.exchange.aggregation import REJECTS_TOO_MUCH, GradientExchange, LearningRate, Reports
 
 
@@ -82,7 +84,15 @@ class Learner:
         self.samples_seen = 0
         self.time_s = 0.0
         self.needs_two = any(isinstance(part, _BatchNorm) for part in model.modules())
-        self._base_lrs = [group["lr"] for group in optimizer.param_groups]
+        self.hyperparameters = Hyperparameters(optimizer)
+        self._lr = float(optimizer.param_groups[0]["lr"])
+        self._take_step: Callable[[Optimizer], None] = lambda optimizer: optimizer.step()
+
+    def guard(self) -> Guard:
+        """Refuse, until the returned guard is released, steps of the optimizer that are not :meth:`update`'s."""
+        guard = Guard(self.optimizer)
+        self._take_step = guard.step
+        return guard
 
     def weights(self, batches: np.ndarray, losses: np.ndarray) -> np.ndarray:
         """Return the weight in the mean of gradients over so many samples each; 0 where a loss is not finite."""
@@ -91,15 +101,19 @@ class Learner:
         return np.where(np.isfinite(losses), weights, 0.0)
 
     def update(self, reports: Reports) -> StepResult:
-        """Take a step with the mean gradient that the parameters hold, the same on every device."""
+        """Take a step with the mean gradient that the parameters hold, the same on every device.
+
+        Raises:
+            RunError: the optimizer's groups were changed, and not alike on all devices; no step is taken.
+        """
+        self.hyperparameters.agree(reports.redo, self.step_number + 1)
         batches = np.where(reports.weight > 0, reports.batch, 0.0)
         total = int(batches.sum())
         scale = self.learning_rate.batch_scale(total)
         if total:
             factor = self.learning_rate.factor(total, self.samples_seen)
-            for group, base in zip(self.optimizer.param_groups, self._base_lrs, strict=True):
-                group["lr"] = base * factor
-            self.optimizer.step()
+            with self.hyperparameters.scaled(factor) as self._lr:
+                self._take_step(self.optimizer)
         self.samples_seen += total
         self.step_number += 1
         self.time_s += float(reports.elapsed_s[0])
@@ -107,7 +121,7 @@ class Learner:
         return StepResult(
             total_batch=total,
             loss=float((reports.loss * batches).sum()) / total if total else None,
-            lr=float(self.optimizer.param_groups[0]["lr"]),
+            lr=self._lr,
             lr_scale=scale,
             ready_s=float(reports.ready_s[slowest]),
             slowest=slowest,
@@ -122,7 +136,9 @@ class Learner:
             "step": self.step_number,
             "samples_seen": self.samples_seen,
             "cluster_time_s": self.time_s,
-            "base_lrs": self._base_lrs,
+            "base_lrs": [float(group["lr"]) for group in self.optimizer.param_groups],
+            "lr": self._lr,
+            "asked": self.hyperparameters.asked,
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -130,4 +146,5 @@ class Learner:
         self.step_number = state["step"]
         self.samples_seen = state["samples_seen"]
         self.time_s = state["cluster_time_s"]
-        self._base_lrs = state["base_lrs"]
+        self._lr = state.get("lr", self._lr)
+        self.hyperparameters.load(state["base_lrs"], state.get("asked"))

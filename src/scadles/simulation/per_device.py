@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.functional import cross_entropy
 from torch.nn.modules.conv import _ConvNd
@@ -119,7 +119,7 @@ class BatchedGradients(Gradients):
         self._learner = learner
         self._lookup = lookup
         self._one_by_one = one_by_one
-        self._trained = {name: p for name, p in learner.model.named_parameters() if p.requires_grad}
+        self._trained = _used(learner.model, lookup.example())
         self._parameters = {name: p.detach() for name, p in self._trained.items()}
         size = sum(p.numel() for p in self._parameters.values())
         self._at_once = max(1, min(_MOST_AT_ONCE, _BATCHED_VALUES // size))
@@ -166,6 +166,14 @@ class BatchedGradients(Gradients):
             if total is not None:
                 total.view(-1).add_(scales @ gradient.flatten(1))
         return Shares(weights, values, correct.cpu().numpy())
+
+
+def _used(model: nn.Module, x: Tensor) -> dict[str, nn.Parameter]:
+    """Return the parameters that have a part in the model's outputs for ``x``: torch.func gives zeros for the rest."""
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    with torch.random.fork_rng(), torch.enable_grad():
+        found = torch.autograd.grad(model(x).sum(), list(named.values()), allow_unused=True)
+    return {name: p for (name, p), gradient in zip(named.items(), found, strict=True) if gradient is not None}
 
 
 def _filled_up(counts: np.ndarray, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:

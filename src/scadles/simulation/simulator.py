@@ -15,6 +15,7 @@ from scadles.assembly.injection import build_injection, build_sample_format, inj
 from scadles.clock import wall_seconds
 from scadles.config import RunConfig
 from scadles.data import Dataset
+from scadles.device.managed import find_parameters
 from scadles.fabric import LocalFabric
 from scadles.models import Nothing
 from scadles.observe import Progress, Simulated, Summary, evenly, write_config
@@ -66,7 +67,8 @@ class Simulator:
         torch.manual_seed(derive_seed(config.seed, "torch", 0))
         # in the in-memory fabric all simulated devices are one end: their sum is already there
         self._fabric = LocalFabric.create(1)[0]
-        exchange = build_cluster_exchange(config, model, self._fabric)
+        optimizer = assembly.choose_optimizer(config, model, optimizer)
+        exchange = build_cluster_exchange(config, find_parameters(model, optimizer), self._fabric)
         self._learner = assembly.build_learner(config, dataset, model, optimizer, exchange)
         self._devices = assembly.build_devices(config, dataset, self._learner)
         self._statistics = ClusterStatistics(model, config.devices)

@@ -264,7 +264,7 @@ class GradientExchange:
 
 def _on_gradient(parameter: torch.nn.Parameter, listener: Callable[[Tensor], None]) -> Any:
     required = parameter.requires_grad
-    parameter.requires_grad_(True)  # a hook can be given to nothing else, and a frozen parameter may come back
+    parameter.requires_grad = True  # a hook can be given to nothing else, and a frozen parameter may come back
     handle = parameter.register_post_accumulate_grad_hook(listener)  # type: ignore[no-untyped-call]
-    parameter.requires_grad_(required)
+    parameter.requires_grad = required
     return handle

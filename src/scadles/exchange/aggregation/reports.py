@@ -55,6 +55,11 @@ class Reports(Sequence[Report]):
     def __init__(self, rows: np.ndarray) -> None:
         self._rows = rows
 
+    @property
+    def rows(self) -> np.ndarray:
+        """All of them, as they were given."""
+        return self._rows
+
     def __len__(self) -> int:
         return len(self._rows)
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from scadles.exchange.aggregation import GradientExchange, Report, Reports
+from scadles.exchange.aggregation.bucket import Bucket
 from scadles.exchange.aggregation.dense import Waitable
 from scadles.exchange.reduction.compressed import check_compressible
 from scadles.exchange.reduction.compressor import Compressor
 from scadles.exchange.reduction.contract import Reduction, reduce_together
+from scadles.exchange.reduction.used import Used
 
 
 class ClusterExchange(GradientExchange):
@@ -37,6 +39,7 @@ class ClusterExchange(GradientExchange):
         self.updates = torch.zeros(len(compressors), compressors[0].reducer.n)
         self.present = np.ones(len(compressors), dtype=bool)
         self.coding_s = self.transfer_s = 0.0
+        self._used = Used(len(self.parameters))
 
     @property
     def compressor(self) -> Compressor:
@@ -44,12 +47,18 @@ class ClusterExchange(GradientExchange):
         return self.compressors[0]
 
     def take_update(self, device: int) -> None:
-        """Take what the parameters hold as the update of ``device``, and leave zeros."""
+        """Take what the parameters hold as the update of ``device``, and leave nothing."""
+        if self._used.look(self._buckets[0], 1.0):
+            self._used.take_up(self._used.presence())
         message = self._buckets[0].message[: self.updates.shape[1]]
         self.updates[device].copy_(message)
-        message.zero_()
+        self._buckets[0].clear()
+
+    def _absent(self, bucket: Bucket) -> Collection[int]:
+        return self._used.unused
 
     def _exchange(self, mine: np.ndarray) -> Reports:
+        self._used.take_up(self._filled_in())
         mine[:, Report._fields.index("coding_s")] = self.coding_s
         mine[:, Report._fields.index("transfer_s")] = self.transfer_s
         corrected = [
@@ -66,6 +75,14 @@ class ClusterExchange(GradientExchange):
             compressor.end(reports, reduction)
         self.updates.zero_()
         return reports
+
+    def _filled_in(self) -> Tensor:
+        """Return which parameters have anything in the updates, ``[parameters]``; only unused ones are looked at."""
+        found = torch.zeros(len(self.parameters))
+        ends = np.cumsum([parameter.numel() for parameter in self._buckets[0].parameters])
+        for place in self._used.unused:
+            found[place] = self.updates[:, ends[place - 1] if place else 0 : ends[place]].any()
+        return found
 
     def _reduce_sparse(self, corrected: list[Tensor], mine: np.ndarray) -> tuple[Tensor, Reports, list[Reduction]]:
         reducers = [compressor.reducer for compressor in self.compressors]

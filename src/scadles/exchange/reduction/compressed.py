@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from scadles.errors import ConfigError
+from scadles.errors import ConfigError, RunError
 from scadles.exchange.aggregation import GradientExchange, Report, Reports
+from scadles.exchange.aggregation.bucket import Bucket
 from scadles.exchange.reduction.compressor import Compressor
 from scadles.exchange.reduction.timed import TimedLink
+from scadles.exchange.reduction.used import NEWLY_USED, Used
 
+_REDO, _WEIGHT = Report._fields.index("redo"), Report._fields.index("weight")
 _CODING_S, _TRANSFER_S = Report._fields.index("coding_s"), Report._fields.index("transfer_s")
 
 
@@ -36,6 +39,7 @@ class CompressedExchange(GradientExchange):
         check_compressible(self.parameters)
         self.compressor = compressor
         self._link = link
+        self._used = Used(len(self.parameters))
         self._coding_s = self._transfer_s = 0.0
 
     fields = len(Report._fields)
@@ -45,6 +49,7 @@ class CompressedExchange(GradientExchange):
         began_s, waited_s = self._link.seconds(), self._link.transfer_s
         # decoding ends after the messages: both times are of the step before
         report[_CODING_S], report[_TRANSFER_S] = self._coding_s, self._transfer_s
+        report[_REDO] += NEWLY_USED * self._used.look(self._buckets[0], report[_WEIGHT])
         whole = self.compressor.begin(update, report)
         reduction = None
         if self.compressor.compressed:
@@ -57,15 +62,40 @@ class CompressedExchange(GradientExchange):
         self.compressor.end(reports, reduction)
         self._transfer_s = self._link.transfer_s - waited_s
         self._coding_s = self._link.seconds() - began_s - self._transfer_s
+        return self._hear_of_use(reports)
+
+    def _hear_of_use(self, reports: Reports) -> Reports:
+        """Hear of parameters that are used for the first time, where anybody has said so; return reports without."""
+        rows = reports.rows
+        says_so = rows[:, _REDO] % 1 != 0
+        if says_so.any():
+            presence = self._used.presence().to(self._buckets[0].message.device)
+            self._link.reduce(presence, self._phase).wait()
+            self._used.take_up(presence)
+            rows[:, _REDO] -= NEWLY_USED * says_so
         return reports
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, numbers = self.compressor.state()
-        return tensors, {**numbers, "coding_s": self._coding_s, "transfer_s": self._transfer_s}
+        times = {"coding_s": self._coding_s, "transfer_s": self._transfer_s}
+        return tensors, {**numbers, **times, **self._used.state()}
 
     def load(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         self.compressor.load(tensors, state)
         self._coding_s, self._transfer_s = state["coding_s"], state["transfer_s"]
+        self._used.load(state)
+
+    def _absent(self, bucket: Bucket) -> Collection[int]:
+        return self._used.unused
+
+    def _plan(self) -> None:
+        if self.parameters:
+            raise RunError(
+                f"{self._phase}: parameters have begun to require gradients, and compression.ratio is set, which keeps "
+                "back parts of the gradient of a fixed set: let them require gradients from the start, or leave "
+                "compression.ratio out"
+            )
+        super()._plan()
 
 
 def check_compressible(parameters: list[torch.nn.Parameter]) -> None:
