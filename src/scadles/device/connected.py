@@ -16,6 +16,7 @@ from scadles.device.device import Device, never
 from scadles.device.injection import SampleExchange, Samples
 from scadles.device.intake import Intake
 from scadles.device.learner import Learner
+from scadles.device.parts import Parts, backward, check_loss
 from scadles.errors import RunError
 from scadles.exchange.aggregation import REJECTS_TOO_MUCH, BatchNormStatistics, Report, Reports
 from scadles.fabric import Fabric
@@ -56,7 +57,7 @@ class ConnectedDevice(Device):
         rejecting: devices that asked to end the run because too much of their streams is rejected.
     """
 
-    __slots__ = ("_has_shared", "_samples", "batchnorm", "fabric", "rejecting")
+    __slots__ = ("_counts_for_nothing", "_has_shared", "_parts", "_samples", "batchnorm", "fabric", "rejecting")
 
     def __init__(
         self,
@@ -71,6 +72,8 @@ class ConnectedDevice(Device):
         self.fabric = fabric
         self._samples = samples
         self._has_shared = False
+        self._parts: Parts | None = None
+        self._counts_for_nothing = False
         self.batchnorm = BatchNormStatistics(learner.model)
         self.rejecting: tuple[int, ...] = ()
 
@@ -112,17 +115,40 @@ class ConnectedDevice(Device):
     def undo_collect(self) -> None:
         if self._taken is not None and self.batch_size:
             self.batchnorm.restore()
+        self._parts = None
         super().undo_collect()
 
     def end_step(self) -> None:
         super().end_step()
         self._has_shared = False
 
-    def step(self, loss: Tensor | None, *, stop: bool = False, correct: int | None = None) -> tuple[Step, bool]:
+    def accumulate(self, loss: Tensor, weight: float | None = None) -> None:
+        """Add the gradient of a part of the present batch to that of the parts before.
+
+        Args:
+            loss: mean loss over the part, with its graph.
+            weight: of the part in the mean over the batch, in which all parts have one, or all count alike.
+        """
+        if self._parts is None:
+            self._parts = Parts()
+            self.learner.look_for_parameters()
+            self.learner.exchange.begin(1.0, self._phase, in_parts=True)
+        self._parts.add(loss, weight)
+
+    def step(
+        self,
+        loss: Tensor | None,
+        *,
+        stop: bool = False,
+        correct: int | None = None,
+        weight: float | None = None,
+    ) -> tuple[Step, bool]:
         """Exchange gradients and update the model, whatever this device has to bring.
 
         Args:
-            loss: mean loss over the last gathered batch, with its graph; None for an empty batch.
+            loss: mean loss over the last gathered batch, or over its last part where there are others, with its graph;
+                None for an empty batch, or after the last part.
+            weight: what this mean is over, where it is not the samples of the batch: tokens, say, or sums of weights.
             stop: ask all devices to end after this step.
             correct: right answers on the samples of this device's own stream in that batch, if they were counted.
 
@@ -135,16 +161,14 @@ class ConnectedDevice(Device):
         if not self._has_shared and not len(self.taken):
             self._share_nothing()
         size = self.batch_size
-        if loss is not None and loss.dim() != 0:
-            raise RunError(f"the loss must be the mean over the batch, one number; it has shape {tuple(loss.shape)}")
-        reports = self._exchange_gradients(size, loss, stop=stop)
+        reports = self._exchange_gradients(size, loss, weight, stop=stop)
         trained = bool(reports.weight[self.number])
         # a virtual clock waits for the last one here; a wall clock has done so by itself
         self.clock.advance_to(self._last_end_s + float(reports.ready_s.max()))
         synced_s = self.clock.now()
         result = self.learner.update(reports)
         self.rejecting = result.rejecting
-        self.settle(trained=trained)
+        self.settle(trained=trained or self._counts_for_nothing)
         if trained:
             self.batchnorm.trained(size)
         elif size:
@@ -184,14 +208,31 @@ class ConnectedDevice(Device):
             self.fabric.reduce(total, f"BatchNorm statistics after step {self.learner.step_number}").wait()
             self.batchnorm.unpack(total)
 
-    def _exchange_gradients(self, size: int, loss: Tensor | None, *, stop: bool) -> Reports:
-        value = float(loss.detach()) if loss is not None else 0.0
-        weight = float(self.learner.weights(np.array(size if loss is not None else 0), np.array(value)))
-        self.learner.exchange.begin(weight, f"gradients of step {self.learner.step_number + 1}")
-        if loss is not None and weight > 0:
-            (loss * weight).backward()  # type: ignore[no-untyped-call]
+    @property
+    def _phase(self) -> str:
+        return f"gradients of step {self.learner.step_number + 1}"
+
+    def _exchange_gradients(self, size: int, loss: Tensor | None, given: float | None, *, stop: bool) -> Reports:
+        if self._parts is not None and loss is not None:
+            self.accumulate(loss, given)
+            loss = None
+        parts, self._parts = self._parts, None
+        self._counts_for_nothing = given == 0 or (parts is not None and parts.counts_for_nothing)
+        if parts is not None:
+            value, given = parts.mean_loss, parts.weight
+            weight = self.learner.weight(size, value, given)
+            self.learner.exchange.reweigh(weight, weight / parts.total if parts.total else 0.0)
+        else:
+            if loss is not None:
+                check_loss(loss)
+            value = float(loss.detach()) if loss is not None else 0.0
+            weight = self.learner.weight(size, value, given) if loss is not None else 0.0
+            self.learner.look_for_parameters()
+            self.learner.exchange.begin(weight, self._phase)
+            if loss is not None and weight > 0:
+                backward(loss, weight)
         self.ready()
         wish = REJECTS_TOO_MUCH if self.intake.rejects_too_much else float(stop)
-        mine = Report(size, weight, self._ready_s, self._elapsed_s, value if weight else 0.0, wish)
-        mine = mine._replace(redo=self.learner.hyperparameters.news())
+        news = self.learner.hyperparameters.news()
+        mine = Report(size, weight, self._ready_s, self._elapsed_s, value if weight else 0.0, wish, news)
         return self.learner.exchange.finish(mine)

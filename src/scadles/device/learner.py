@@ -5,6 +5,7 @@ A device process has a learner of its own, the same everywhere; all simulated de
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,7 +16,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from scadles.device.hyperparameters import Hyperparameters
+from scadles.device.managed import Managed
 from scadles.device.optimizers import Guard
+from scadles.device.parts import checked_weight
 from scadles.exchange.aggregation import REJECTS_TOO_MUCH, GradientExchange, LearningRate, Reports
 
 
@@ -61,6 +64,8 @@ class Learner:
         step_number: steps taken.
         samples_seen: samples of all devices that these steps were on.
         time_s: stream time of the last step as device 0 tells it; decisions that all must take alike go by it.
+        managed: all that devices must have alike.
+        hyperparameters: what the optimizer's groups say.
         needs_two: whether a batch of one sample cannot be trained on, because BatchNorm has no variance of it.
     """
 
@@ -84,6 +89,7 @@ class Learner:
         self.samples_seen = 0
         self.time_s = 0.0
         self.needs_two = any(isinstance(part, _BatchNorm) for part in model.modules())
+        self.managed = Managed(model, optimizer)
         self.hyperparameters = Hyperparameters(optimizer)
         self._lr = float(optimizer.param_groups[0]["lr"])
         self._take_step: Callable[[Optimizer], None] = lambda optimizer: optimizer.step()
@@ -94,11 +100,23 @@ class Learner:
         self._take_step = guard.step
         return guard
 
+    def look_for_parameters(self) -> None:
+        """Let the exchange know of parameters that have come to the optimizer since the last step."""
+        if self.managed.refresh():
+            self.exchange.manage(self.managed.parameters.values())
+
     def weights(self, batches: np.ndarray, losses: np.ndarray) -> np.ndarray:
         """Return the weight in the mean of gradients over so many samples each; 0 where a loss is not finite."""
         weights = np.asarray(batches, dtype=np.float64)
         weights = weights if self.mean == "weighted" else np.sign(weights)
         return np.where(np.isfinite(losses), weights, 0.0)
+
+    def weight(self, samples: int, loss: float, given: float | Tensor | None = None) -> float:
+        """Return the weight in the mean of one gradient: the one it was given, which may be 0, where there is one."""
+        if given is None or self.mean != "weighted":
+            return float(self.weights(np.array(samples), np.array(loss))) if given != 0 else 0.0
+        weight = checked_weight(given)
+        return weight if math.isfinite(loss) else 0.0
 
     def update(self, reports: Reports) -> StepResult:
         """Take a step with the mean gradient that the parameters hold, the same on every device.
@@ -109,6 +127,7 @@ class Learner:
         self.hyperparameters.agree(reports.redo, self.step_number + 1)
         batches = np.where(reports.weight > 0, reports.batch, 0.0)
         total = int(batches.sum())
+        shares = reports.weight if self.mean == "weighted" else batches
         scale = self.learning_rate.batch_scale(total)
         if total:
             factor = self.learning_rate.factor(total, self.samples_seen)
@@ -120,7 +139,7 @@ class Learner:
         slowest = int(reports.ready_s.argmax())
         return StepResult(
             total_batch=total,
-            loss=float((reports.loss * batches).sum()) / total if total else None,
+            loss=float((reports.loss * shares).sum() / shares.sum()) if total else None,
             lr=self._lr,
             lr_scale=scale,
             ready_s=float(reports.ready_s[slowest]),

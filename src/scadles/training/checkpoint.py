@@ -21,8 +21,9 @@ from scadles.errors import CheckpointError, RunError
 from scadles.fabric import Fabric
 from scadles.training.checkpoint_file import read_file, read_metadata, sync, unreadable, write_file
 from scadles.training.identity import RunIdentity, gather_texts
+from scadles.training.portable import extra_state, flatten, load_model, model_tensors, unflatten
 
-_MODEL, _OPTIMIZER, _KEPT_BACK = "model/", "optimizer/", "exchange/"
+_MODEL, _OPTIMIZER, _KEPT_BACK, _BESIDE = "model/", "optimizer/", "exchange/", "beside/"
 _GENERATOR, _CUDA_GENERATOR = "generator/torch", "generator/cuda"
 _NAME = re.compile(r"step-(\d{8,15})\.safetensors")
 _SHA256_BYTES = 32
@@ -244,7 +245,11 @@ def _reasons(votes: list[_Vote]) -> dict[int, str]:
 
 
 def pack(
-    model: nn.Module, optimizer: Optimizer, state: dict[str, Any], kept_back: Mapping[str, Tensor] | None = None
+    model: nn.Module,
+    optimizer: Optimizer,
+    state: dict[str, Any],
+    kept_back: Mapping[str, Tensor] | None = None,
+    beside: Mapping[str, Tensor] | None = None,
 ) -> Checkpoint:
     """Put model, optimizer, torch's random generator and ``state`` (JSON-able) into a checkpoint.
 
@@ -254,9 +259,13 @@ def pack(
         model, optimizer: of the run.
         state: what else there is.
         kept_back: tensors of the exchange of gradients: what compression has not sent yet.
+        beside: tensors of whatever else there is.
     """
     tensors = {f"{_KEPT_BACK}{name}": tensor for name, tensor in (kept_back or {}).items()}
-    tensors |= {f"{_MODEL}{name}": tensor for name, tensor in model.state_dict().items()}
+    beside = dict(beside or {})
+    extra = {"extra": flatten(found, "extra state", beside)} if (found := extra_state(model)) else {}
+    tensors |= {f"{_BESIDE}{name}": tensor for name, tensor in beside.items()}
+    tensors |= {f"{_MODEL}{name}": tensor for name, tensor in model_tensors(model).items()}
     tensors[_GENERATOR] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors[_CUDA_GENERATOR] = torch.cuda.get_rng_state()
@@ -268,7 +277,8 @@ def pack(
                 tensors[f"{_OPTIMIZER}{index}/{name}"] = value
             else:
                 scalars.setdefault(str(index), {})[name] = value
-    rest = {"run": state, "optimizer": {"param_groups": saved["param_groups"], "scalars": scalars}}
+    groups = [{k: float(v) if isinstance(v, Tensor) else v for k, v in g.items()} for g in saved["param_groups"]]
+    rest = {"run": state, "optimizer": {"param_groups": groups, "scalars": scalars}, **extra}
     return Checkpoint(_apart(tensors), rest)
 
 
@@ -279,7 +289,12 @@ def unpack(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> di
         CheckpointError: the checkpoint is of another model or optimizer.
     """
     tensors, state = checkpoint.tensors, checkpoint.state
-    groups = state["optimizer"]["param_groups"]
+    groups, known = state["optimizer"]["param_groups"], optimizer.param_groups
+    if len(groups) != len(known):
+        raise CheckpointError(
+            f"the checkpoint is of another optimizer, with {len(groups)} parameter groups where this one has "
+            f"{len(known)}: groups that were added while training must be there before the run is resumed"
+        )
     if [set(group) for group in groups] != [set(group) for group in optimizer.state_dict()["param_groups"]]:
         raise CheckpointError(
             f"the checkpoint is of another optimizer than {type(optimizer).__name__}: use the same one"
@@ -291,7 +306,7 @@ def unpack(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> di
             slots.setdefault(int(index), {})[slot] = tensor
     weights = {name.removeprefix(_MODEL): t for name, t in tensors.items() if name.startswith(_MODEL)}
     try:
-        model.load_state_dict(weights)
+        load_model(model, weights, unflatten(state["extra"], kept_beside(checkpoint)) if "extra" in state else {})
         optimizer.load_state_dict({"state": slots, "param_groups": groups})
     except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(f"the checkpoint is of another model or optimizer: {error}") from None
@@ -303,8 +318,17 @@ def unpack(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> di
 
 def kept_back(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """Return the tensors of the exchange of gradients."""
+    return _below(_KEPT_BACK, checkpoint)
+
+
+def kept_beside(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Return the tensors of whatever else there is."""
+    return _below(_BESIDE, checkpoint)
+
+
+def _below(prefix: str, checkpoint: Checkpoint) -> dict[str, Tensor]:
     found = checkpoint.tensors.items()
-    return {name.removeprefix(_KEPT_BACK): tensor for name, tensor in found if name.startswith(_KEPT_BACK)}
+    return {name.removeprefix(prefix): tensor for name, tensor in found if name.startswith(prefix)}
 
 
 def own_copy(tensor: Tensor) -> Tensor:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from scadles.fabric import Fabric
+from scadles.training.scores import Scores, check_scores, find_scores
 
-LossFunction = Callable[[Tensor, Tensor], Tensor]
+LossFunction = Callable[[Any, Tensor], Tensor]
 
 
-def right_answers(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Return which of ``outputs`` ``[..., classes]`` are largest at their label, bool ``[...]``, without a graph."""
-    return outputs.detach().argmax(dim=-1) == labels
+def right_answers(outputs: Any, labels: Tensor) -> Tensor:
+    """Return which of the scores ``[..., classes]`` in ``outputs`` are largest at their label, bool ``[...]``."""
+    return find_scores(outputs).detach().argmax(dim=-1) == labels
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,10 @@ class Evaluator:
         batch_size: samples per forward pass.
         fabric: the way to the other devices.
         own: whether each device has a model of its own.
+        scores: finds the scores ``[b, classes]`` in the model's outputs.
+
+    Attributes:
+        scores: as given.
     """
 
     def __init__(
@@ -82,6 +89,7 @@ class Evaluator:
         fabric: Fabric,
         *,
         own: bool = False,
+        scores: Scores = find_scores,
     ) -> None:
         mine = slice(None) if own else slice(fabric.rank, None, fabric.size)
         self._x, self._y = x[mine], y[mine]
@@ -90,12 +98,28 @@ class Evaluator:
         self._loss = loss
         self._batch_size = batch_size
         self._fabric = fabric
+        self.scores = scores
+
+    def check(self, model: nn.Module) -> None:
+        """Refuse a model whose outputs hold no score for each label, by trying it on two samples.
+
+        Raises:
+            ConfigError: there are none.
+        """
+        x = self._x[:2]
+        if len(x):
+            with _testing(model) as torch_device:
+                check_scores(self.scores(model(x.to(torch_device))), len(x), self._classes)
+
+    def right_answers(self, outputs: Any, labels: Tensor) -> Tensor:
+        """Return which samples' scores are largest at their label, bool ``[b]``."""
+        return right_answers(self.scores(outputs), labels)
 
     def score(self, model: nn.Module, phase: str, now_s: float = 0.0) -> Score:
         """Return the score of ``model``, the same on all devices; the train or eval mode of all its parts is kept.
 
         Args:
-            model: with outputs ``[b, classes]``.
+            model: in whose outputs there are scores ``[b, classes]``.
             phase: named in errors.
             now_s: this device's stream time.
         """
@@ -108,17 +132,25 @@ class Evaluator:
 
         The result is float64 ``[1 + 2 * classes]``.
         """
-        were_training = [(part, part.training) for part in model.modules()]
-        model.eval()
         sums = torch.zeros(1 + 2 * self._classes, dtype=torch.float64)
-        torch_device = next(model.parameters()).device
-        with torch.no_grad():
+        with _testing(model) as torch_device:
             for start in range(0, len(self._y), self._batch_size):
                 rows = slice(start, start + self._batch_size)
                 outputs, labels = model(self._x[rows].to(torch_device)), self._y[rows].to(torch_device)
-                right = labels[right_answers(outputs, labels)]
+                right = labels[self.right_answers(outputs, labels)]
                 sums[0] += float(self._loss(outputs, labels)) * len(labels)
                 sums[1:] += torch.cat([torch.bincount(some.cpu(), minlength=self._classes) for some in (right, labels)])
+        return sums
+
+
+@contextmanager
+def _testing(model: nn.Module) -> Iterator[torch.device]:
+    """Let a model be tested, without graphs; the train or eval mode of all its parts is kept. Yields where it is."""
+    were_training = [(part, part.training) for part in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield next(model.parameters()).device
+    finally:
         for part, was_training in were_training:
             part.training = was_training
-        return sums

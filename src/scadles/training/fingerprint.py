@@ -8,14 +8,16 @@ from collections import Counter
 import torch
 from torch import Tensor, nn
 
+from scadles.device.managed import plain_names
 from scadles.errors import DivergedError
 from scadles.fabric import Fabric
+from scadles.training.portable import model_tensors
 
 
 def fingerprint(model: nn.Module, *, buffers: bool = True) -> str:
     """Return the SHA-256 of names, types, shapes and values of a model's parameters and (if wanted) buffers."""
     digest = hashlib.sha256()
-    tensors: dict[str, Tensor] = dict(model.state_dict()) if buffers else dict(model.named_parameters())
+    tensors: dict[str, Tensor] = model_tensors(model) if buffers else plain_names(dict(model.named_parameters()))
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

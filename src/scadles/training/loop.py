@@ -2,47 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from scadles.clock import timestamp, wall_seconds
-from scadles.config import RunConfig
-from scadles.device.connected import Batch, ConnectedDevice
-from scadles.errors import DataError, RunError
-from scadles.observe import (
-    CheckpointWritten,
-    Evaluation,
-    Event,
-    Finished,
-    NonFinite,
-    Notice,
-    Rejection,
-    Resumed,
-    Step,
-    Summary,
-)
-from scadles.streams.quarantine import quarantine_path
-from scadles.training.checkpoint import Checkpoint
+from scadles.device.connected import Batch
+from scadles.device.parts import checked_weight
+from scadles.errors import RunError
+from scadles.observe import Step
+from scadles.training.course import Course
 from scadles.training.evaluation import right_answers
-from scadles.training.fingerprint import agree, fingerprint
-from scadles.training.run_statistics import RunStatistics
-from scadles.training.saving import restore, save
-from scadles.training.schedule import Schedule
-from scadles.training.signals import StopRequest
-from scadles.training.summarise import summarise, write_results
-from scadles.training.tools import Tools
+from scadles.training.hooks import Hook
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class LiveDevice:
+class LiveDevice(Course):
     """A device in a running cluster, as :func:`scadles.join` returns it.
 
     Use it as a context manager, iterate over :meth:`batches`, and give each batch's mean loss to :meth:`step`. The
@@ -57,50 +37,6 @@ class LiveDevice:
         resuming: whether an earlier attempt wrote events that may be void now.
     """
 
-    def __init__(
-        self,
-        device: ConnectedDevice,
-        config: RunConfig,
-        tools: Tools,
-        run_dir: Path,
-        *,
-        checkpoint: Checkpoint | None = None,
-        resuming: bool = False,
-    ) -> None:
-        self.config = config
-        self.run_dir = run_dir
-        self.summary: Summary | None = None
-        self.statistics = RunStatistics()
-        self._device = device
-        self._learner = device.learner
-        self._tools = tools
-        self._checkpoint_to_load = checkpoint
-        self._resuming = resuming
-        self._resumed_from: int | None = None
-        self._stop = StopRequest()
-        self._leaving = ExitStack()
-        self._ended_by: str | None = None
-        self._owes_step = False
-        self._labels = torch.empty(0, dtype=torch.int64)
-        self._evaluated_at = -1
-        self._schedule = Schedule(config)
-        self._started_wall_s = wall_seconds()
-
-    @property
-    def rank(self) -> int:
-        """This device's number, 0..N-1."""
-        return self._device.fabric.rank
-
-    @property
-    def model(self) -> nn.Module:
-        """The network that all devices train."""
-        return self._learner.model
-
-    @property
-    def clock_now_s(self) -> float:
-        """Stream time in seconds."""
-        return self._device.clock.now()
-
     def __enter__(self) -> Self:
         with ExitStack() as failing, ExitStack() as leaving:
             failing.callback(self._tools.lock.release)
@@ -109,6 +45,7 @@ class LiveDevice:
             leaving.callback(self._device.intake.source.close)
             leaving.enter_context(self._tools.progress)
             leaving.enter_context(self._stop)
+            leaving.callback(self._learner.guard().release)
             self._start()
             self._leaving = leaving.pop_all()
             failing.pop_all()
@@ -134,18 +71,21 @@ class LiveDevice:
             batch = self._device.gather(self._should_stop, self._show_wait)
             if len(batch):
                 self._owes_step = True
-                self._labels = batch.y
+                self._labels, self._scores = batch.y, []
                 yield batch
             else:
                 self._complete(None)
 
-    def step(self, loss: Tensor, outputs: Tensor | None = None) -> Step:
+    def step(self, loss: Tensor | None = None, outputs: Any = None, weight: float | Tensor | None = None) -> Step:
         """Take part in one global step with the mean loss over the last batch.
 
         Args:
-            loss: one number, with its graph.
-            outputs: what the model answered to the batch, ``[b, classes]``; from these comes the accuracy on this
-                device's own stream (test, then train), which is not known without.
+            loss: one number, with its graph; None where :meth:`accumulate` has been given all parts of the batch.
+            outputs: what the model answered to the batch, in which there are scores ``[b, classes]``; from these comes
+                the accuracy on this device's own stream (test, then train), which is not known without.
+            weight: what the mean is over, where it is not the samples of the batch: the number of tokens that count, or
+                the sum of their weights. The step is then that of the mean over all devices' tokens; with
+                ``aggregation.mean: plain`` it does not matter. A batch of weight 0 counts for nothing.
 
         Raises:
             RunError: there is no batch that this loss could belong to.
@@ -153,155 +93,61 @@ class LiveDevice:
         """
         if not self._owes_step:
             raise RunError("step() without a batch: call it once for each batch that batches() yields")
-        self._owes_step = False
-        return self._complete(loss, None if outputs is None else self._count_right(outputs))
+        if loss is None and not self._has_parts:
+            raise RunError("step() without a loss: give it the mean loss over the batch, or accumulate() its parts")
+        if outputs is not None:
+            self._scores.append(self._tools.evaluator.scores(outputs).detach())
+        correct = self._count_right() if self._scores else None
+        self._owes_step = self._has_parts = False
+        return self._complete(loss, correct, None if weight is None else checked_weight(weight))
 
-    def _count_right(self, outputs: Tensor) -> int:
+    def accumulate(self, loss: Tensor, outputs: Any = None, weight: float | Tensor | None = None) -> None:
+        """Do the backward pass of a part of the last batch, which need not be in memory with the others.
+
+        The parts of a batch count by their ``weight``, or by the samples in their ``outputs``; where they have neither
+        they are taken to be of one size. :meth:`step` then ends the batch.
+
+        Args:
+            loss: mean loss over the part, with its graph.
+            outputs: what the model answered to it.
+            weight: as in :meth:`step`.
+        """
+        if not self._owes_step:
+            raise RunError("accumulate() without a batch: its parts are those of a batch that batches() yields")
+        if outputs is not None:
+            self._scores.append(self._tools.evaluator.scores(outputs).detach())
+            weight = len(self._scores[-1]) if weight is None else weight
+        self._has_parts = True
+        self._device.accumulate(loss, None if weight is None else checked_weight(weight))
+
+    def on_step(self, hook: Hook, state: Any = None) -> None:
+        """Call ``hook(step)`` after every step, those included in which this device had nothing.
+
+        What must happen on all devices alike belongs here: averages of weights, schedulers, what is frozen when. Add
+        the same hooks in the same order on all devices, and when the run is resumed.
+
+        Args:
+            hook: given the :class:`~scadles.observe.Step` that has been taken.
+            state: has ``state_dict()`` and ``load_state_dict()`` and is kept in checkpoints; None takes the hook itself
+                where it has them. Where the run is resumed, its state is restored here.
+
+        Example::
+
+            device.on_step(lambda step: average.update_parameters(model), state=average)
+        """
+        self._hooks.add(hook, state)
+
+    def _count_right(self) -> int:
+        scores, self._scores = torch.cat(self._scores), []
         own, labels = len(self._device.taken), self._labels
-        if outputs.dim() != 2 or len(outputs) != len(labels):
+        if scores.dim() != 2 or len(scores) != len(labels):
             raise RunError(
-                f"the outputs must be [{len(labels)}, classes], as the batch; their shape is {list(outputs.shape)}"
+                f"the outputs must be [{len(labels)}, classes], as the batch; their shape is {list(scores.shape)}"
             )
-        return int(right_answers(outputs[:own], labels[:own]).sum())
-
-    def _start(self) -> None:
-        if self._checkpoint_to_load is not None:
-            self.statistics = restore(self._checkpoint_to_load, self._device, self._schedule)
-            self._checkpoint_to_load = None
-            self._tools.checkpoints.discard_after(self._learner.step_number)
-            self._ended_by = self._schedule.reason_to_end(self._learner, self.statistics, stopped=False)
-        else:
-            self._device.intake.open()
-        if self._resuming:
-            self._resumed_from = self._learner.step_number
-            position = self._device.intake.source.position
-            self._emit(Resumed, position=position, started_at=timestamp())
-        for message in self._tools.notices:
-            self._emit(Notice, message=message)
-        self._check_same_model()
-        if self._learner.step_number == 0:
-            self._checkpoint()
-        self._device.start()
-
-    def _complete(self, loss: Tensor | None, correct: int | None = None) -> Step:
-        device = self._device
-        self._tools.progress.waiting("exchanging gradients")
-        bad_before, size = device.non_finite_steps, device.batch_size
-        event, asked_to_stop = device.step(loss, stop=self._stop.wanted, correct=correct)
-        self._record(event)
-        self.statistics.add(event, self.rank)
-        if device.non_finite_steps > bad_before:
-            self._emit(NonFinite, batch=size)
-        for reason, count, first_offset in device.intake.rejected_since_last_time():
-            self._emit(Rejection, count=count, reason=reason, first_offset=first_offset)
-        self._tell()
-        if self._schedule.evaluation_due(self._learner):
-            self._evaluate()
-        self._ended_by = self._schedule.reason_to_end(
-            self._learner, self.statistics, stopped=asked_to_stop, rejecting=bool(device.rejecting)
-        )
-        if self._ended_by is None and self._learner.step_number % self.config.checkpoint.every_steps == 0:
-            self._checkpoint()
-        return event
-
-    def _end_early(self) -> None:
-        """The caller left before the run was over: tell the others, so that all end after the same step."""
-        if self._ended_by is None:
-            self._stop.ask()
-            self._owes_step = False
-            self._device.undo_collect()
-            self._complete(None)
-
-    def _finish(self) -> None:
-        if self._evaluated_at != self._learner.step_number:
-            self._evaluate()
-        model_sha256 = self._checkpoint()
-        self._emit(Finished, reason=self._ended_by, ledger=self._device.intake.describe(), model_sha256=model_sha256)
-        self.summary = summarise(
-            self._device,
-            self.config,
-            self.statistics,
-            ended_by=str(self._ended_by),
-            wall_s=wall_seconds() - self._started_wall_s,
-            model_sha256=model_sha256,
-        )
-
-    def _write_results(self) -> None:
-        if self.summary is not None and self.rank == 0:
-            write_results(self.summary, self.model, self.run_dir, self._tools.draw)
-
-    def _refuse_to_go_on(self) -> None:
-        """End the run with an error on all devices, once its results are written."""
-        self._write_results()
-        self._device.fabric.gather(torch.zeros(1), "writing the results")
-        devices = self._device.rejecting
-        who = f"device{'s' if len(devices) > 1 else ''} {', '.join(map(str, devices))}"
-        raise DataError(
-            f"{who}: more than stream.max_rejected_share = {self.config.stream.max_rejected_share:g} of the stream "
-            f"cannot be trained on; {quarantine_path(self.run_dir, devices[0])} has the first examples, with reasons. "
-            f"The last checkpoint is intact: mend the stream or the settings and go on with --out {self.run_dir} "
-            "--resume"
-        )
+        return int(right_answers(scores[:own], labels[:own]).sum())
 
     def _should_stop(self) -> bool:
         return self._stop.wanted or self._device.intake.rejects_too_much
-
-    def _tell(self) -> None:
-        """Pass on what the stream has to say, as long as there is somebody to tell."""
-        self._tools.log.check()
-        for message in self._device.intake.notices():
-            self._emit(Notice, message=f"device {self.rank}: {message}")
-
-    def _evaluate(self) -> None:
-        device = self._device
-        # a replayed stream can wait, so that accuracy over time does not pay for being measured
-        stream_waits = self.config.stream.url.startswith("replay:")
-        if stream_waits:
-            device.clock.pause()
-        self._evaluated_at = self._learner.step_number
-        self._share_statistics()
-        phase = f"test after step {self._learner.step_number}"
-        score = self._tools.evaluator.score(self.model, phase, self.clock_now_s)
-        target = self.config.target_accuracy
-        self.statistics.evaluated(score.accuracy, self.clock_now_s, target, score.per_label, score.spread)
-        self._emit(
-            Evaluation,
-            accuracy=score.accuracy,
-            loss=score.loss,
-            samples_trained=self._learner.samples_seen,
-            per_label=score.per_label,
-            own_accuracy=score.own[self.rank] if score.own else None,
-        )
-        self._schedule.evaluated(self._learner)
-        if stream_waits:
-            device.clock.start(score.latest_s)  # who came to the test sooner stood still for longer
-
-    def _checkpoint(self) -> str:
-        """Write a checkpoint once all devices are known to hold the same model; return the model's fingerprint."""
-        self._tools.log.check(now=True)
-        self._share_statistics()
-        model_sha256 = self._check_same_model()
-        ledger = self._device.intake.describe()
-        position = save(self._device, self.statistics, self._schedule, self._tools.checkpoints, model_sha256)
-        self._emit(CheckpointWritten, position=position, ledger=ledger, model_sha256=model_sha256)
-        return model_sha256
-
-    def _check_same_model(self) -> str:
-        model_sha256 = fingerprint(self._learner.model, buffers=self.config.aggregation.batchnorm == "aggregate")
-        phase = f"comparing models after step {self._learner.step_number}"
-        agree(model_sha256, self._device.fabric, phase, resumed_from=self._resumed_from)
-        return model_sha256
-
-    def _share_statistics(self) -> None:
-        if self.config.aggregation.batchnorm == "aggregate":
-            self._device.average_batchnorm()
-
-    def _emit(self, kind: Callable[..., Event], **fields: Any) -> None:
-        self._record(kind(step=self._learner.step_number, time_s=self.clock_now_s, **fields))
-
-    def _record(self, event: Event) -> None:
-        self._tools.log.write(event)
-        self._tools.progress.update(event)
 
     def _show_wait(self, held: int, target: int) -> None:
         self._tools.progress.waiting(f"gathering {held}/{target} samples")

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import secrets
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ from scadles.training.evaluation import LossFunction
 from scadles.training.identity import gather_texts
 from scadles.training.lock import RunLock
 from scadles.training.loop import LiveDevice
+from scadles.training.portable import share_extra_state
 from scadles.training.resuming import start_again, start_anew
+from scadles.training.scores import Scores, find_scores
 from scadles.training.tools import build_tools
 
 # What a resumption may change; everything else decides what has been learnt so far.
@@ -51,8 +54,9 @@ def train(
     config: ConfigLike,
     *,
     model: nn.Module | None = None,
-    optimizer: Optimizer | None = None,
+    optimizer: Optimizer | Sequence[Optimizer] | None = None,
     loss: LossFunction = cross_entropy,
+    scores: Scores = find_scores,
     out: Path | str | None = None,
     resume: bool = False,
     quiet: bool = False,
@@ -65,8 +69,11 @@ def train(
     Args:
         config: settings, or a YAML file of them.
         model: your network; None builds the one that ``config.model`` names. Device 0's initial weights count.
-        optimizer: yours, over ``model.parameters()``; None builds the one in ``config.optimizer``.
+        optimizer: yours, over ``model.parameters()``, or several in a list; None builds the one in
+            ``config.optimizer``.
         loss: mean loss of (outputs, labels).
+        scores: finds the scores ``[b, classes]`` in what the model answers, where that is no tensor;
+            :func:`~scadles.training.scores.find_scores` says what is found without it.
         out: the run folder; None makes one under ``runs/``.
         resume: go on from the newest checkpoint in ``out``.
         quiet: show no progress.
@@ -74,7 +81,9 @@ def train(
     Raises:
         ScadlesError: the settings cannot work, a device was lost, ... (see :mod:`scadles.errors`).
     """
-    with join(config, model=model, optimizer=optimizer, loss=loss, out=out, resume=resume, quiet=quiet) as device:
+    with join(
+        config, model=model, optimizer=optimizer, loss=loss, scores=scores, out=out, resume=resume, quiet=quiet
+    ) as device:
         for batch in device.batches():
             outputs = device.model(batch.x)
             device.step(loss(outputs, batch.y), outputs)
@@ -87,8 +96,9 @@ def join(
     config: ConfigLike,
     *,
     model: nn.Module | None = None,
-    optimizer: Optimizer | None = None,
+    optimizer: Optimizer | Sequence[Optimizer] | None = None,
     loss: LossFunction = cross_entropy,
+    scores: Scores = find_scores,
     out: Path | str | None = None,
     resume: bool = False,
     quiet: bool = False,
@@ -101,7 +111,8 @@ def join(
             for batch in device.batches():
                 device.step(loss_fn(model(batch.x), batch.y))
 
-    Arguments are those of :func:`train`; ``loss`` is used for tests only. ``fabric`` and ``clock`` replace the ones
+    Arguments are those of :func:`train`; ``loss`` and ``scores`` are used for tests, ``scores``
+    also for the outputs given to :meth:`.LiveDevice.step`. ``fabric`` and ``clock`` replace the ones
     that the settings describe, for example by a :class:`~scadles.fabric.LocalFabric`.
     """
     settings = _settings(config, fabric)
@@ -116,11 +127,12 @@ def join(
         network = _materialised(assembly.build_network(settings, dataset, model)).to(torch_device)
         begin = start_again if resume else start_anew
         start = begin(run_dir, fabric, settings.checkpoint.keep, _hashes(settings), f"{lock.attempt:016x}")
-        fabric.broadcast(list(network.state_dict().values()), "initial model")
         start_s = start.checkpoint.state["run"]["clock_s"] if start.checkpoint else 0.0
         clock = clock or WallClock(settings.clock.speed, start_s, running=False)  # setting up takes no stream time
         device = assembly.build_device(settings, dataset, network, optimizer, fabric, clock, run_dir)
-        tools = build_tools(settings, dataset, device, run_dir, loss, start, lock, quiet=quiet, resume=resume)
+        fabric.broadcast(list(device.learner.managed.tensors().values()), "initial model")
+        share_extra_state(network, fabric.broadcast)
+        tools = build_tools(settings, dataset, device, run_dir, loss, scores, start, lock, quiet=quiet, resume=resume)
         live = LiveDevice(device, settings, tools, run_dir, checkpoint=start.checkpoint, resuming=resume)
         failing.pop_all()
     return live

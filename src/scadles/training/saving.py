@@ -7,7 +7,8 @@ from dataclasses import asdict
 from scadles.device.connected import ConnectedDevice
 from scadles.device.intake import IntakeState
 from scadles.errors import CheckpointError
-from scadles.training.checkpoint import Checkpoint, CheckpointStore, kept_back, pack, unpack
+from scadles.training.checkpoint import Checkpoint, CheckpointStore, kept_back, kept_beside, pack, unpack
+from scadles.training.hooks import StepHooks
 from scadles.training.run_statistics import RunStatistics
 from scadles.training.schedule import Schedule
 
@@ -18,6 +19,7 @@ def save(
     schedule: Schedule,
     store: CheckpointStore,
     model_sha256: str = "",
+    hooks: StepHooks | None = None,
 ) -> int:
     """Write a checkpoint, then let the source forget what is in it; return the offset it would go on from.
 
@@ -25,12 +27,14 @@ def save(
         device, statistics, schedule: what is written down.
         store: where.
         model_sha256: the fingerprint of the common model, by which devices know that their checkpoints belong together.
+        hooks: what is called after every step.
 
     Raises:
         RunError: the disk is full or cannot be written to; older checkpoints stay.
     """
     learner, intake = device.learner, device.intake.state()
     tensors, exchange = learner.exchange.state()
+    states, beside = hooks.state() if hooks is not None else ({}, {})
     state = {
         "device": device.state(),
         "intake": asdict(intake),
@@ -38,14 +42,17 @@ def save(
         "tally": statistics.up_to_now(device).as_dict(),
         "next_evaluation_s": schedule.next_evaluation_s,
         "clock_s": device.clock.now(),
+        "hooks": states,
     }
-    checkpoint = pack(learner.model, learner.optimizer, state, tensors)
+    checkpoint = pack(learner.model, learner.optimizer, state, tensors, beside)
     store.write(learner.step_number, checkpoint._replace(model_sha256=model_sha256))
     device.intake.source.commit(intake.position)
     return intake.position
 
 
-def restore(checkpoint: Checkpoint, device: ConnectedDevice, schedule: Schedule) -> RunStatistics:
+def restore(
+    checkpoint: Checkpoint, device: ConnectedDevice, schedule: Schedule, hooks: StepHooks | None = None
+) -> RunStatistics:
     """Bring a device to where it was, its stream opened there; return its sums until then.
 
     Raises:
@@ -57,6 +64,8 @@ def restore(checkpoint: Checkpoint, device: ConnectedDevice, schedule: Schedule)
         device.learner.exchange.load(kept_back(checkpoint), state["exchange"])
         intake, tally = IntakeState(**state["intake"]), RunStatistics(**state["tally"])
         schedule.next_evaluation_s = state["next_evaluation_s"]
+        if hooks is not None:
+            hooks.load(state.get("hooks", {}), kept_beside(checkpoint))
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         if checkpoint.has_identity:  # its checksum is right, so it is what a version of this code wrote
             raise

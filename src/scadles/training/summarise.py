@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Container, Iterable
 from contextlib import suppress
@@ -23,6 +24,7 @@ from scadles.exchange.reduction import ClusterExchange, CompressedExchange
 from scadles.observe import Compressed, DeviceSummary, RunFolder, Samples, Seconds, Shared, Simulated, Summary
 from scadles.observe.console import print_warning
 from scadles.training.checkpoint import own_copy
+from scadles.training.portable import extra_state, flatten, model_tensors
 from scadles.training.run_statistics import RunStatistics
 
 MODEL_FILE = "model.safetensors"
@@ -164,9 +166,12 @@ def write_results(summary: Summary, model: nn.Module, run_dir: Path, draw: Calla
     Raises:
         RunError: the disk is full or cannot be written to.
     """
-    weights = {name: own_copy(tensor) for name, tensor in model.state_dict().items()}
+    weights = {name: own_copy(tensor) for name, tensor in model_tensors(model).items()}
+    extra = (
+        {"extra_state": json.dumps(flatten(found, "extra state", weights))} if (found := extra_state(model)) else None
+    )
     try:
-        save_file(weights, run_dir / MODEL_FILE)
+        save_file(weights, run_dir / MODEL_FILE, extra)
         summary.write(run_dir)
         if draw is not None:
             with suppress(MissingExtraError):

@@ -16,11 +16,14 @@ from scadles.clock import timestamp
 from scadles.config import RunConfig
 from scadles.data import Dataset
 from scadles.device.connected import ConnectedDevice
+from scadles.errors import DataError
 from scadles.observe import EventLog, Header, Progress, RunFolder, events_path, plot_run
+from scadles.streams.quarantine import quarantine_path
 from scadles.training.checkpoint import CheckpointStore
 from scadles.training.evaluation import Evaluator, LossFunction
 from scadles.training.lock import RunLock
 from scadles.training.resuming import Start
+from scadles.training.scores import Scores
 
 PICTURE_FILE = "progress.png"
 
@@ -54,6 +57,7 @@ def build_tools(
     device: ConnectedDevice,
     run_dir: Path,
     loss: LossFunction,
+    scores: Scores,
     start: Start,
     lock: RunLock,
     *,
@@ -77,7 +81,9 @@ def build_tools(
     )
     return Tools(
         Evaluator(
-            dataset.prepare(x), y, dataset.classes, loss, settings.evaluation.batch_size, fabric, own=has_own_model
+            *(dataset.prepare(x), y, dataset.classes, loss, settings.evaluation.batch_size, fabric),
+            own=has_own_model,
+            scores=scores,
         ),
         start.checkpoints,
         EventLog(events_path(run_dir, fabric.rank), header, append=resume),
@@ -93,6 +99,16 @@ def build_tools(
             quiet=quiet or fabric.rank != 0,
         ),
         partial(_draw, settings, dataset) if settings.picture else None,
+    )
+
+
+def rejected_too_much(devices: Sequence[int], config: RunConfig, run_dir: Path) -> DataError:
+    """Return the error that ends a run because of what these devices reject."""
+    who = f"device{'s' if len(devices) > 1 else ''} {', '.join(map(str, devices))}"
+    return DataError(
+        f"{who}: more than stream.max_rejected_share = {config.stream.max_rejected_share:g} of the stream "
+        f"cannot be trained on; {quarantine_path(run_dir, devices[0])} has the first examples, with reasons. "
+        f"The last checkpoint is intact: mend the stream or the settings and go on with --out {run_dir} --resume"
     )
 
 

@@ -112,6 +112,14 @@ class GradientExchange:
             for bucket in self._buckets:
                 bucket.receive()
 
+    def reweigh(self, weight: float, factor: float) -> None:
+        """Take ``weight`` for the one of this device's gradient, and multiply by ``factor`` what is there of that."""
+        self._weight = weight
+        if weight and factor != 1:
+            for parameter in self._managed:
+                if parameter.grad is not None:
+                    parameter.grad.mul_(factor)
+
     def finish(self, report: Report) -> Reports:
         """Send what has not left yet, wait for everybody, and give the parameters the mean gradient.
 

@@ -1,0 +1,234 @@
+"""The course of a run on one device, around its steps: the beginning, tests, checkpoints, events, the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scadles.clock import timestamp, wall_seconds
+from scadles.config import RunConfig
+from scadles.device.connected import ConnectedDevice
+from scadles.observe import (
+    CheckpointWritten,
+    Evaluation,
+    Event,
+    Finished,
+    NonFinite,
+    Notice,
+    Rejection,
+    Resumed,
+    Step,
+    Summary,
+)
+from scadles.training.checkpoint import Checkpoint
+from scadles.training.fingerprint import agree, fingerprint
+from scadles.training.hooks import StepHooks
+from scadles.training.run_statistics import RunStatistics
+from scadles.training.saving import restore, save
+from scadles.training.schedule import Schedule
+from scadles.training.signals import StopRequest
+from scadles.training.summarise import summarise, write_results
+from scadles.training.tools import Tools, rejected_too_much
+
+
+class Course:
+    """What happens on a device from the beginning of a run to its end, when nobody but the steps has to be added.
+
+    Args:
+        device: the device itself.
+        config: the run.
+        tools: evaluator, checkpoints, log and progress.
+        run_dir: the run folder.
+        checkpoint: what to go on from; None starts at the beginning.
+        resuming: whether an earlier attempt wrote events that may be void now.
+    """
+
+    def __init__(
+        self,
+        device: ConnectedDevice,
+        config: RunConfig,
+        tools: Tools,
+        run_dir: Path,
+        *,
+        checkpoint: Checkpoint | None = None,
+        resuming: bool = False,
+    ) -> None:
+        self.config = config
+        self.run_dir = run_dir
+        self.summary: Summary | None = None
+        self.statistics = RunStatistics()
+        self._device = device
+        self._learner = device.learner
+        self._tools = tools
+        self._checkpoint_to_load = checkpoint
+        self._resuming = resuming
+        self._resumed_from: int | None = None
+        self._stop = StopRequest()
+        self._leaving = ExitStack()
+        self._ended_by: str | None = None
+        self._owes_step = self._has_parts = False
+        self._scores: list[Tensor] = []
+        self._hooks = StepHooks()
+        self._labels = torch.empty(0, dtype=torch.int64)
+        self._evaluated_at = -1
+        self._schedule = Schedule(config)
+        self._started_wall_s = wall_seconds()
+
+    @property
+    def rank(self) -> int:
+        """This device's number, 0..N-1."""
+        return self._device.fabric.rank
+
+    @property
+    def model(self) -> nn.Module:
+        """The network that all devices train."""
+        return self._learner.model
+
+    @property
+    def step_number(self) -> int:
+        """How many steps have been taken, the same on all devices; a resumed run goes on from its checkpoint's."""
+        return self._learner.step_number
+
+    @property
+    def clock_now_s(self) -> float:
+        """Stream time in seconds."""
+        return self._device.clock.now()
+
+    def _start(self) -> None:
+        if self._checkpoint_to_load is not None:
+            self.statistics = restore(self._checkpoint_to_load, self._device, self._schedule, self._hooks)
+            self._checkpoint_to_load = None
+            self._tools.checkpoints.discard_after(self._learner.step_number)
+            self._ended_by = self._schedule.reason_to_end(self._learner, self.statistics, stopped=False)
+        else:
+            self._device.intake.open()
+        if self._resuming:
+            self._resumed_from = self._learner.step_number
+            position = self._device.intake.source.position
+            self._emit(Resumed, position=position, started_at=timestamp())
+        for change in self._device.learner.hyperparameters.ask_again() if self._resuming else ():
+            self._emit(Notice, message=f"resumed: {change}")
+        for message in self._tools.notices:
+            self._emit(Notice, message=message)
+        self._check_same_model()
+        self._tools.evaluator.check(self.model)
+        if self._learner.step_number == 0:
+            self._checkpoint()
+        self._device.start()
+
+    def _complete(self, loss: Tensor | None, correct: int | None = None, weight: float | None = None) -> Step:
+        device = self._device
+        self._tools.progress.waiting("exchanging gradients")
+        bad_before, size = device.non_finite_steps, device.batch_size
+        event, asked_to_stop = device.step(loss, stop=self._stop.wanted, correct=correct, weight=weight)
+        self._record(event)
+        self.statistics.add(event, self.rank)
+        if device.non_finite_steps > bad_before:
+            self._emit(NonFinite, batch=size)
+        for reason, count, first_offset in device.intake.rejected_since_last_time():
+            self._emit(Rejection, count=count, reason=reason, first_offset=first_offset)
+        self._tell()
+        self._hooks(event)
+        if self._schedule.evaluation_due(self._learner):
+            self._evaluate()
+        self._ended_by = self._schedule.reason_to_end(
+            self._learner, self.statistics, stopped=asked_to_stop, rejecting=bool(device.rejecting)
+        )
+        if self._ended_by is None and self._learner.step_number % self.config.checkpoint.every_steps == 0:
+            self._checkpoint()
+        return event
+
+    def _end_early(self) -> None:
+        """The caller left before the run was over: tell the others, so that all end after the same step."""
+        if self._ended_by is None:
+            self._stop.ask()
+            self._owes_step = self._has_parts = False
+            self._device.undo_collect()
+            self._complete(None)
+
+    def _finish(self) -> None:
+        if self._evaluated_at != self._learner.step_number:
+            self._evaluate()
+        model_sha256 = self._checkpoint()
+        self._emit(Finished, reason=self._ended_by, ledger=self._device.intake.describe(), model_sha256=model_sha256)
+        self.summary = summarise(
+            self._device,
+            self.config,
+            self.statistics,
+            ended_by=str(self._ended_by),
+            wall_s=wall_seconds() - self._started_wall_s,
+            model_sha256=model_sha256,
+        )
+
+    def _write_results(self) -> None:
+        if self.summary is not None and self.rank == 0:
+            write_results(self.summary, self.model, self.run_dir, self._tools.draw)
+
+    def _refuse_to_go_on(self) -> None:
+        """End the run with an error on all devices, once its results are written."""
+        self._write_results()
+        self._device.fabric.gather(torch.zeros(1), "writing the results")
+        raise rejected_too_much(self._device.rejecting, self.config, self.run_dir)
+
+    def _tell(self) -> None:
+        """Pass on what the stream has to say, as long as there is somebody to tell."""
+        self._tools.log.check()
+        for message in self._device.intake.notices():
+            self._emit(Notice, message=f"device {self.rank}: {message}")
+
+    def _evaluate(self) -> None:
+        device = self._device
+        # a replayed stream can wait, so that accuracy over time does not pay for being measured
+        stream_waits = self.config.stream.url.startswith("replay:")
+        if stream_waits:
+            device.clock.pause()
+        self._evaluated_at = self._learner.step_number
+        self._share_statistics()
+        phase = f"test after step {self._learner.step_number}"
+        score = self._tools.evaluator.score(self.model, phase, self.clock_now_s)
+        target = self.config.target_accuracy
+        self.statistics.evaluated(score.accuracy, self.clock_now_s, target, score.per_label, score.spread)
+        self._emit(
+            Evaluation,
+            accuracy=score.accuracy,
+            loss=score.loss,
+            samples_trained=self._learner.samples_seen,
+            per_label=score.per_label,
+            own_accuracy=score.own[self.rank] if score.own else None,
+        )
+        self._schedule.evaluated(self._learner)
+        if stream_waits:
+            device.clock.start(score.latest_s)  # who came to the test sooner stood still for longer
+
+    def _checkpoint(self) -> str:
+        """Write a checkpoint once all devices are known to hold the same model; return the model's fingerprint."""
+        self._tools.log.check(now=True)
+        self._share_statistics()
+        model_sha256 = self._check_same_model()
+        ledger = self._device.intake.describe()
+        store = self._tools.checkpoints
+        position = save(self._device, self.statistics, self._schedule, store, model_sha256, self._hooks)
+        self._emit(CheckpointWritten, position=position, ledger=ledger, model_sha256=model_sha256)
+        return model_sha256
+
+    def _check_same_model(self) -> str:
+        model_sha256 = fingerprint(self._learner.model, buffers=self.config.aggregation.batchnorm == "aggregate")
+        phase = f"comparing models after step {self._learner.step_number}"
+        agree(model_sha256, self._device.fabric, phase, resumed_from=self._resumed_from)
+        return model_sha256
+
+    def _share_statistics(self) -> None:
+        if self.config.aggregation.batchnorm == "aggregate":
+            self._device.average_batchnorm()
+
+    def _emit(self, kind: Callable[..., Event], **fields: Any) -> None:
+        self._record(kind(step=self._learner.step_number, time_s=self.clock_now_s, **fields))
+
+    def _record(self, event: Event) -> None:
+        self._tools.log.write(event)
+        self._tools.progress.update(event)
