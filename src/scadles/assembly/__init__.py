@@ -162,7 +162,10 @@ def build_learner(
 ) -> Learner:
     """Return model, optimizer and the rules of training them."""
     rate = build_learning_rate(config, optimizer)
-    return Learner(model, optimizer, rate, exchange, dataset.prepare, mean=config.aggregation.mean)
+    clip_norm = config.optimizer.clip_norm
+    return Learner(
+        *(model, optimizer, rate, exchange, dataset.prepare), mean=config.aggregation.mean, clip_norm=clip_norm
+    )
 
 
 def build_network(config: RunConfig, dataset: Dataset, model: nn.Module | None = None) -> nn.Module:

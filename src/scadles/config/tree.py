@@ -85,6 +85,9 @@ class OptimizerConfig(Section):
     lr: float = Field(default=0.05, gt=0, description="learning rate at the base global batch")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="sgd only")
     weight_decay: float = Field(default=1e-4, ge=0, description="decay of all parameters")
+    clip_norm: float | None = Field(
+        default=None, gt=0, description="the common gradient is scaled down to this norm, also for your own optimizer"
+    )
 
 
 class LearningRateConfig(Section):

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from scadles.errors import RunError
+from scadles.exchange.aggregation.reports import WHOLE_REDO
 
 _PLAIN = (bool, int, float, str)
 Group = dict[str, Any]
@@ -42,7 +43,7 @@ class Hyperparameters:
     def news(self) -> float:
         """Return 0, or where anything is new since the last step a number below 0 that stands for what is there."""
         signature = self._signature()
-        return 0.0 if signature == self._agreed else -float(1 + zlib.crc32(repr(signature).encode()) % (2**22 - 1))
+        return 0.0 if signature == self._agreed else -float(1 + zlib.crc32(repr(signature).encode()) % (WHOLE_REDO - 1))
 
     def agree(self, news: np.ndarray, step: int) -> None:
         """Take what is there for agreed.

@@ -6,11 +6,12 @@ A device process has a learner of its own, the same everywhere; all simulated de
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
@@ -59,12 +60,14 @@ class Learner:
         exchange: makes one gradient of those of all devices.
         prepare: raw samples to what the model takes.
         mean: ``weighted`` by batch size, or ``plain``, every device that has a batch alike.
+        clip_norm: the largest norm of the common gradient, which is scaled down to it; None leaves it as it is.
 
     Attributes:
         step_number: steps taken.
         samples_seen: samples of all devices that these steps were on.
         time_s: stream time of the last step as device 0 tells it; decisions that all must take alike go by it.
         managed: all that devices must have alike.
+        frozen_otherwise: parameters that a checkpoint has frozen or unfrozen, by name.
         hyperparameters: what the optimizer's groups say.
         needs_two: whether a batch of one sample cannot be trained on, because BatchNorm has no variance of it.
     """
@@ -77,6 +80,7 @@ class Learner:
         exchange: GradientExchange,
         prepare: Callable[[Tensor], Tensor],
         mean: Literal["weighted", "plain"] = "weighted",
+        clip_norm: float | None = None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -84,12 +88,14 @@ class Learner:
         self.exchange = exchange
         self.prepare = prepare
         self.mean = mean
+        self.clip_norm = clip_norm
         self.torch_device = next(model.parameters()).device
         self.step_number = 0
         self.samples_seen = 0
         self.time_s = 0.0
         self.needs_two = any(isinstance(part, _BatchNorm) for part in model.modules())
         self.managed = Managed(model, optimizer)
+        self.frozen_otherwise: list[str] = []
         self.hyperparameters = Hyperparameters(optimizer)
         self._lr = float(optimizer.param_groups[0]["lr"])
         self._take_step: Callable[[Optimizer], None] = lambda optimizer: optimizer.step()
@@ -99,6 +105,18 @@ class Learner:
         guard = Guard(self.optimizer)
         self._take_step = guard.step
         return guard
+
+    def ask_again(self) -> list[str]:
+        """Let what the optimizer was made with count after :meth:`load`, where it is not what the run began with.
+
+        Returns:
+            What is not as the loop left it or as this attempt was set up, in words.
+        """
+        said = self.hyperparameters.ask_again()
+        if self.frozen_otherwise:
+            names = ", ".join(self.frozen_otherwise[:3]) + (", ..." if len(self.frozen_otherwise) > 3 else "")
+            said.append(f"requires_grad of {names} is what it was at the checkpoint")
+        return said
 
     def look_for_parameters(self) -> None:
         """Let the exchange know of parameters that have come to the optimizer since the last step."""
@@ -131,6 +149,8 @@ class Learner:
         scale = self.learning_rate.batch_scale(total)
         if total:
             factor = self.learning_rate.factor(total, self.samples_seen)
+            if self.clip_norm is not None:
+                clip(self.exchange.parameters, self.clip_norm)
             with self.hyperparameters.scaled(factor) as self._lr:
                 self._take_step(self.optimizer)
         self.samples_seen += total
@@ -167,3 +187,16 @@ class Learner:
         self.time_s = state["cluster_time_s"]
         self._lr = state.get("lr", self._lr)
         self.hyperparameters.load(state["base_lrs"], state.get("asked"))
+
+
+def clip(parameters: Iterable[nn.Parameter], most: float) -> None:
+    """Scale the gradients down to a norm of ``most`` where theirs, taken together, is larger."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return
+    # float64 and rounded, so that processors which add in another order come to the same factor
+    norms = torch.stack([torch.linalg.vector_norm(gradient, dtype=torch.float64) for gradient in gradients])
+    norm = float(torch.linalg.vector_norm(norms))
+    if norm > most:
+        for gradient in gradients:
+            gradient.mul_(float(np.float32(most / norm)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypeVar
 
 from torch import Tensor, nn
@@ -51,10 +51,21 @@ class Managed:
         state = plain_names(self._model.state_dict())
         return {name: b for name, b in plain_names(dict(self._model.named_buffers())).items() if name not in state}
 
+    def not_in_the_model(self, *, buffers: bool = True) -> dict[str, Tensor]:
+        """Return what has no place in the model's own state, with the buffers that are not persistent or without."""
+        return (self.hidden_buffers() if buffers else {}) | self.foreign
+
+    def train(self, names: Collection[str]) -> list[str]:
+        """Let these parameters require gradients, and no others; return the names of those that did otherwise."""
+        changed = [name for name, p in self.parameters.items() if p.requires_grad != (name in names)]
+        for name in changed:
+            self.parameters[name].requires_grad = name in names
+        return changed
+
     def tensors(self) -> dict[str, Tensor]:
         """Return all parameters and buffers; tied ones by each of their names, as in the model's state."""
-        state = {name: t for name, t in self._model.state_dict().items() if isinstance(t, Tensor)}
-        return plain_names(state) | self.hidden_buffers() | self.foreign
+        state = {name: t for name, t in self._model.state_dict(keep_vars=True).items() if isinstance(t, Tensor)}
+        return plain_names(state) | self.not_in_the_model()
 
 
 def plain_names(named: Mapping[str, _Value]) -> dict[str, _Value]:

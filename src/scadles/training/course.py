@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from scadles.observe import (
     Summary,
 )
 from scadles.training.checkpoint import Checkpoint
-from scadles.training.fingerprint import agree, fingerprint
+from scadles.training.fingerprint import agree, digest, fingerprint
 from scadles.training.hooks import StepHooks
 from scadles.training.run_statistics import RunStatistics
 from scadles.training.saving import restore, save
@@ -111,12 +112,14 @@ class Course:
             self._resumed_from = self._learner.step_number
             position = self._device.intake.source.position
             self._emit(Resumed, position=position, started_at=timestamp())
-        for change in self._device.learner.hyperparameters.ask_again() if self._resuming else ():
+        for change in self._learner.ask_again() if self._resuming else ():
             self._emit(Notice, message=f"resumed: {change}")
         for message in self._tools.notices:
             self._emit(Notice, message=message)
         self._check_same_model()
-        self._tools.evaluator.check(self.model)
+        with self._device.buffers.untouched():
+            self._tools.evaluator.check(self.model)
+        self._device.look_at_buffers(self._tools.evaluator.example)
         if self._learner.step_number == 0:
             self._checkpoint()
         self._device.start()
@@ -190,7 +193,8 @@ class Course:
         self._evaluated_at = self._learner.step_number
         self._share_statistics()
         phase = f"test after step {self._learner.step_number}"
-        score = self._tools.evaluator.score(self.model, phase, self.clock_now_s)
+        with device.buffers.untouched():
+            score = self._tools.evaluator.score(self.model, phase, self.clock_now_s)
         target = self.config.target_accuracy
         self.statistics.evaluated(score.accuracy, self.clock_now_s, target, score.per_label, score.spread)
         self._emit(
@@ -217,9 +221,18 @@ class Course:
         return model_sha256
 
     def _check_same_model(self) -> str:
-        model_sha256 = fingerprint(self._learner.model, buffers=self.config.aggregation.batchnorm == "aggregate")
-        phase = f"comparing models after step {self._learner.step_number}"
-        agree(model_sha256, self._device.fabric, phase, resumed_from=self._resumed_from)
+        common = self.config.aggregation.batchnorm == "aggregate"
+        model_sha256 = fingerprint(self._learner.model, buffers=common)
+        managed = self._learner.managed
+        beside = managed.not_in_the_model(buffers=common)
+        mine = digest(beside) if beside else ""
+        agree(
+            sha256((model_sha256 + mine).encode()).hexdigest() if mine else model_sha256,
+            self._device.fabric,
+            f"comparing models after step {self._learner.step_number}",
+            managed.tensors() if common else managed.parameters,
+            resumed_from=self._resumed_from,
+        )
         return model_sha256
 
     def _share_statistics(self) -> None:

@@ -100,13 +100,18 @@ class Evaluator:
         self._fabric = fabric
         self.scores = scores
 
+    @property
+    def example(self) -> Tensor:
+        """A few samples to try a model with, ``[n, *shape]``; none where this device has none."""
+        return self._x[:2]
+
     def check(self, model: nn.Module) -> None:
         """Refuse a model whose outputs hold no score for each label, by trying it on two samples.
 
         Raises:
             ConfigError: there are none.
         """
-        x = self._x[:2]
+        x = self.example
         if len(x):
             with _testing(model) as torch_device:
                 check_scores(self.scores(model(x.to(torch_device))), len(x), self._classes)

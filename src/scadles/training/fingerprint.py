@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -16,40 +17,72 @@ from scadles.training.portable import model_tensors
 
 def fingerprint(model: nn.Module, *, buffers: bool = True) -> str:
     """Return the SHA-256 of names, types, shapes and values of a model's parameters and (if wanted) buffers."""
-    digest = hashlib.sha256()
-    tensors: dict[str, Tensor] = model_tensors(model) if buffers else plain_names(dict(model.named_parameters()))
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return digest(model_tensors(model) if buffers else plain_names(dict(model.named_parameters())))
 
 
-def agree(mine: str, fabric: Fabric, phase: str, *, resumed_from: int | None = None) -> None:
+def agree(
+    mine: str,
+    fabric: Fabric,
+    phase: str,
+    tensors: Mapping[str, Tensor] | None = None,
+    *,
+    resumed_from: int | None = None,
+) -> None:
     """Compare fingerprints over all devices.
 
     Args:
         mine: this device's.
         fabric: what connects the devices.
         phase: when, for the message.
+        tensors: what it was made of, to be looked through where devices differ.
         resumed_from: the step that the run was resumed from; None where it was not.
 
     Raises:
-        DivergedError: they differ; names the devices in the minority.
+        DivergedError: they differ; names the devices in the minority, and the first tensors that differ.
     """
+    votes, others = _votes(mine, fabric, phase)
+    if not others:
+        return
+    which, where = "", "their parameters were changed outside device.step(), or the exchange is broken"
+    if tensors is not None:
+        differing = [name for name in sorted(tensors) if _votes(digest({name: tensors[name]}), fabric, phase)[1]]
+        which = f" in {', '.join(differing[:3])}{f' and {len(differing) - 3} more' if len(differing) > 3 else ''}"
+        where = _PARAMETERS if any(isinstance(tensors[name], nn.Parameter) for name in differing) else _BUFFERS
+    again = ""
+    if resumed_from is not None:
+        again = (
+            f". This run was resumed from step {resumed_from}, and would come to the same again: mend the loop, or "
+            f"delete step-{resumed_from:08d}.safetensors of all devices to go on from the checkpoint before"
+        )
+    raise DivergedError(
+        f"{phase}: devices {others} hold another model than the other {votes}{which}; {where}{again}",
+        resumable=resumed_from is None,
+    )
+
+
+_PARAMETERS = (
+    "parameters were changed outside device.step(), by the loop (which is not called where a batch is empty: use "
+    "device.on_step) or by an optimizer that differs, or the exchange is broken"
+)
+_BUFFERS = (
+    "these are buffers, which something other than the passes of device.step() has changed: do so in device.on_step, "
+    "alike on all devices"
+)
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of names, types, shapes and values of tensors."""
+    made = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        made.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        made.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return made.hexdigest()
+
+
+def _votes(mine: str, fabric: Fabric, phase: str) -> tuple[int, list[int]]:
+    """Return how many devices have the most frequent fingerprint, and which ones have another."""
     everybody = fabric.gather(torch.tensor(list(bytes.fromhex(mine)), dtype=torch.uint8), phase)
     prints = [bytes(row.tolist()).hex() for row in everybody]
     common, votes = Counter(prints).most_common(1)[0]
-    if votes < fabric.size:
-        others = [device for device, other in enumerate(prints) if other != common]
-        again = ""
-        if resumed_from is not None:
-            again = (
-                f". This run was resumed from step {resumed_from}, and would come to the same again: mend the loop, or "
-                f"delete step-{resumed_from:08d}.safetensors of all devices to go on from the checkpoint before"
-            )
-        raise DivergedError(
-            f"{phase}: devices {others} hold another model than the other {votes}; their parameters were changed "
-            f"outside device.step(), or the exchange is broken{again}",
-            resumable=resumed_from is None,
-        )
+    return votes, [device for device, other in enumerate(prints) if other != common]

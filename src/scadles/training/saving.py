@@ -12,6 +12,8 @@ from scadles.training.hooks import StepHooks
 from scadles.training.run_statistics import RunStatistics
 from scadles.training.schedule import Schedule
 
+_MANAGED = "managed/"
+
 
 def save(
     device: ConnectedDevice,
@@ -35,7 +37,9 @@ def save(
     learner, intake = device.learner, device.intake.state()
     tensors, exchange = learner.exchange.state()
     states, beside = hooks.state() if hooks is not None else ({}, {})
+    beside |= {f"{_MANAGED}{name}": tensor for name, tensor in learner.managed.not_in_the_model().items()}
     state = {
+        "trained": [name for name, p in learner.managed.parameters.items() if p.requires_grad],
         "device": device.state(),
         "intake": asdict(intake),
         "exchange": exchange,
@@ -60,12 +64,18 @@ def restore(
     """
     try:
         state = unpack(checkpoint, device.learner.model, device.learner.optimizer)
+        beside = kept_beside(checkpoint)
+        for name, tensor in device.learner.managed.not_in_the_model().items():
+            if (saved := beside.get(f"{_MANAGED}{name}")) is not None:
+                tensor.detach().copy_(saved)
+        if "trained" in state:
+            device.learner.frozen_otherwise = device.learner.managed.train(state["trained"])
         device.load(state["device"])
         device.learner.exchange.load(kept_back(checkpoint), state["exchange"])
         intake, tally = IntakeState(**state["intake"]), RunStatistics(**state["tally"])
         schedule.next_evaluation_s = state["next_evaluation_s"]
         if hooks is not None:
-            hooks.load(state.get("hooks", {}), kept_beside(checkpoint))
+            hooks.load(state.get("hooks", {}), beside)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         if checkpoint.has_identity:  # its checksum is right, so it is what a version of this code wrote
             raise

@@ -1,6 +1,7 @@
 """How gradients become one: weights, the exchange, the learning-rate scale, BatchNorm statistics."""
 
 from scadles.exchange.aggregation.batchnorm import BatchNormStatistics
+from scadles.exchange.aggregation.buffers import ForwardBuffers
 from scadles.exchange.aggregation.dense import GradientExchange
 from scadles.exchange.aggregation.learning_rate import LearningRate, scaling_for
 from scadles.exchange.aggregation.reports import REJECTS_TOO_MUCH, Report, Reports
@@ -8,6 +9,7 @@ from scadles.exchange.aggregation.reports import REJECTS_TOO_MUCH, Report, Repor
 __all__ = [
     "REJECTS_TOO_MUCH",
     "BatchNormStatistics",
+    "ForwardBuffers",
     "GradientExchange",
     "LearningRate",
     "Report",

@@ -1,10 +1,18 @@
-"""BatchNorm's running statistics: each device tracks its own, a common model needs common ones."""
+"""Running statistics of BatchNorm and InstanceNorm: each device tracks its own, a common model needs common ones."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+_NAMES = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def tracks_statistics(layer: nn.Module, buffer: str) -> bool:
+    """Whether a layer's buffer is a running statistic."""
+    return isinstance(layer, _BatchNorm | _InstanceNorm) and buffer in _NAMES
 
 
 class BatchNormStatistics:
@@ -14,14 +22,14 @@ class BatchNormStatistics:
     device that trained on nothing has weight 0 and simply takes over the others' mean.
 
     Args:
-        model: its BatchNorm layers that track statistics are found once, here.
+        model: its BatchNorm and InstanceNorm layers that track statistics are found once, here.
 
     Attributes:
         buffers: of these layers.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        layers = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+        layers = [m for m in model.modules() if isinstance(m, _BatchNorm | _InstanceNorm)]
         tracked = [(m.running_mean, m.running_var, m.num_batches_tracked) for m in layers]
         self.buffers: list[Tensor] = [buffer for buffers in tracked for buffer in buffers if buffer is not None]
         self._before: list[Tensor] = []

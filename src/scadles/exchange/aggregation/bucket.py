@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -134,3 +135,12 @@ def check_parameters(parameters: Sequence[torch.nn.Parameter]) -> None:
             f"the model's parameters are {dtype}, which cannot hold a sum of batch sizes: keep them in float32 and "
             "compute in less with torch.autocast"
         )
+
+
+def on_gradient(parameter: torch.nn.Parameter, listener: Callable[[Tensor], None]) -> Any:
+    """Call ``listener`` when the backward pass has come to a parameter; returns what removes that."""
+    required = parameter.requires_grad
+    parameter.requires_grad = True  # a hook can be given to nothing else, and a frozen parameter may come back
+    handle = parameter.register_post_accumulate_grad_hook(listener)  # type: ignore[no-untyped-call]
+    parameter.requires_grad = required
+    return handle

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from scadles.errors import RunError
-from scadles.exchange.aggregation.bucket import Bucket, check_parameters, make_buckets
-from scadles.exchange.aggregation.reports import Report, Reports
+from scadles.exchange.aggregation.bucket import Bucket, check_parameters, make_buckets, on_gradient
+from scadles.exchange.aggregation.buffers import ForwardBuffers
+from scadles.exchange.aggregation.reports import NEWLY_CHANGED, Report, Reports, disagreement
 
 _WEIGHT, _REDO = Report._fields.index("weight"), Report._fields.index("redo")
 
@@ -73,12 +74,18 @@ class GradientExchange:
         self._listening = False
         self._wish = 0.0
         self._hooks: list[Any] = []
+        self._buffers: ForwardBuffers | None = None
         self.parameters: list[torch.nn.Parameter] = []
         self._plan()
 
     def manage(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Take these parameters, of which those of before are the first, from the next step on."""
         self._managed = list(parameters)
+
+    def watch(self, buffers: ForwardBuffers) -> None:
+        """Make buffers the same on all devices with every step; on all of them the same ones are active."""
+        self._buffers = buffers
+        self._lay_out()
 
     @property
     def message_bytes(self) -> int:
@@ -150,15 +157,21 @@ class GradientExchange:
                 self._pack_rest()
                 if not self._finite:
                     mine[:, _WEIGHT] = 0.0
-                mine[:, _REDO] = said if self._finite or not early else 1.0
+                mine[:, _REDO] = said + self._news() if self._finite or not early else 1.0
                 reports = self._send_rest(mine)
             if not bool((reports.redo > 0).any()):
                 break
             self._take_up(reports.redo)
             self._launched.clear()
             self._weight = float(mine[:, _WEIGHT].sum())
-        self._hand_out(float(reports.weight.sum()))
+        self._hand_out(float(reports.weight.sum()), more_buffers=reports.take(NEWLY_CHANGED))
         return reports
+
+    def _news(self) -> float:
+        """Say that buffers have changed that nobody knew to do so; from the next step on all are made the same."""
+        if self._buffers is None or not self._weight or self._size == 1:
+            return 0.0
+        return NEWLY_CHANGED * bool(set(self._buffers.changed()).difference(self._buffers.active))
 
     def _propose(self, mine: np.ndarray) -> Reports:
         """Send no gradient, but the wish to send more of them; return what all devices wish."""
@@ -171,13 +184,7 @@ class GradientExchange:
         if not (wishes > 1).any():
             return
         if (wishes != wishes[0]).any():
-            theirs = wishes.tolist()
-            others = [device for device, wish in enumerate(theirs) if wish != max(theirs, key=theirs.count)]
-            raise RunError(
-                f"{self._phase}: on devices {others} other parameters require gradients than on the rest: change "
-                "requires_grad, and add parameters to the optimizer, after the same step on all devices, best in "
-                "device.on_step, which is called where a batch is empty as well"
-            )
+            raise RunError(disagreement(wishes.tolist(), self._phase))
         self._plan()
         self._wish = 0.0
 
@@ -189,23 +196,29 @@ class GradientExchange:
         return float(2 + zlib.crc32(repr((len(self._managed), new)).encode()) % (2**24 - 2))
 
     def _plan(self) -> None:
-        """Lay out the message: what requires gradients, or ever did, has a place in it."""
+        """Give a place in the message to what requires gradients, or ever did."""
         was = {id(p) for p in self.parameters}
         trained = [p for p in self._managed if p.requires_grad or id(p) in was]
         check_parameters(trained)
         self.parameters = trained
         self._planned = {id(p) for p in trained}
-        size_of_reports = self._size * self.fields
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        size_of_reports, beside = self._size * self.fields, self._buffers.size if self._buffers is not None else 0
         # gradients become ready from the last layer to the first
-        self._buckets = make_buckets(trained[::-1], self._bucket_bytes, size_of_reports)
-        self._reports = self._buckets[-1].message[-size_of_reports:].view(self._size, -1)
+        self._buckets = make_buckets(self.parameters[::-1], self._bucket_bytes, beside + size_of_reports)
+        message = self._buckets[-1].message
+        self._reports = message[-size_of_reports:].view(self._size, -1)
+        self._beside = message[len(message) - size_of_reports - beside : -size_of_reports]
+
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
         if self._bucket_bytes is not None:
             for bucket in self._buckets:
                 for parameter in bucket.parameters:
-                    self._hooks.append(_on_gradient(parameter, self._listener(bucket)))
+                    self._hooks.append(on_gradient(parameter, self._listener(bucket)))
 
     def _listener(self, bucket: Bucket) -> Callable[[Tensor], None]:
         def on_gradient(_: Tensor) -> None:
@@ -221,6 +234,8 @@ class GradientExchange:
         return on_gradient
 
     def _pack(self, bucket: Bucket) -> None:
+        if self._buffers is not None and bucket is self._buckets[-1]:
+            self._buffers.pack(self._beside, self._weight)
         if not bucket.pack(self._weight):
             self._finite = False
             bucket.clear()
@@ -258,21 +273,24 @@ class GradientExchange:
     def load(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Go on from what :meth:`state` returned."""
 
-    def _hand_out(self, total: float) -> None:
+    def _hand_out(self, total: float, *, more_buffers: bool) -> None:
         for bucket in self._buckets:
             if total > 0:
                 bucket.hand_out(total, self._absent(bucket))
             else:
                 bucket.forget()
+        if self._buffers is None:
+            return
+        if total == 0:
+            self._buffers.restore()
+        elif self._size == 1:
+            self._buffers.remember()
+        else:
+            self._buffers.take_up(self._beside)
+        if more_buffers:
+            self._buffers.active = list(range(len(self._buffers)))
+            self._lay_out()
 
     def _absent(self, bucket: Bucket) -> Collection[int]:
         """Return the places of the parameters for which no device had a gradient, told from the sum."""
         return bucket.absent()
-
-
-def _on_gradient(parameter: torch.nn.Parameter, listener: Callable[[Tensor], None]) -> Any:
-    required = parameter.requires_grad
-    parameter.requires_grad = True  # a hook can be given to nothing else, and a frozen parameter may come back
-    handle = parameter.register_post_accumulate_grad_hook(listener)  # type: ignore[no-untyped-call]
-    parameter.requires_grad = required
-    return handle

@@ -40,6 +40,10 @@ class Report(NamedTuple):
 
 REJECTS_TOO_MUCH = 2.0
 
+# What is added to a ``redo`` that is whole and at most 0: something happens on its device for the first time.
+NEWLY_USED, NEWLY_CHANGED = -0.5, -0.25
+WHOLE_REDO = 2**20  # below this float32 has room for both
+
 
 class Reports(Sequence[Report]):
     """The reports of all devices, also column by column.
@@ -55,10 +59,13 @@ class Reports(Sequence[Report]):
     def __init__(self, rows: np.ndarray) -> None:
         self._rows = rows
 
-    @property
-    def rows(self) -> np.ndarray:
-        """All of them, as they were given."""
-        return self._rows
+    def take(self, said: float) -> bool:
+        """Return whether any device says this in its ``redo``, and take it out of there."""
+        redo = self._rows[:, Report._fields.index("redo")]
+        rest = -redo % 1 if said == NEWLY_USED else -redo % 0.5
+        says = (redo <= 0) & (rest >= -said)
+        redo[says] -= said
+        return bool(says.any())
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -70,3 +77,13 @@ class Reports(Sequence[Report]):
         if field not in Report._fields:
             raise AttributeError(field)
         return self._rows[:, Report._fields.index(field)]
+
+
+def disagreement(wishes: list[float], phase: str) -> str:
+    """Return what to say where devices wish to take up different parameters."""
+    others = [device for device, wish in enumerate(wishes) if wish != max(wishes, key=wishes.count)]
+    return (
+        f"{phase}: on devices {others} other parameters require gradients than on the rest: change requires_grad, and "
+        "add parameters to the optimizer, after the same step on all devices, best in device.on_step, which is called "
+        "where a batch is empty as well"
+    )

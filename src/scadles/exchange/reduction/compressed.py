@@ -12,9 +12,10 @@ from torch import Tensor
 from scadles.errors import ConfigError, RunError
 from scadles.exchange.aggregation import GradientExchange, Report, Reports
 from scadles.exchange.aggregation.bucket import Bucket
+from scadles.exchange.aggregation.reports import NEWLY_USED
 from scadles.exchange.reduction.compressor import Compressor
 from scadles.exchange.reduction.timed import TimedLink
-from scadles.exchange.reduction.used import NEWLY_USED, Used
+from scadles.exchange.reduction.used import Used
 
 _REDO, _WEIGHT = Report._fields.index("redo"), Report._fields.index("weight")
 _CODING_S, _TRANSFER_S = Report._fields.index("coding_s"), Report._fields.index("transfer_s")
@@ -56,6 +57,7 @@ class CompressedExchange(GradientExchange):
             reduction = self.compressor.reducer.reduce(whole, report.tolist(), self.compressor.step, self._phase)
             update.copy_(reduction.total)
             reports = Reports(reduction.scalars)
+            self._link.reduce(self._beside, self._phase).wait() if len(self._beside) else None
         else:
             update.copy_(whole)
             reports = super()._exchange(mine)
@@ -65,14 +67,11 @@ class CompressedExchange(GradientExchange):
         return self._hear_of_use(reports)
 
     def _hear_of_use(self, reports: Reports) -> Reports:
-        """Hear of parameters that are used for the first time, where anybody has said so; return reports without."""
-        rows = reports.rows
-        says_so = rows[:, _REDO] % 1 != 0
-        if says_so.any():
+        """Hear of parameters that are used for the first time, where any device says that there are some."""
+        if reports.take(NEWLY_USED):
             presence = self._used.presence().to(self._buckets[0].message.device)
             self._link.reduce(presence, self._phase).wait()
             self._used.take_up(presence)
-            rows[:, _REDO] -= NEWLY_USED * says_so
         return reports
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

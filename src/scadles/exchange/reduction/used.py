@@ -9,9 +9,6 @@ from torch import Tensor
 
 from scadles.exchange.aggregation.bucket import Bucket
 
-# added to a report's ``redo``, which is whole: there are parameters that this device has used for the first time
-NEWLY_USED = -0.5
-
 
 class Used:
     """Parameters that a loss of any device has used so far.
