@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from scadles.clock import Clock
 from scadles.device.batching import BatchRule
@@ -17,6 +17,7 @@ from scadles.device.injection import SampleExchange, Samples
 from scadles.device.intake import Intake
 from scadles.device.learner import Learner
 from scadles.device.parts import Parts, backward, check_loss
+from scadles.device.trial import changed_buffers, compile_now
 from scadles.errors import RunError
 from scadles.exchange.aggregation import REJECTS_TOO_MUCH, BatchNormStatistics, ForwardBuffers, Report, Reports
 from scadles.fabric import Fabric
@@ -87,21 +88,25 @@ class ConnectedDevice(Device):
         self.batchnorm = BatchNormStatistics(learner.model)
         self.rejecting: tuple[int, ...] = ()
 
-    def look_at_buffers(self, example: Tensor) -> None:
-        """Find the buffers that a training pass changes, so that each step makes them the same on all devices.
+    def try_out(self, example: Tensor) -> None:
+        """Let the model be compiled where it shall be, and find the buffers that training passes change.
+
+        Each step makes these the same on all devices.
 
         Args:
             example: prepared samples to try the model with, which leaves no trace; an empty one tries nothing.
         """
-        if not len(self.buffers):
-            return
-        found = torch.zeros(len(self.buffers))
+        model, buffers, found = self.learner.model, self.buffers, torch.zeros(len(self.buffers))
         if len(example):
-            found[try_out(self.learner.model, self.buffers, example.to(self.learner.torch_device))] = 1.0
+            x = example.to(self.learner.torch_device)
+            compile_now(model, buffers, x)
+            found[changed_buffers(model, buffers, x) if len(buffers) else []] = 1.0
+        if not len(buffers):
+            return
         anywhere = self.fabric.gather(found, "looking at buffers").sum(dim=0)
-        self.buffers.active = anywhere.nonzero().flatten().tolist()
-        self.buffers.remember()
-        self.learner.exchange.watch(self.buffers)
+        buffers.active = anywhere.nonzero().flatten().tolist()
+        buffers.remember()
+        self.learner.exchange.watch(buffers)
 
     def start(self) -> None:
         """Start the clock on all devices at once; what is slow only the first time has happened before."""
@@ -262,19 +267,3 @@ class ConnectedDevice(Device):
         news = self.learner.hyperparameters.news()
         mine = Report(size, weight, self._ready_s, self._elapsed_s, value if weight else 0.0, wish, news)
         return self.learner.exchange.finish(mine)
-
-
-def try_out(model: nn.Module, buffers: ForwardBuffers, x: Tensor) -> list[int]:
-    """Return the numbers of the buffers that a training pass writes to; all of them where the model does not like x."""
-    statistics, modes = BatchNormStatistics(model), [(part, part.training) for part in model.modules()]
-    statistics.remember()
-    try:
-        with torch.random.fork_rng(), buffers.untouched() as found:
-            model.train()(x)
-    except Exception:  # noqa: BLE001 - whatever it is that a user's model raises for two samples, the loop will show it
-        return list(range(len(buffers)))
-    finally:
-        statistics.restore()
-        for part, training in modes:
-            part.training = training
-    return found

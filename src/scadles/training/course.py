@@ -119,7 +119,7 @@ class Course:
         self._check_same_model()
         with self._device.buffers.untouched():
             self._tools.evaluator.check(self.model)
-        self._device.look_at_buffers(self._tools.evaluator.example)
+        self._device.try_out(self._tools.evaluator.example)
         if self._learner.step_number == 0:
             self._checkpoint()
         self._device.start()

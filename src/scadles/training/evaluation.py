@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from scadles.fabric import Fabric
-from scadles.training.scores import Scores, check_scores, find_scores
-
-LossFunction = Callable[[Any, Tensor], Tensor]
+from scadles.training.scores import LossFunction, Scores, check_scores, find_scores, on_scores
 
 
 def right_answers(outputs: Any, labels: Tensor) -> Tensor:
@@ -95,7 +93,7 @@ class Evaluator:
         self._x, self._y = x[mine], y[mine]
         self._own = own
         self._classes = classes
-        self._loss = loss
+        self._loss = on_scores(loss, scores)
         self._batch_size = batch_size
         self._fabric = fabric
         self.scores = scores

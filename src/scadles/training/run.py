@@ -24,13 +24,12 @@ from scadles.errors import ConfigError, RunError
 from scadles.fabric import Fabric
 from scadles.observe import CONFIG_FILE, Summary, new_run_folder, occupied, write_config
 from scadles.seeding import derive_seed
-from scadles.training.evaluation import LossFunction
 from scadles.training.identity import gather_texts
 from scadles.training.lock import RunLock
 from scadles.training.loop import LiveDevice
 from scadles.training.portable import share_extra_state
 from scadles.training.resuming import start_again, start_anew
-from scadles.training.scores import Scores, find_scores
+from scadles.training.scores import LossFunction, Scores, find_scores, on_scores
 from scadles.training.tools import build_tools
 
 # What a resumption may change; everything else decides what has been learnt so far.
@@ -81,12 +80,13 @@ def train(
     Raises:
         ScadlesError: the settings cannot work, a device was lost, ... (see :mod:`scadles.errors`).
     """
+    loss_of = on_scores(loss, scores)
     with join(
         config, model=model, optimizer=optimizer, loss=loss, scores=scores, out=out, resume=resume, quiet=quiet
     ) as device:
         for batch in device.batches():
             outputs = device.model(batch.x)
-            device.step(loss(outputs, batch.y), outputs)
+            device.step(loss_of(outputs, batch.y), outputs)
     if device.summary is None:
         raise RunError("the run ended without a summary")
     return device.summary

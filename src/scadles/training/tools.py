@@ -20,10 +20,10 @@ from scadles.errors import DataError
 from scadles.observe import EventLog, Header, Progress, RunFolder, events_path, plot_run
 from scadles.streams.quarantine import quarantine_path
 from scadles.training.checkpoint import CheckpointStore
-from scadles.training.evaluation import Evaluator, LossFunction
+from scadles.training.evaluation import Evaluator
 from scadles.training.lock import RunLock
 from scadles.training.resuming import Start
-from scadles.training.scores import Scores
+from scadles.training.scores import LossFunction, Scores
 
 PICTURE_FILE = "progress.png"
 
