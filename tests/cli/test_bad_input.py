@@ -117,8 +117,8 @@ def test_run_folders(train, folder):
     assert train("c.yaml", "-q", "--out", "run") == (0, "")
     assert_refused(train("c.yaml", "-q", "--out", "run"), "run holds a run already", "another --out", "--resume")
     assert_refused(
-        train("c.yaml", "-q", "--out", "run", "--resume", "--set", "batch.max=100"),
-        "batch",
+        train("c.yaml", "-q", "--out", "run", "--resume", "--set", "buffer.capacity=100"),
+        "buffer",
         "a resumed run must keep it",
     )
     (folder / "file").write_text("")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -33,6 +34,7 @@ class ReplaySource(Source):
             without what they hold (:class:`~scadles.records.Span`), for somebody who looks that up later.
         arrivals: when each record arrives.
         clock: the stream time; waiting sleeps on it, so a virtual clock moves on.
+        rate_hz: their mean rate, so that a resumed stream knows whether it is another one.
 
     >>> import torch
     >>> from scadles.clock import VirtualClock
@@ -47,22 +49,32 @@ class ReplaySource(Source):
     ([4, 5, 6, 7, 8], 0.9)
     """
 
-    __slots__ = ("_arrivals", "_clock", "_position", "_samples")
+    __slots__ = ("_arrivals", "_clock", "_position", "_rate_hz", "_samples", "_shift_s")
 
-    def __init__(self, samples: Samples | None, arrivals: Arrivals, clock: Clock) -> None:
+    def __init__(self, samples: Samples | None, arrivals: Arrivals, clock: Clock, rate_hz: float | None = None) -> None:
         self._samples = samples
         self._arrivals = arrivals
         self._clock = clock
         self._position = 0
+        self._rate_hz = rate_hz
+        self._shift_s = 0.0
 
     def open(self, position: int, mark: Mapping[str, Any] | None = None) -> None:
         if position < 0:
             raise ConfigError(f"position = {position}: a stream begins at offset 0")
         self._position = position
+        self._shift_s = float(mark.get("shift_s", 0.0)) if mark else 0.0
+        if mark and position and mark.get("rate_hz", self._rate_hz) != self._rate_hz:
+            # at another rate from now on: what was polled has arrived by this moment, and nothing more
+            arrived_s = self._arrivals.time(position - 1)
+            self._shift_s = self._clock.now() - arrived_s if math.isfinite(arrived_s) else 0.0
+
+    def mark(self, position: int) -> dict[str, Any]:
+        return {"rate_hz": self._rate_hz, "shift_s": self._shift_s}
 
     def arrival_time(self, count: int) -> float:
         """Return the stream time at which ``count`` (at least 1) records more than now polled will have arrived."""
-        return self._arrivals.time(self._position + count - 1)
+        return self._arrivals.time(self._position + count - 1) + self._shift_s
 
     def poll(self, max_records: int, timeout_s: float) -> Records | Span:
         clock = self._clock
@@ -77,7 +89,7 @@ class ReplaySource(Source):
             return Span(first, count)
         offsets = np.arange(first, self._position, dtype=np.int64)
         x, y = self._samples(offsets)
-        return Records(offsets=offsets, times=self._arrivals.times(first, count), x=x, y=y)
+        return Records(offsets=offsets, times=self._arrivals.times(first, count) + self._shift_s, x=x, y=y)
 
     def skip(self, keep: int) -> int:
         passed = max(0, self._waiting() - keep)
@@ -98,7 +110,7 @@ class ReplaySource(Source):
         """Do nothing: there is nothing to give back."""
 
     def _waiting(self) -> int:
-        return max(0, self._arrivals.count_by(self._clock.now()) - self._position)
+        return max(0, self._arrivals.count_by(self._clock.now() - self._shift_s) - self._position)
 
 
 @register_source("replay")
@@ -117,10 +129,11 @@ def replay_from_url(url: SourceURL, *, clock: Clock | None = None, **context: An
     if "samples" not in context or clock is None:
         raise ConfigError("replay:// plays a data set against a clock: give it samples=... and clock=...")
     config = _profile_config(url)
-    profile = RateProfile.of(config, url.number("rate", 50.0))
+    rate_hz = url.number("rate", 50.0)
+    profile = RateProfile.of(config, rate_hz)
     seed_parts = (url.integer("seed", 0), url.integer("device", 0))
     arrivals = Arrivals(profile, seed_parts if config.arrivals == "poisson" else None)
-    return ReplaySource(context["samples"], arrivals, clock)
+    return ReplaySource(context["samples"], arrivals, clock, rate_hz)
 
 
 def _profile_config(url: SourceURL) -> ProfileConfig:

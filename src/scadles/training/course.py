@@ -26,6 +26,7 @@ from scadles.observe import (
     Step,
     Summary,
 )
+from scadles.training.changes import Changes
 from scadles.training.checkpoint import Checkpoint
 from scadles.training.fingerprint import agree, digest, fingerprint
 from scadles.training.hooks import StepHooks
@@ -35,6 +36,8 @@ from scadles.training.schedule import Schedule
 from scadles.training.signals import StopRequest
 from scadles.training.summarise import summarise, write_results
 from scadles.training.tools import Tools, rejected_too_much
+
+NO_CHANGES = Changes()
 
 
 class Course:
@@ -47,6 +50,7 @@ class Course:
         run_dir: the run folder.
         checkpoint: what to go on from; None starts at the beginning.
         resuming: whether an earlier attempt wrote events that may be void now.
+        changes: what is set otherwise than in that attempt.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class Course:
         *,
         checkpoint: Checkpoint | None = None,
         resuming: bool = False,
+        changes: Changes = NO_CHANGES,
     ) -> None:
         self.config = config
         self.run_dir = run_dir
@@ -69,6 +74,7 @@ class Course:
         self._checkpoint_to_load = checkpoint
         self._resuming = resuming
         self._resumed_from: int | None = None
+        self._changes = changes
         self._stop = StopRequest()
         self._leaving = ExitStack()
         self._ended_by: str | None = None
@@ -102,7 +108,13 @@ class Course:
 
     def _start(self) -> None:
         if self._checkpoint_to_load is not None:
-            self.statistics = restore(self._checkpoint_to_load, self._device, self._schedule, self._hooks)
+            self.statistics = restore(
+                self._checkpoint_to_load,
+                self._device,
+                self._schedule,
+                self._hooks,
+                same_compression=not self._changes.compression,
+            )
             self._checkpoint_to_load = None
             self._tools.checkpoints.discard_after(self._learner.step_number)
             self._ended_by = self._schedule.reason_to_end(self._learner, self.statistics, stopped=False)
@@ -112,7 +124,7 @@ class Course:
             self._resumed_from = self._learner.step_number
             position = self._device.intake.source.position
             self._emit(Resumed, position=position, started_at=timestamp())
-        for change in self._learner.ask_again() if self._resuming else ():
+        for change in (*self._changes.said, *self._learner.ask_again()) if self._resuming else ():
             self._emit(Notice, message=f"resumed: {change}")
         for message in self._tools.notices:
             self._emit(Notice, message=message)

@@ -35,6 +35,7 @@ class LiveDevice(Course):
         run_dir: the run folder.
         checkpoint: what to go on from; None starts at the beginning.
         resuming: whether an earlier attempt wrote events that may be void now.
+        changes: what is set otherwise than in that attempt.
     """
 
     def __enter__(self) -> Self:

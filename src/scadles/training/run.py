@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import secrets
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -24,6 +21,7 @@ from scadles.errors import ConfigError, RunError
 from scadles.fabric import Fabric
 from scadles.observe import CONFIG_FILE, Summary, new_run_folder, occupied, write_config
 from scadles.seeding import derive_seed
+from scadles.training.changes import Changes, hashes_of_kept, look_for_changes
 from scadles.training.identity import gather_texts
 from scadles.training.lock import RunLock
 from scadles.training.loop import LiveDevice
@@ -31,22 +29,6 @@ from scadles.training.portable import share_extra_state
 from scadles.training.resuming import start_again, start_anew
 from scadles.training.scores import LossFunction, Scores, find_scores, on_scores
 from scadles.training.tools import build_tools
-
-# What a resumption may change; everything else decides what has been learnt so far.
-_FREE_ON_RESUME = {
-    "steps",
-    "duration_s",
-    "target_accuracy",
-    "stop_at_target",
-    "picture",
-    "checkpoint",
-    "evaluation",
-    "fabric",
-    "clock",
-    "cost",
-    "simulation",
-}
-_FREE_PARTS = {"stream": {"max_rejected_share", "quarantine_mb"}}
 
 
 def train(
@@ -121,19 +103,21 @@ def join(
     fabric = fabric or assembly.build_fabric(settings, torch_device)
     with ExitStack() as failing:
         failing.callback(fabric.close)
-        run_dir, lock = _run_folder(settings, out, fabric, resume=resume)
+        run_dir, lock, changes = _run_folder(settings, out, fabric, resume=resume)
         failing.callback(lock.release)
         torch.manual_seed(derive_seed(settings.seed, "torch", fabric.rank))
         network = _materialised(assembly.build_network(settings, dataset, model)).to(torch_device)
         begin = start_again if resume else start_anew
-        start = begin(run_dir, fabric, settings.checkpoint.keep, _hashes(settings), f"{lock.attempt:016x}")
+        start = begin(run_dir, fabric, settings.checkpoint.keep, hashes_of_kept(settings), f"{lock.attempt:016x}")
         start_s = start.checkpoint.state["run"]["clock_s"] if start.checkpoint else 0.0
         clock = clock or WallClock(settings.clock.speed, start_s, running=False)  # setting up takes no stream time
         device = assembly.build_device(settings, dataset, network, optimizer, fabric, clock, run_dir)
         fabric.broadcast(list(device.learner.managed.tensors().values()), "initial model")
         share_extra_state(network, fabric.broadcast)
         tools = build_tools(settings, dataset, device, run_dir, loss, scores, start, lock, quiet=quiet, resume=resume)
-        live = LiveDevice(device, settings, tools, run_dir, checkpoint=start.checkpoint, resuming=resume)
+        live = LiveDevice(
+            *(device, settings, tools, run_dir), checkpoint=start.checkpoint, resuming=resume, changes=changes
+        )
         failing.pop_all()
     return live
 
@@ -168,29 +152,33 @@ def _materialised(network: nn.Module) -> nn.Module:
     return network
 
 
-def _run_folder(settings: RunConfig, out: Path | str | None, fabric: Fabric, *, resume: bool) -> tuple[Path, RunLock]:
-    """Return the run folder, the same on all devices, made, locked and holding the configuration."""
+def _run_folder(
+    settings: RunConfig, out: Path | str | None, fabric: Fabric, *, resume: bool
+) -> tuple[Path, RunLock, Changes]:
+    """Return the run folder, the same on all devices, locked and holding the configuration, and what is new in that."""
     stamp = torch.tensor([timestamp_number(), secrets.randbits(62)])
     fabric.broadcast([stamp], "name of the run folder")
     run_dir = Path(out) if out is not None else new_run_folder(settings.method, int(stamp[0]))
     lock = RunLock(run_dir, int(stamp[1]))
 
-    def look() -> str | None:
+    def look() -> Changes:
         if resume:
-            return _resume_problem(run_dir / CONFIG_FILE, settings)
-        return occupied(run_dir, fabric.rank, resumable=True)
+            return look_for_changes(run_dir / CONFIG_FILE, settings)
+        return Changes(occupied(run_dir, fabric.rank, resumable=True))
 
     # all devices look before the first one touches anything
-    problem = look()
+    problem = look().problem
     _agree_on_folder(problem and (lock.in_use() or problem), fabric)
     with ExitStack() as failing:
         failing.callback(lock.release)
         # whoever had the folder may have written to it until now
-        _agree_on_folder(lock.acquire() or look(), fabric)
-        if fabric.rank == 0 or not (run_dir / CONFIG_FILE).exists():
+        changes = Changes(problem) if (problem := lock.acquire()) else look()
+        _agree_on_folder(changes.problem, fabric)
+        anywhere = fabric.gather(torch.tensor([float(changes.compression)]), "looking at the run folder")
+        if fabric.rank == 0 or changes.said or not (run_dir / CONFIG_FILE).exists():
             write_config(run_dir, settings.to_yaml(), fabric.rank)
         failing.pop_all()
-    return run_dir, lock
+    return run_dir, lock, changes._replace(compression=bool(anywhere.any()))
 
 
 def _agree_on_folder(problem: str | None, fabric: Fabric) -> None:
@@ -200,30 +188,3 @@ def _agree_on_folder(problem: str | None, fabric: Fabric) -> None:
         raise ConfigError(problem)
     if others := [f"device {device}: {text}" for device, text in enumerate(problems) if text]:
         raise ConfigError(others[0])
-
-
-def _resume_problem(config_file: Path, settings: RunConfig) -> str | None:
-    if not config_file.exists():
-        return f"{config_file.parent} holds no run to resume: start it without --resume"
-    before = load_config(config_file)
-    for name in sorted(set(RunConfig.model_fields) - _FREE_ON_RESUME):
-        old, new = getattr(before, name), getattr(settings, name)
-        if _fixed(name, old) != _fixed(name, new):
-            return f"{name} was {old!r} and is now {new!r}: a resumed run must keep it (or start a new run with --out)"
-    return None
-
-
-def _fixed(name: str, value: Any) -> Any:
-    """Return of a setting, or section of them, what a resumption must keep."""
-    free = _FREE_PARTS.get(name)
-    return value.model_dump(exclude=free) if free else value
-
-
-def _hashes(settings: RunConfig) -> dict[str, str]:
-    """Return a hash of each setting that a resumption must keep and that is not the default."""
-    said = settings.model_dump(mode="json", exclude=_FREE_ON_RESUME, exclude_defaults=True)
-    for name, free in _FREE_PARTS.items():
-        if name in said:
-            said[name] = {part: value for part, value in said[name].items() if part not in free}
-    texts = {name: json.dumps(value, sort_keys=True) for name, value in said.items() if value != {}}
-    return {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in texts.items()}

@@ -55,7 +55,12 @@ def save(
 
 
 def restore(
-    checkpoint: Checkpoint, device: ConnectedDevice, schedule: Schedule, hooks: StepHooks | None = None
+    checkpoint: Checkpoint,
+    device: ConnectedDevice,
+    schedule: Schedule,
+    hooks: StepHooks | None = None,
+    *,
+    same_compression: bool = True,
 ) -> RunStatistics:
     """Bring a device to where it was, its stream opened there; return its sums until then.
 
@@ -71,7 +76,10 @@ def restore(
         if "trained" in state:
             device.learner.frozen_otherwise = device.learner.managed.train(state["trained"])
         device.load(state["device"])
-        device.learner.exchange.load(kept_back(checkpoint), state["exchange"])
+        if same_compression:
+            device.learner.exchange.load(kept_back(checkpoint), state["exchange"])
+        else:
+            device.learner.exchange.take_over(kept_back(checkpoint))
         intake, tally = IntakeState(**state["intake"]), RunStatistics(**state["tally"])
         schedule.next_evaluation_s = state["next_evaluation_s"]
         if hooks is not None:

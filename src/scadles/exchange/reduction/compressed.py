@@ -84,6 +84,9 @@ class CompressedExchange(GradientExchange):
         self._coding_s, self._transfer_s = state["coding_s"], state["transfer_s"]
         self._used.load(state)
 
+    def take_over(self, tensors: dict[str, Tensor]) -> None:
+        self.compressor.take_over(tensors)
+
     def _absent(self, bucket: Bucket) -> Collection[int]:
         return self._used.unused
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scadles.errors import CheckpointError
 from scadles.exchange.aggregation import Report, Reports
 from scadles.exchange.compression import CostGate, Feedback, NormGate, Selector, Sparse, squared_norm
 from scadles.exchange.reduction.contract import Reduction, SparseReducer
@@ -187,6 +189,11 @@ class Compressor:
         self.step, self.decisions = state["step"], dict(state["decisions"])
         for name in _NUMBERS:
             setattr(self, f"_{name}", state[name])
+
+    def take_over(self, tensors: dict[str, Tensor]) -> None:
+        """Begin anew with what a compressor that was set otherwise had kept back, where that fits."""
+        with suppress(CheckpointError):
+            self._feedback.load(_below("feedback/", tensors))
 
     def _decide(self) -> bool:
         norm, cost = self._gates.norm, self._gates.cost

@@ -1,0 +1,98 @@
+"""What may change when a run is resumed, and what is said of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from scadles.config import RunConfig, load_config
+
+# What a resumption may change without a word: when the run ends and is tested, and how devices are connected.
+_FREE_ON_RESUME = {
+    "steps",
+    "duration_s",
+    "target_accuracy",
+    "stop_at_target",
+    "picture",
+    "checkpoint",
+    "evaluation",
+    "fabric",
+    "clock",
+    "cost",
+    "simulation",
+}
+# What it may change of how the run learns from then on, which its events say; the rest decides what has been learnt.
+_SAID_ON_RESUME = {"lr", "batch", "compression"}
+_FREE_PARTS = {"stream": {"max_rejected_share", "quarantine_mb"}}
+_SAID_PARTS = {"stream": {"rates"}, "optimizer": {"lr", "momentum", "weight_decay", "clip_norm"}}
+# the optimizer's own groups say it of these, also where it is not the built-in one
+_SAID_BY_GROUPS = {"optimizer.lr", "optimizer.momentum", "optimizer.weight_decay"}
+
+
+class Changes(NamedTuple):
+    """What is not as it was.
+
+    Attributes:
+        problem: what must stay and has not; None where everything has.
+        said: what has changed, in words.
+        compression: whether compression has changed, so that what it carries from step to step may not fit.
+    """
+
+    problem: str | None = None
+    said: tuple[str, ...] = ()
+    compression: bool = False
+
+
+def look_for_changes(config_file: Path, settings: RunConfig) -> Changes:
+    """Compare the settings of a run that is to be resumed with those of its last attempt."""
+    if not config_file.exists():
+        return Changes(f"{config_file.parent} holds no run to resume: start it without --resume")
+    before, said = load_config(config_file), list[str]()
+    for name in sorted(set(RunConfig.model_fields) - _FREE_ON_RESUME):
+        old, new = getattr(before, name), getattr(settings, name)
+        if _fixed(name, old) != _fixed(name, new):
+            return Changes(
+                f"{name} was {old!r} and is now {new!r}: a resumed run must keep it (or start a new run with --out)"
+            )
+        changed = [path for path in _paths(name, old, new) if path not in _SAID_BY_GROUPS]
+        said += [f"{path} was {_at(before, path)} and is now {_at(settings, path)}" for path in changed]
+    compression = before.compression != settings.compression
+    if compression and before.compression.ratio is not None:
+        said.append("what compression had kept back goes on where it fits, and is dropped where it does not")
+    return Changes(None, tuple(said), compression)
+
+
+def hashes_of_kept(settings: RunConfig) -> dict[str, str]:
+    """Return a hash of each setting that a resumption must keep and that is not the default."""
+    kept = settings.model_dump(mode="json", exclude=_FREE_ON_RESUME | _SAID_ON_RESUME, exclude_defaults=True)
+    for name in kept.keys() & (_FREE_PARTS.keys() | _SAID_PARTS.keys()):
+        kept[name] = {part: value for part, value in kept[name].items() if part not in _free_parts(name)}
+    texts = {name: json.dumps(value, sort_keys=True) for name, value in kept.items() if value != {}}
+    return {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in texts.items()}
+
+
+def _free_parts(name: str) -> set[str]:
+    return _FREE_PARTS.get(name, set()) | _SAID_PARTS.get(name, set())
+
+
+def _fixed(name: str, value: Any) -> Any:
+    """Return of a setting, or section of them, what a resumption must keep."""
+    if name in _SAID_ON_RESUME:
+        return None
+    free = _free_parts(name)
+    return value.model_dump(exclude=free) if free else value
+
+
+def _paths(name: str, old: Any, new: Any) -> list[str]:
+    """Return which settings of a section have changed of those that are said."""
+    if name not in _SAID_ON_RESUME and name not in _SAID_PARTS:
+        return []
+    fields = _SAID_PARTS.get(name) or set(type(old).model_fields)
+    return [f"{name}.{field}" for field in sorted(fields) if getattr(old, field) != getattr(new, field)]
+
+
+def _at(settings: RunConfig, path: str) -> Any:
+    section, field = path.split(".")
+    return getattr(getattr(settings, section), field)
