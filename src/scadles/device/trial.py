@@ -23,7 +23,7 @@ def changed_buffers(model: nn.Module, buffers: ForwardBuffers, x: Tensor) -> lis
 
 
 def compile_now(model: nn.Module, buffers: ForwardBuffers, x: Tensor) -> None:
-    """Let a model that torch compiles be compiled, forward and backward, for batches of any size.
+    """Let a model that torch compiles be compiled, forward and backward, and for tests, for batches of any size.
 
     Nothing happens where no part of it is to be compiled, or where it does not like x: it is then compiled when the
     first batch comes.
@@ -32,11 +32,16 @@ def compile_now(model: nn.Module, buffers: ForwardBuffers, x: Tensor) -> None:
         return
     gradients = [(p, p.grad) for p in model.parameters()]
     try:
+        batches = (x, torch.cat([x, x[:1]]))  # two sizes: torch then takes the size for a variable
         with _training(model, buffers), torch.enable_grad():
-            for batch in (x, torch.cat([x, x[:1]])):  # two sizes: torch then takes the size for a variable
+            for batch in batches:
                 tensors = [t for t in _tensors(model(batch)) if t.requires_grad]
                 if tensors:
                     torch.stack([t.float().sum() for t in tensors]).sum().backward()  # type: ignore[no-untyped-call]
+            model.eval()
+            with torch.no_grad():
+                for batch in batches:
+                    model(batch)
     except Exception:  # noqa: BLE001, S110 - as above
         pass
     finally:
