@@ -693,6 +693,30 @@ class TestManaged:
 
         assert in_threads(2, work) == [([1.0] * 5, False)] * 2
 
+    @pytest.mark.parametrize("compression", [{}, {"ratio": 0.2, "gate": "always"}, {"ratio": 0.2, "gate": "norm"}])
+    def test_buffers_that_passes_change_are_the_same_on_devices_without_a_batch(
+        self, in_threads, two, tmp_path, compression
+    ):
+        def work(fabric):
+            model = network()
+            model[1] = nn.utils.parametrizations.spectral_norm(model[1])
+            joined = scadles.join(
+                two | {"compression": compression},
+                model=model,
+                optimizer=sgd(model),
+                out=tmp_path / "run",
+                quiet=True,
+                fabric=fabric,
+            )
+            found = []
+            joined.on_step(lambda step: found.append([buffer.clone() for buffer in model.buffers()]))
+            go(joined, model)
+            return found
+
+        for mine, theirs in zip(*in_threads(2, work), strict=True):
+            assert all(torch.equal(one, other) for one, other in zip(mine, theirs, strict=True))
+        assert 0 in [step.batch for step in RunFolder(tmp_path / "run").steps(1)]
+
     def test_parameters_of_the_optimizer_alone_are_kept(self, alone):
         def run(steps, out, resume=False):
             model, centres = network(), nn.Parameter(torch.eye(CLASSES))
