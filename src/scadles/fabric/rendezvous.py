@@ -46,7 +46,7 @@ def choose_interface() -> str | None:
     if chosen := os.environ.get(_INTERFACE):
         return chosen
     address = _own_address_towards(os.environ.get("MASTER_ADDR", ""))
-    if address is None or (address.startswith("127.") and _spans_hosts()):
+    if address is None or (address.startswith("127.") and spans_hosts()):
         return None
     name = _interface_of(address)
     if name is not None:
@@ -74,7 +74,7 @@ def _from_torchrun(where: str, deadline_s: float) -> Any:
         raise ConfigError(f"cannot meet the other devices at {where}: {first_line(error)}") from None
 
 
-def _spans_hosts() -> bool:
+def spans_hosts() -> bool:
     """Whether devices of this group run on other hosts, as torchrun says."""
     return os.environ.get("LOCAL_WORLD_SIZE") != os.environ.get("WORLD_SIZE")
 

@@ -22,16 +22,14 @@ import torch.distributed.nn.functional
 from torch import Tensor
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
-from scadles.clock import wall_seconds
 from scadles.errors import ConfigError, FabricError, PeerLostError
 from scadles.fabric.byte_counters import SocketCounter
 from scadles.fabric.contract import Fabric, Pending, check_length
 from scadles.fabric.rendezvous import choose_interface, first_line, open_store
+from scadles.fabric.roll_call import RollCall
 from scadles.time_limit import within
 
-_ROLL_CALL_S = 3.0
 _MARGIN_S = 0.5
-_POLL_S = 0.05
 _LENGTH_BYTES = 8
 _groups = count()
 
@@ -55,7 +53,6 @@ class TorchFabric(Fabric):
         self.size = _from_environment("WORLD_SIZE")
         self.deadline_s = deadline_s
         self.device = device
-        self._sleep = sleep
         self._collectives = 0
         self._closed = False
         self._under_way: dict[int, Any] = {}
@@ -67,6 +64,7 @@ class TorchFabric(Fabric):
         self.bytes_counted_by = "kernel (TCP_INFO)" if self._counter else "message sizes"
         # groups made one after the other by the same processes share a store and must not read each other's entries
         self._store = PrefixStore(f"scadles/{next(_groups)}", open_store(self.size, deadline_s))
+        self._roll_call = RollCall(self._store, self.rank, self.size, sleep)
         self._join(backend)
 
     def reduce(self, bucket: Tensor, phase: str) -> Pending:
@@ -174,12 +172,12 @@ class TorchFabric(Fabric):
             self._counter.start()
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
-        self._store.set(f"joined/{self.rank}", "1")
+        self._roll_call.arrive()
         try:
             # gloo takes several times its own deadline for a connection that never comes about
             within(lambda: self._connect(backend), self.deadline_s + _MARGIN_S)
         except (RuntimeError, ValueError, TimeoutError) as error:
-            missing = self._roll_call("joined", grace_s=0.0)
+            missing = self._roll_call.not_arrived()
             if missing:
                 raise PeerLostError(missing, "joining", f"not there within {self.deadline_s:g} s") from None
             raise FabricError(
@@ -217,24 +215,10 @@ class TorchFabric(Fabric):
             reason = first_line(error)
         # out here nothing refers to the failed work any more, which would keep its connections open
         self.close()
-        missing = self._roll_call("alive", grace_s=_ROLL_CALL_S)
+        missing = self._roll_call.not_alive()
         if missing:
             raise PeerLostError(missing, phase, reason)
         raise FabricError(f"{phase} failed though all devices are there: {reason}")
-
-    def _roll_call(self, call: str, grace_s: float) -> list[int]:
-        """Answer to ``call`` and return who has not answered after ``grace_s`` wall seconds."""
-        deadline = wall_seconds() + grace_s
-        missing = [] if self.rank == 0 else [0]  # without an agent, device 0 keeps the store
-        try:
-            self._store.set(f"{call}/{self.rank}", "1")
-            while True:
-                missing = [r for r in range(self.size) if not self._store.check([f"{call}/{r}"])]
-                if not missing or wall_seconds() > deadline:
-                    return missing
-                self._sleep(_POLL_S)
-        except RuntimeError:  # the store went away with the device that kept it: what was known till then counts
-            return missing
 
 
 def _wait_for(works: Sequence[Any]) -> None:
