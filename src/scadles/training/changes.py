@@ -37,12 +37,10 @@ class Changes(NamedTuple):
     Attributes:
         problem: what must stay and has not; None where everything has.
         said: what has changed, in words.
-        compression: whether compression has changed, so that what it carries from step to step may not fit.
     """
 
     problem: str | None = None
     said: tuple[str, ...] = ()
-    compression: bool = False
 
 
 def look_for_changes(config_file: Path, settings: RunConfig) -> Changes:
@@ -58,10 +56,9 @@ def look_for_changes(config_file: Path, settings: RunConfig) -> Changes:
             )
         changed = [path for path in _paths(name, old, new) if path not in _SAID_BY_GROUPS]
         said += [f"{path} was {_at(before, path)} and is now {_at(settings, path)}" for path in changed]
-    compression = before.compression != settings.compression
-    if compression and before.compression.ratio is not None:
+    if before.compression != settings.compression and before.compression.ratio is not None:
         said.append("what compression had kept back goes on where it fits, and is dropped where it does not")
-    return Changes(None, tuple(said), compression)
+    return Changes(None, tuple(said))
 
 
 def hashes_of_kept(settings: RunConfig) -> dict[str, str]:
@@ -69,8 +66,16 @@ def hashes_of_kept(settings: RunConfig) -> dict[str, str]:
     kept = settings.model_dump(mode="json", exclude=_FREE_ON_RESUME | _SAID_ON_RESUME, exclude_defaults=True)
     for name in kept.keys() & (_FREE_PARTS.keys() | _SAID_PARTS.keys()):
         kept[name] = {part: value for part, value in kept[name].items() if part not in _free_parts(name)}
-    texts = {name: json.dumps(value, sort_keys=True) for name, value in kept.items() if value != {}}
-    return {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in texts.items()}
+    return {name: _hash(value) for name, value in kept.items() if value != {}}
+
+
+def hash_of_compression(settings: RunConfig) -> str:
+    """Return a hash of how gradients are compressed: what that carries from step to step fits no other way."""
+    return _hash(settings.compression.model_dump(mode="json"))
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _free_parts(name: str) -> set[str]:

@@ -26,7 +26,7 @@ from scadles.observe import (
     Step,
     Summary,
 )
-from scadles.training.changes import Changes
+from scadles.training.changes import Changes, hash_of_compression
 from scadles.training.checkpoint import Checkpoint
 from scadles.training.fingerprint import agree, digest, fingerprint
 from scadles.training.hooks import StepHooks
@@ -109,11 +109,7 @@ class Course:
     def _start(self) -> None:
         if self._checkpoint_to_load is not None:
             self.statistics = restore(
-                self._checkpoint_to_load,
-                self._device,
-                self._schedule,
-                self._hooks,
-                same_compression=not self._changes.compression,
+                self._checkpoint_to_load, self._device, self._schedule, self._hooks, hash_of_compression(self.config)
             )
             self._checkpoint_to_load = None
             self._tools.checkpoints.discard_after(self._learner.step_number)
@@ -228,7 +224,8 @@ class Course:
         model_sha256 = self._check_same_model()
         ledger = self._device.intake.describe()
         store = self._tools.checkpoints
-        position = save(self._device, self.statistics, self._schedule, store, model_sha256, self._hooks)
+        compression = hash_of_compression(self.config)
+        position = save(self._device, self.statistics, self._schedule, store, model_sha256, self._hooks, compression)
         self._emit(CheckpointWritten, position=position, ledger=ledger, model_sha256=model_sha256)
         return model_sha256
 

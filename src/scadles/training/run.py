@@ -174,11 +174,10 @@ def _run_folder(
         # whoever had the folder may have written to it until now
         changes = Changes(problem) if (problem := lock.acquire()) else look()
         _agree_on_folder(changes.problem, fabric)
-        anywhere = fabric.gather(torch.tensor([float(changes.compression)]), "looking at the run folder")
         if fabric.rank == 0 or changes.said or not (run_dir / CONFIG_FILE).exists():
             write_config(run_dir, settings.to_yaml(), fabric.rank)
         failing.pop_all()
-    return run_dir, lock, changes._replace(compression=bool(anywhere.any()))
+    return run_dir, lock, changes
 
 
 def _agree_on_folder(problem: str | None, fabric: Fabric) -> None:

@@ -22,6 +22,7 @@ def save(
     store: CheckpointStore,
     model_sha256: str = "",
     hooks: StepHooks | None = None,
+    compression: str = "",
 ) -> int:
     """Write a checkpoint, then let the source forget what is in it; return the offset it would go on from.
 
@@ -30,6 +31,7 @@ def save(
         store: where.
         model_sha256: the fingerprint of the common model, by which devices know that their checkpoints belong together.
         hooks: what is called after every step.
+        compression: a hash of how gradients are compressed.
 
     Raises:
         RunError: the disk is full or cannot be written to; older checkpoints stay.
@@ -43,6 +45,7 @@ def save(
         "device": device.state(),
         "intake": asdict(intake),
         "exchange": exchange,
+        "compression": compression,
         "tally": statistics.up_to_now(device).as_dict(),
         "next_evaluation_s": schedule.next_evaluation_s,
         "clock_s": device.clock.now(),
@@ -59,10 +62,15 @@ def restore(
     device: ConnectedDevice,
     schedule: Schedule,
     hooks: StepHooks | None = None,
-    *,
-    same_compression: bool = True,
+    compression: str = "",
 ) -> RunStatistics:
     """Bring a device to where it was, its stream opened there; return its sums until then.
+
+    Args:
+        checkpoint: where it was.
+        device, schedule, hooks: what is brought there.
+        compression: a hash of how gradients are compressed from now on; where it has changed, what compression had kept
+            back goes on where it fits.
 
     Raises:
         CheckpointError: the checkpoint is of another model or optimizer, or (of an earlier version) altered.
@@ -76,7 +84,7 @@ def restore(
         if "trained" in state:
             device.learner.frozen_otherwise = device.learner.managed.train(state["trained"])
         device.load(state["device"])
-        if same_compression:
+        if state.get("compression", compression) == compression:
             device.learner.exchange.load(kept_back(checkpoint), state["exchange"])
         else:
             device.learner.exchange.take_over(kept_back(checkpoint))

@@ -32,8 +32,8 @@ def settings(npz):
 
 @pytest.fixture
 def two(settings):
-    """Device 1 has something every few steps only."""
-    return settings | {"method": "scadles", "stream": {"rates": [20, 0.5]}, "clock": {"speed": 200}, "steps": 8}
+    """Device 1 has nothing, however slow this machine is."""
+    return settings | {"method": "scadles", "stream": {"rates": [20, 0.001]}, "clock": {"speed": 200}, "steps": 8}
 
 
 def network(seed=3):
@@ -244,8 +244,6 @@ class TestRates:
         assert said == pytest.approx(expected)
 
     def test_where_it_is_not_stepped_alike_all_devices_say_so(self, in_threads, two, tmp_path):
-        two |= {"stream": {"rates": [20, 0.001]}}  # device 1 has nothing, however slow this machine is
-
         def work(fabric):
             model = network()
             optimizer = sgd(model)
@@ -337,6 +335,20 @@ class TestRates:
         assert len([event for event in run.events(0) if isinstance(event, Notice)]) == 6, "said once"
         with pytest.raises(ConfigError, match=r"optimizer was .* a resumed run must keep it"):
             scadles.train(settings | {"optimizer": {"name": "adam"}}, resume=True, **whole)
+
+    @pytest.mark.parametrize("crashed", [False, True], ids=["at once", "after a crash that came before a checkpoint"])
+    @pytest.mark.parametrize("now", [{}, {"ratio": 0.05, "values": "float16"}, {"ratio": 0.5, "method": "powersgd"}])
+    def test_compression_may_change(self, settings, tmp_path, monkeypatch, now, crashed):
+        monkeypatch.delenv("WORLD_SIZE", raising=False)
+        whole = {"out": tmp_path / "run", "quiet": True}
+        before = settings | {"steps": 2, "method": "scadles", "compression": {"ratio": 0.2, "gate": "always"}}
+        scadles.train(before, **whole)
+        after = scadles.load_config(before | {"steps": 5, "compression": now})
+        if crashed:
+            (tmp_path / "run" / "config.yaml").write_text(after.to_yaml())
+        assert scadles.train(after, resume=True, **whole).steps == 5
+        said = [event.message for event in RunFolder(tmp_path / "run").events(0) if isinstance(event, Notice)]
+        assert crashed or any("what compression had kept back goes on where it fits" in text for text in said)
 
 
 class TestWeights:
