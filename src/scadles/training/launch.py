@@ -140,14 +140,15 @@ class _Group:
                     self._fail(rank, _read(report))
 
     def check(self) -> None:
-        """Raise what must be said of how the devices ended: a user's mistake first, then whoever failed first."""
+        """Raise what must be said of how the devices ended: a user's mistake first, then whoever failed by itself."""
         if self._stopped_by is not None:
             raise LaunchError(f"stopped by {self._stopped_by.name}", 128 + self._stopped_by)
         codes = {rank: int(self._children[rank].process.exitcode) for rank in self._failed}
         for rank, report in self._failed.items():
             if report is not None and codes[rank] == ConfigError.exit_code:
                 raise LaunchError(report.message, codes[rank])
-        for rank, code in codes.items():
+        # that others were lost is what came of it, and may have been seen first
+        for rank, code in sorted(codes.items(), key=lambda failed: failed[1] == FabricError.exit_code):
             if code < 0:
                 raise LaunchError(f"device {rank} was killed by {signal.Signals(-code).name}")
             if any(report is not None and not report.resumable for report in self._failed.values()):

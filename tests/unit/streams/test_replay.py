@@ -72,6 +72,21 @@ def test_a_position_ahead_of_the_stream_waits_for_it():
     assert clock.now() == pytest.approx(3.1)
 
 
+def test_at_another_rate_records_follow_from_the_moment_on_at_which_the_stream_is_opened_again():
+    clock = VirtualClock()
+    slow = ReplaySource(samples, Arrivals(RateProfile.constant(10.0)), clock, rate_hz=10.0)
+    slow.open(0)
+    slow.poll(30, 100.0)
+    clock.sleep(7.0)
+    fast = ReplaySource(samples, Arrivals(RateProfile.constant(100.0)), clock, rate_hz=100.0)
+    fast.open(30, slow.mark(30))
+    assert fast.lag() == 0
+    assert fast.poll(1, 10.0).times.tolist() == pytest.approx([10.01])
+    again = ReplaySource(samples, Arrivals(RateProfile.constant(100.0)), clock, rate_hz=100.0)
+    again.open(31, fast.mark(31))
+    assert again.poll(1, 10.0).times.tolist() == pytest.approx([10.02])
+
+
 def test_a_silent_stream_waits_for_the_timeout_only():
     clock = VirtualClock()
     source = replay("?rate=0", clock)

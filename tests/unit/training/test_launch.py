@@ -13,7 +13,7 @@ SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 from threading import Event
-from scadles.errors import ConfigError, DivergedError, RunError
+from scadles.errors import ConfigError, DivergedError, PeerLostError, RunError
 from scadles.training import launch
 
 launch._GRACE_S = 1.0
@@ -33,6 +33,18 @@ def broken():
 
 def diverged():
     raise DivergedError("they differ", resumable=False)
+
+def full(*_):
+    raise RunError("the disk is full")
+
+def secondhand():
+    if os.environ["RANK"] == "1":
+        signal.signal(signal.SIGTERM, full)
+        Path("here-1").touch()
+        Event().wait(60)
+    while not Path("here-1").exists():
+        Event().wait(0.01)
+    raise PeerLostError([1], "gradients of step 1", "connection closed")
 
 def deaf():
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -89,6 +101,12 @@ def test_an_error_of_one_device_ends_the_others(launched):
     run = launched("broken")
     assert run.wait() == 1
     assert run.err.splitlines() == ["device 0: the disk is full", "launcher: device 0 ended with exit code 1"]
+
+
+def test_the_cause_counts_though_the_loss_is_seen_first(launched):
+    run = launched("secondhand")
+    assert run.wait() == 1
+    assert run.err.splitlines()[-2:] == ["device 1: the disk is full", "launcher: device 1 ended with exit code 1"]
 
 
 def test_what_a_resumption_will_not_mend_is_known(launched):

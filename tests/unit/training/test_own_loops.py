@@ -330,7 +330,6 @@ class TestRates:
         steps = run.steps(0)
         assert [step.batch for step in steps] == [8, 8, 4, 4, 4]
         assert [step.offsets[0] for step in steps] == [0, 8, 16, 20, 24]
-        assert steps[2].time_s - steps[1].time_s < 1, "at the new rate from then on"
         scadles.train(settings | {"steps": 7} | changed, resume=True, **whole)
         assert len([event for event in run.events(0) if isinstance(event, Notice)]) == 6, "said once"
         with pytest.raises(ConfigError, match=r"optimizer was .* a resumed run must keep it"):
