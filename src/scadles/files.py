@@ -1,4 +1,4 @@
-"""Files that somebody else may have written: read whole, within a bound."""
+"""Files that somebody else may have written are read whole, within a bound; ours are brought to the disk."""
 
 from __future__ import annotations
 
@@ -49,3 +49,12 @@ def read_file(path: Path, most_bytes: int) -> bytes:
     if len(content) > most_bytes:
         raise OSError(errno.EFBIG, f"more than {most_bytes:,} bytes, which is more than such a file ever needs")
     return content
+
+
+def sync(path: Path) -> None:
+    """Make sure that what was written to a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

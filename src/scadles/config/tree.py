@@ -143,6 +143,22 @@ class CheckpointConfig(Section):
     keep: int = Field(default=2, ge=2, description="newest checkpoints kept; below 2 devices may share none")
 
 
+class EventsConfig(Section):
+    """What is kept of what happened."""
+
+    max_mb: float = Field(
+        default=64.0,
+        ge=1,
+        le=4000,
+        description="size of a device's events at most, in 10^6 bytes; of what is old ever fewer steps are kept then",
+    )
+
+    @property
+    def most_bytes(self) -> int:
+        """The same in bytes."""
+        return int(self.max_mb * 1_000_000)
+
+
 class EvaluationConfig(Section):
     """When the common model is tested."""
 
@@ -196,6 +212,7 @@ class RunConfig(Section):
     fabric: FabricConfig = FabricConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    events: EventsConfig = EventsConfig()
     simulation: SimulationConfig = SimulationConfig()
     injection: InjectionConfig = InjectionConfig()
     compression: CompressionConfig = CompressionConfig()

@@ -14,6 +14,7 @@ from scadles.observe.events import (
     Rejection,
     Resumed,
     Step,
+    Thinned,
 )
 from scadles.observe.gaps import scan_events
 from scadles.observe.label_distribution import MOST_DEVICES, LabelDistribution
@@ -76,6 +77,7 @@ __all__ = [
     "SweepResult",
     "SweepRow",
     "SweepRun",
+    "Thinned",
     "compare",
     "default_folder",
     "evenly",

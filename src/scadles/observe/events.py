@@ -2,13 +2,14 @@
 
 The first line is a :class:`Header`. A resumed run appends :class:`Resumed`; what an earlier attempt wrote about later
 steps than the one it resumed from did not happen to the model, and readers leave it out
-(:func:`scadles.observe.rundir.read_events`).
+(:func:`scadles.observe.rundir.read_events`). A file that has grown large is thinned
+(:func:`scadles.observe.thinning.thin`), and its second line is then a :class:`Thinned`.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 SCHEMA = 1
@@ -174,7 +175,34 @@ class Finished(Event):
     model_sha256: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Thinned(Event):
+    """What is no longer in the file: of steps up to ``step`` only those that ``every`` divides are still there.
+
+    Attributes:
+        every: a power of two.
+        trained: samples of the steps that were removed; None where a resumption took some of them back.
+        removed: how many events were removed, by kind; empty where a resumption took some of them back.
+        rejected: samples of the rejections that were removed, by reason; the same.
+        missing: first and last of each run of steps up to ``step`` that never were in the file.
+    """
+
+    kind: ClassVar[str] = "thinned"
+    every: int
+    trained: int | None
+    removed: dict[str, int] = field(default_factory=dict)
+    rejected: dict[str, int] = field(default_factory=dict)
+    missing: tuple[tuple[int, int], ...] = ()
+
+    def up_to(self, step: int) -> Thinned:
+        """Return what is left of it where a run goes on from ``step``."""
+        if step >= self.step:
+            return self
+        missing = tuple((first, min(last, step)) for first, last in self.missing if first <= step)
+        return replace(self, step=step, trained=None, removed={}, rejected={}, missing=missing)
+
+
 EVENTS: dict[str, type[Event]] = {
     cls.kind: cls
-    for cls in (Header, Step, Evaluation, Rejection, Notice, NonFinite, CheckpointWritten, Resumed, Finished)
+    for cls in (Header, Thinned, Step, Evaluation, Rejection, Notice, NonFinite, CheckpointWritten, Resumed, Finished)
 }

@@ -26,7 +26,8 @@ class Scan:
         problem: why it cannot be read as a whole; empty where it can.
         header: its first line, where that is a header.
         last: the last step.
-        missing: first and last of each run of steps that are not there.
+        thinned_to, every: of steps up to the former only those are expected that the latter divides.
+        missing: first and last of each run of steps that should be there and are not.
         bad_lines: numbers of lines that are no events.
         models: the fingerprint that a checkpoint or the end wrote down, by step.
     """
@@ -35,6 +36,8 @@ class Scan:
     problem: str = ""
     header: dict[str, Any] = field(default_factory=dict)
     last: int = 0
+    thinned_to: int = 0
+    every: int = 1
     missing: list[tuple[int, int]] = field(default_factory=list)
     bad_lines: list[int] = field(default_factory=list)
     models: dict[int, str] = field(default_factory=dict)
@@ -59,11 +62,58 @@ class Scan:
             said.append("does not begin with a header")
         if self.bad_lines:
             said.append(f"has lines that are no events: {_listed([str(line) for line in self.bad_lines])}")
-        missing = [*self.missing, (self.last + 1, last_step)] if self.last < last_step else self.missing
+        missing = _united([*self.missing, *self.expected(self.last + 1, last_step)])
         if missing:
             ranges = [str(first) if first == last else f"{first} to {last}" for first, last in missing]
             said.append(f"lacks steps {_listed(ranges)}")
         return [f"{self.path} {' and '.join(said)}"] if said else []
+
+    def expected(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Yield first and last of the steps from ``first`` to ``last`` that thinning would have left in the file."""
+        thinned, every = min(last, self.thinned_to), self.every
+        begin, end = -(-first // every) * every, thinned // every * every
+        if begin <= end:
+            yield begin, end
+        if (begin := max(first, self.thinned_to + 1)) <= last:
+            yield begin, last
+
+    def take(self, number: int, line: bytes) -> dict[str, Any]:
+        """Take note of a line of the file, by its number; return the event, empty where it is none."""
+        event = _parsed(line)
+        step = event.get("step")
+        if not isinstance(event.get("event"), str) or type(step) is not int:
+            if len(self.bad_lines) < _MOST_BAD_LINES:
+                self.bad_lines.append(number)
+            return {}
+        kind = event["event"]
+        if kind == "header":
+            self.header = self.header or event
+        elif kind == "thinned":
+            self._take_thinned(step, event)
+        elif kind == "resumed":
+            self.missing = [(first, min(last, step)) for first, last in self.missing if first <= step]
+            self.models = {at: model for at, model in self.models.items() if at <= step}
+            self.missing += self.expected(self.last + 1, step)
+            self.last, self.thinned_to = step, min(step, self.thinned_to)
+        elif kind == "step":
+            self.take_step(step)
+        elif kind in ("checkpoint", "finished"):
+            self.models[step] = str(event.get("model_sha256", ""))
+        return event
+
+    def take_step(self, step: int) -> None:
+        """Take note of a step that is there."""
+        if step > self.last + 1:
+            self.missing += self.expected(self.last + 1, step - 1)
+        self.last = step
+
+    def _take_thinned(self, step: int, event: dict[str, Any]) -> None:
+        every, missing = event.get("every"), event.get("missing")
+        self.thinned_to, self.every = step, every if type(every) is int and every > 0 else 1
+        self.last, self.missing = 0, []  # what stands before it, resumptions, was there before it
+        for pair in missing if isinstance(missing, list) else []:
+            if isinstance(pair, list) and [type(end) for end in pair] == [int, int]:
+                self.missing.append((pair[0], pair[1]))
 
 
 def read_lines(file: BinaryIO) -> Iterator[bytes]:
@@ -84,7 +134,7 @@ def scan_events(path: Path) -> Scan:
     try:
         with open_file(path) as file:
             for number, line in enumerate(read_lines(file), start=1):
-                _take(scan, number, line)
+                scan.take(number, line)
     except FileNotFoundError:
         scan.problem = "is missing"
     except OSError as error:
@@ -92,32 +142,15 @@ def scan_events(path: Path) -> Scan:
     return scan
 
 
-def _take(scan: Scan, number: int, line: bytes) -> None:
-    event = _parsed(line)
-    step = event.get("step")
-    if not isinstance(event.get("event"), str) or type(step) is not int:
-        if len(scan.bad_lines) < _MOST_BAD_LINES:
-            scan.bad_lines.append(number)
-        return
-    kind = event["event"]
-    if kind == "header":
-        scan.header = scan.header or event
-    elif kind == "resumed":
-        scan.missing = [(first, min(last, step)) for first, last in scan.missing if first <= step]
-        scan.models = {at: model for at, model in scan.models.items() if at <= step}
-        _expect(scan, step + 1)
-        scan.last = step
-    elif kind == "step":
-        _expect(scan, step)
-        scan.last = step
-    elif kind in ("checkpoint", "finished"):
-        scan.models[step] = str(event.get("model_sha256", ""))
-
-
-def _expect(scan: Scan, step: int) -> None:
-    """Note down the steps between the last one and ``step``."""
-    if step > scan.last + 1:
-        scan.missing.append((scan.last + 1, step - 1))
+def _united(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return ranges in order, those that overlap as one."""
+    found: list[tuple[int, int]] = []
+    for first, last in sorted(ranges):
+        if found and first <= found[-1][1]:
+            found[-1] = (found[-1][0], max(last, found[-1][1]))
+        else:
+            found.append((first, last))
+    return found
 
 
 def _parsed(line: bytes) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from scadles.clock import timestamp_number
 from scadles.config.bounded_yaml import MOST_BYTES
 from scadles.errors import ConfigError, DataError
 from scadles.files import open_file, read_file
-from scadles.observe.events import EVENTS, Evaluation, Event, Header, Resumed, Step
+from scadles.observe.events import EVENTS, Evaluation, Event, Header, Resumed, Step, Thinned
 from scadles.observe.gaps import read_lines, scan_events
 from scadles.observe.summary import SUMMARY_FILE, Summary
 
@@ -102,6 +102,8 @@ def read_events(path: Path) -> list[Event]:
                 event = _parse(line, f"{path}, line {number}")
                 if isinstance(event, Resumed):
                     kept, last_step = _not_void(kept, event.step), event.step
+                elif isinstance(event, Thinned):
+                    last_step = 0  # what stands before it, resumptions, was there before it
                 elif isinstance(event, Step):
                     if event.step <= last_step:
                         raise DataError(f"{path}, line {number}: step {event.step} after step {last_step}")
@@ -114,6 +116,8 @@ def read_events(path: Path) -> list[Event]:
 
 
 def _not_void(events: Iterable[Event], resumed_step: int) -> list[Event]:
+    if resumed_step:
+        events = (event.up_to(resumed_step) if isinstance(event, Thinned) else event for event in events)
     return [event for event in events if isinstance(event, Header) or (0 < resumed_step >= event.step)]
 
 
@@ -216,6 +220,10 @@ class RunFolder:
     def steps(self, device: int) -> list[Step]:
         """Return one device's steps."""
         return _only(self.events(device), Step)
+
+    def thinned_to(self, devices: Iterable[int]) -> int:
+        """Return up to which step not every step of these devices is kept any more; 0 where all are."""
+        return max((told.step for device in devices for told in _only(self.events(device), Thinned)), default=0)
 
     def gaps(self) -> list[str]:
         """Return in words what is missing in the events of a real run; simulated devices may be away for steps.

@@ -76,7 +76,7 @@ def plot_timeline(folder: RunFolder, out: Path) -> None:
     steps = {device: folder.steps(device) for device in shown_devices(folder)}
     if not any(steps.values()):
         raise DataError(f"{folder.path}: no device made a step, nothing to draw")
-    window = _window([step for row in steps.values() for step in row])
+    window = _window([step for row in steps.values() for step in row], folder.thinned_to(steps))
     rows = _rows(folder, steps)
     colour = run_colours([folder])[0]
     rows_in = len(rows) * min(0.45, max(0.27, 4.3 / len(rows)))
@@ -93,12 +93,13 @@ def plot_timeline(folder: RunFolder, out: Path) -> None:
     finish(figure, f"{folder.name}: {folder.summary.method}, {devices}{some}, {folder.summary.dataset}", out)
 
 
-def _window(steps: Sequence[Step]) -> _Window:
-    """Choose what to show: all steps of a short run, some from the middle of a long one."""
+def _window(steps: Sequence[Step], thinned_to: int = 0) -> _Window:
+    """Choose what to show: all steps of a short run, some from the middle of a long one, where none were removed."""
     numbers = sorted({step.step for step in steps})
-    whole = len(numbers) <= _MAX_STEPS
+    numbers = [number for number in numbers if number > thinned_to] or numbers
+    whole = len(numbers) <= _MAX_STEPS and not thinned_to
     if not whole:
-        begin = (len(numbers) - _WINDOW_STEPS) // 2
+        begin = max(0, len(numbers) - _WINDOW_STEPS) // 2
         numbers = numbers[begin : begin + _WINDOW_STEPS]
     shown = [step for step in steps if numbers[0] <= step.step <= numbers[-1]]
     start_s, end_s = min(map(_start_s, shown)), max(step.time_s for step in shown)

@@ -66,7 +66,8 @@ class Record:
         self._leaving.enter_context(progress)
         if run_dir is not None:
             for number in self.shown:
-                log = EventLog(events_path(run_dir, number), _header(config, number), append=False)
+                path, header = events_path(run_dir, number), _header(config, number)
+                log = EventLog(path, header, append=False, most_bytes=config.events.most_bytes)
                 self._logs[number] = self._leaving.enter_context(log)
         self._non_finite = dict.fromkeys(self.shown, 0)
 

@@ -18,6 +18,7 @@ _FREE_ON_RESUME = {
     "picture",
     "checkpoint",
     "evaluation",
+    "events",
     "fabric",
     "clock",
     "cost",

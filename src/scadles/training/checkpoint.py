@@ -19,7 +19,8 @@ from torch.optim import Optimizer
 
 from scadles.errors import CheckpointError, RunError
 from scadles.fabric import Fabric
-from scadles.training.checkpoint_file import read_file, read_metadata, sync, unreadable, write_file
+from scadles.files import sync
+from scadles.training.checkpoint_file import read_file, read_metadata, unreadable, write_file
 from scadles.training.identity import RunIdentity, gather_texts
 from scadles.training.portable import extra_state, flatten, load_model, model_tensors, unflatten
 

@@ -106,15 +106,6 @@ def unreadable(path: Path, why: object) -> CheckpointError:
     return CheckpointError(f"{path} is no checkpoint that can be read: {why}")
 
 
-def sync(path: Path) -> None:
-    """Make sure that what was written to a file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _laid_out(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[memoryview]:
     """Return a file's bytes, header first, without copying tensors; save_file of safetensors copies each."""
     header: dict[str, Any] = {"__metadata__": metadata}

@@ -86,7 +86,7 @@ def build_tools(
             scores=scores,
         ),
         start.checkpoints,
-        EventLog(events_path(run_dir, fabric.rank), header, append=resume),
+        EventLog(events_path(run_dir, fabric.rank), header, append=resume, most_bytes=settings.events.most_bytes),
         lock,
         start.notices,
         Progress(
