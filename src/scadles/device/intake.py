@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from scadles.clock import Clock
+from scadles.device.ahead import Ahead
 from scadles.device.buffer import NOTHING, Buffer, BufferPolicy, Chunk, Ledger
 from scadles.records import Records, Rejected
 from scadles.streams import Inspector, RateMeter, Source
 from scadles.streams.quarantine import Quarantine
 from scadles.streams.rejections import Reasons, RejectionLimit
+
+_NO_OFFSETS = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,8 @@ class Intake:
     """
 
     __slots__ = (
-        *("_arrived", "_buffer", "_clock", "_inspector", "_lag", "_limit", "_losses", "_news", "_policy"),
-        *("_quarantine", "_rejected_offsets", "_taken", "_told"),
+        *("_arrived", "_buffer", "_clock", "_inspector", "_lag", "_limit", "_lost", "_news", "_policy"),
+        *("_quarantine", "_rejected", "_taken", "_told"),
         *("ledger", "max_waiting", "meter", "source"),
     )
 
@@ -78,9 +82,9 @@ class Intake:
         self._taken: Chunk = NOTHING
         self._lag: int | None = None
         self._arrived = 0
-        # rejected and lost records are rare: lists are made for the first one
-        self._rejected_offsets: deque[int] | None = None
-        self._losses: deque[tuple[int, int]] | None = None
+        # rejected and lost records are rare: these are made for the first one
+        self._rejected: Ahead | None = None
+        self._lost: Ahead | None = None
         self._news: Reasons | None = None
 
     @property
@@ -173,16 +177,10 @@ class Intake:
 
     def state(self) -> IntakeState:
         """Return what a checkpoint needs; only between steps, with no samples in flight."""
-        position = self._buffer.first_offset
-        if position is None:
-            position = self.source.position
-        rejected, losses = self._rejected_offsets or (), self._losses or ()
-        while rejected and rejected[0] < position:
-            rejected.popleft()
-        while losses and losses[0][0] < position:
-            losses.popleft()
+        position = self._oldest()
+        self._forget_before(position)
         # the source will bring these again, and miss those again
-        ahead, missing = len(rejected), sum(count for _, count in losses)
+        ahead, missing = (0 if found is None else found.count for found in (self._rejected, self._lost))
         ledger = self.ledger.as_dict()
         ledger["received"] -= self.held + ahead + missing
         ledger["rejected"] -= ahead
@@ -223,16 +221,37 @@ class Intake:
                     self._quarantine.keep(record.offset, record.reason)
             self._news = self._news or Reasons()
             self._news.note(rejected)
-            self._rejected_offsets = self._rejected_offsets or deque()
-            self._rejected_offsets.extend(record.offset for record in rejected)
+            self._rejected = self._rejected or Ahead()
         self.ledger.dropped += self._buffer.add(records)
+        if self._rejected is not None or self._lost is not None:
+            self._note_ahead(records, rejected)
 
     def _book_lost(self, position: int, count: int) -> None:
         """Book records that were gone from ``position`` on before they could be polled."""
         self.ledger.received += count
         self.ledger.dropped += count
-        self._losses = self._losses or deque()
-        self._losses.append((position, count))
+        self._lost = self._lost or Ahead()
+        self._lost.add(position, count)
+
+    def _note_ahead(self, records: Chunk, rejected: Sequence[Rejected]) -> None:
+        good = records.offsets if isinstance(records, Records) else _NO_OFFSETS
+        if self._rejected is not None:
+            self._rejected.note([record.offset for record in rejected], good)
+        if self._lost is not None:
+            self._lost.note((), good)
+        self._forget_before(self._oldest())
+
+    def _oldest(self) -> int:
+        """Return the position of the oldest record that is held or taken, or of the next one where there is none."""
+        if len(self._taken):
+            return self._taken.first_offset
+        held = self._buffer.first_offset
+        return self.source.position if held is None else held
+
+    def _forget_before(self, position: int) -> None:
+        for ahead in (self._rejected, self._lost):
+            if ahead is not None:
+                ahead.forget_before(position)
 
     def _observe(self) -> None:
         before = self._arrived
