@@ -12,6 +12,7 @@ from scadles.streams.profile import RateProfile
 
 BLOCK = 64
 CACHED_BLOCKS = 2
+MOST_STARTS = 16_384
 
 
 class Arrivals:
@@ -22,7 +23,8 @@ class Arrivals:
         poisson: seed parts, for example ``(seed, device)``, for records that arrive independently of each other; None
             for evenly spaced ones: record k (from 0) arrives when k + 1 records are expected.
 
-    Memory is bounded by two blocks of 64 gaps and one number for each block passed; regular ones take none.
+    Memory is bounded by two blocks of 64 gaps and 16,384 numbers: the sum of all gaps before every block, of a long
+    stream before every second block, fourth, and so on. Regular records take none.
 
     >>> arrivals = Arrivals(RateProfile.constant(4.0))
     >>> arrivals.times(0, 3).tolist()
@@ -31,14 +33,14 @@ class Arrivals:
     2
     """
 
-    __slots__ = ("_blocks", "_counted", "_counted_s", "_poisson", "_profile", "_starts")
+    __slots__ = ("_blocks", "_counted", "_counted_s", "_every", "_poisson", "_profile", "_starts")
 
     def __init__(self, profile: RateProfile, poisson: tuple[int, ...] | None = None) -> None:
         self._profile = profile
         self._poisson = poisson
         self._counted_s, self._counted = 0.0, 0
         if poisson is not None:
-            self._starts = array("d", [0.0])
+            self._starts, self._every = array("d", [0.0]), 1
             self._blocks: dict[int, np.ndarray] = {}
 
     def times(self, first: int, count: int) -> np.ndarray:
@@ -77,21 +79,44 @@ class Arrivals:
 
     def _count_poisson(self, expected: float) -> int:
         while self._starts[-1] <= expected:
-            self._block(len(self._starts) - 1)
-        block = bisect_right(self._starts, expected) - 1
-        return block * BLOCK + int(np.searchsorted(self._block(block), expected, side="right"))
+            self._start(len(self._starts) * self._every)
+        block = (bisect_right(self._starts, expected) - 1) * self._every
+        # from a block that is known and not behind it, where there is one
+        block = max([block, *(number for number, sums in self._blocks.items() if sums[0] <= expected)])
+        while (sums := self._block(block))[-1] <= expected:
+            block += 1
+        return block * BLOCK + int(np.searchsorted(sums, expected, side="right"))
 
     def _block(self, number: int) -> np.ndarray:
         """Return the running sums of unit-rate gaps up to each record of a block, float64 ``[BLOCK]``."""
-        while len(self._starts) <= number:
-            self._block(len(self._starts) - 1)
         if number in self._blocks:
             return self._blocks[number]
-        gaps = numpy_generator(*self._poisson or (), "arrivals", number).standard_exponential(BLOCK)
-        sums = self._starts[number] + np.cumsum(gaps)
-        if len(self._starts) == number + 1:
-            self._starts.append(float(sums[-1]))
+        sums = self._sums(number, self._start(number))
         if len(self._blocks) == CACHED_BLOCKS:
             del self._blocks[min(self._blocks)]  # streams go forward
         self._blocks[number] = sums
         return sums
+
+    def _start(self, number: int) -> float:
+        """Return the sum of all gaps before a block, counted from the nearest sum before it that is known."""
+        if number - 1 in self._blocks:
+            block, start = number, float(self._blocks[number - 1][-1])
+            self._note(block, start)
+        else:
+            place = min(number // self._every, len(self._starts) - 1)
+            block, start = place * self._every, self._starts[place]
+        while block < number:
+            start = float(self._sums(block, start)[-1])
+            block += 1
+            self._note(block, start)
+        return start
+
+    def _note(self, block: int, start: float) -> None:
+        if block == len(self._starts) * self._every:
+            self._starts.append(start)
+            if len(self._starts) > MOST_STARTS:
+                self._starts, self._every = self._starts[::2], 2 * self._every
+
+    def _sums(self, number: int, start: float) -> np.ndarray:
+        gaps = numpy_generator(*self._poisson or (), "arrivals", number).standard_exponential(BLOCK)
+        return np.asarray(start + np.cumsum(gaps))

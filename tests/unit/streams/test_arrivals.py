@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -61,10 +62,27 @@ def test_devices_and_seeds_differ():
     assert len(set(times)) == 3
 
 
-def test_memory_is_bounded():
+def test_memory_is_bounded(monkeypatch):
+    monkeypatch.setattr("scadles.streams.arrivals.MOST_STARTS", 16)
     arrivals = Arrivals(PROFILES[0], (0, 0))
-    arrivals.time(100 * BLOCK)
-    assert len(arrivals._blocks) <= CACHED_BLOCKS
+    for time_s in range(2000):
+        arrivals.count_by(time_s)
+        assert len(arrivals._blocks) <= CACHED_BLOCKS
+        assert len(arrivals._starts) <= 16
+    assert arrivals.count_by(2000) > 1000 * BLOCK
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 3000), st.floats(0, 300)), min_size=1, max_size=6))
+def test_what_is_forgotten_is_found_again_to_the_bit(calls):
+    reference = Arrivals(PROFILES[0], (1, 2)).times(0, 13_000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("scadles.streams.arrivals.MOST_STARTS", 4)
+        arrivals = Arrivals(PROFILES[0], (1, 2))
+        for first, count, time_s in calls:
+            np.testing.assert_array_equal(arrivals.times(first, count), reference[first : first + count])
+            assert arrivals.count_by(time_s) == np.searchsorted(reference, time_s, side="right")
+        assert len(arrivals._starts) <= 4
 
 
 def test_a_silent_stream_brings_nothing():
