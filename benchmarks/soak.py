@@ -6,7 +6,7 @@ checkpoints, events), or one ``scadles simulate``, and looks at the memory of ev
 that it was forked from. A line is fitted to what comes after a warm-up, and to the two halves of it, whose slopes say
 whether growth ends. Writes ``soak.json`` and, where matplotlib is installed, ``soak.png`` beside the run.
 
-    python benchmarks/soak.py [--minutes 60] [--speed 10] [--simulate] [--set KEY=VALUE] [--out DIR]
+    python benchmarks/soak.py [--minutes 10] [--speed 10] [--simulate] [--steps 100000] [--set KEY=VALUE] [--out DIR]
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def draw(looks: dict[int, list[tuple[float, float, float]]], accounts: dict[int,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=60.0, help="wall time of a real run")
+    parser.add_argument("--minutes", type=float, default=10.0, help="wall time of a real run")
     parser.add_argument("--steps", type=int, default=100_000, help="of a simulated one")
     parser.add_argument("--speed", type=float, default=10.0, help="stream seconds in a wall second")
     parser.add_argument("--simulate", action="store_true")
