@@ -68,19 +68,20 @@ class OnePartition(StreamPositions):
 
 
 class _Piece(NamedTuple):
-    """Consecutive positions of one partition: its offsets, or None for records that nobody saw."""
+    """Consecutive positions of one partition: its offsets, a range of them, or None for records that nobody saw."""
 
     first: int
     records: int
     partition: int
     end: int
-    offsets: np.ndarray | None
+    offsets: np.ndarray | range | None
 
 
 class ManyPartitions(StreamPositions):
     """The position counts the records of all partitions in the order in which they came, lost and skipped ones too.
 
-    Which records these were is remembered from the last checkpoint on (8 bytes each).
+    Which records these were is remembered from the last checkpoint on: a range for consecutive ones, 8 bytes for each
+    where the partition has holes.
 
     Args:
         position: of the next record.
@@ -105,7 +106,8 @@ class ManyPartitions(StreamPositions):
 
     def of(self, partition: int, offsets: np.ndarray) -> np.ndarray:
         first, count = self._position, len(offsets)
-        self._add(_Piece(first, count, partition, int(offsets[-1]) + 1, offsets))
+        begin, end = int(offsets[0]), int(offsets[-1]) + 1
+        self._add(_Piece(first, count, partition, end, range(begin, end) if end - begin == count else offsets))
         return np.arange(first, first + count, dtype=np.int64)
 
     def passed(self, partition: int, count: int, end: int) -> None:
