@@ -1,10 +1,11 @@
 """What tests of Kafka streams share: topics with records in them, and sources over them."""
 
 import itertools
+import time
 
 import torch
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 from scadles.config import CodecConfig
 from scadles.streams import SourceURL, make_codec
@@ -37,6 +38,18 @@ class Cluster:
         for made in self.admin.create_topics(wishes).values():
             made.result(30)
         return name
+
+    def grow(self, topic, partitions):
+        """Let a topic have so many partitions, and wait until they can be written to."""
+        for grown in self.admin.create_partitions([NewPartitions(topic, partitions)]).values():
+            grown.result(30)
+        deadline_s = time.monotonic() + 30
+        while True:  # the producer itself must know
+            known = self.producer.list_topics(topic, timeout=30).topics[topic].partitions
+            if len(known) == partitions and all(part.leader >= 0 for part in known.values()):
+                return
+            assert time.monotonic() < deadline_s, f"{topic} has {len(known)} partitions that can be used"
+            time.sleep(0.1)
 
     def write(self, topic, numbers, partitions=1, producer=None):
         """Write records; the n-th goes to partition n modulo ``partitions``, 10 ms younger than the one before."""

@@ -62,10 +62,25 @@ class Backlog:
         self._handed = dict(starts)
         self._fetched = dict(starts)
         self._ends = {partition: max(end, starts[partition]) for partition, end in ends.items()}
+        self._joined: dict[int, int] = {}
         self._messages = self._bytes = 0
         self._largest = 1
         self._far = False
         self._error: ScadlesError | None = None
+
+    def join(self, starts: Mapping[int, int], ends: Mapping[int, int]) -> None:
+        """Add partitions that have appeared, with their offsets as at the beginning."""
+        with self._lock:
+            self._handed |= starts
+            self._fetched |= starts
+            self._ends |= {partition: max(end, starts[partition]) for partition, end in ends.items()}
+            self._joined |= starts
+
+    def joined(self) -> dict[int, int]:
+        """Return, once, the partitions that were added and the offset at which each begins."""
+        with self._lock:
+            joined, self._joined = self._joined, {}
+            return joined
 
     def room(self) -> int:
         """Return how many messages may be fetched now; their size is guessed from the largest one so far."""

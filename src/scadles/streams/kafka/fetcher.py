@@ -18,6 +18,7 @@ from scadles.errors import ScadlesError, SourceError
 from scadles.streams.kafka.address import KafkaAddress
 from scadles.streams.kafka.backlog import Backlog
 from scadles.streams.kafka.connection import Complaints
+from scadles.streams.kafka.growth import Growth
 from scadles.streams.kafka.outage import Outage
 
 _WAIT_S = 0.05
@@ -62,6 +63,8 @@ class Fetcher:
         self._backlog = backlog
         self._partitions = list(backlog.fetched())
         self._complaints = complaints
+        known = len(self._partitions) if address.partitions is None else 0
+        self._growth = Growth(client, address, known, say)
         self._outage = Outage(self._stream, address.patience_s, say)
         self._cut_s = min(_CUT_S, address.patience_s)
         self._ask_at_s = self._moved_at_s = wall_seconds()
@@ -116,7 +119,11 @@ class Fetcher:
         self._client.close()
 
     def _run(self) -> None:
-        while not self._closing.is_set() and self._try(self._work_where_nobody_polls):
+        while (
+            not self._closing.is_set()
+            and self._try(self._look_for_partitions)
+            and self._try(self._work_where_nobody_polls)
+        ):
             pass
         self._try(self._commit_for_the_last_time)
 
@@ -134,6 +141,14 @@ class Fetcher:
         else:
             return True
         return False
+
+    def _look_for_partitions(self) -> None:
+        """Take in partitions that have appeared, from their first offset on; whoever polls does not wait for a look."""
+        if ends := self._growth.look():
+            with self._turn:
+                self._backlog.join(dict.fromkeys(ends, 0), ends)
+                self._partitions += ends
+                self._assign()
 
     def _work_where_nobody_polls(self) -> None:
         since_s = wall_seconds() - self._polled_at_s

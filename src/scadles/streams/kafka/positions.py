@@ -34,6 +34,10 @@ class StreamPositions(ABC):
     def forget(self, position: int) -> None:
         """Forget what lies before ``position``."""
 
+    @abstractmethod
+    def joined(self, partition: int, offset: int) -> StreamPositions:
+        """Return where the stream stands with one partition more, of which ``offset`` is the first record."""
+
 
 class OnePartition(StreamPositions):
     """The position is the broker's offset.
@@ -66,6 +70,9 @@ class OnePartition(StreamPositions):
     def forget(self, position: int) -> None:
         """Do nothing: nothing is remembered."""
 
+    def joined(self, partition: int, offset: int) -> StreamPositions:
+        return ManyPartitions(self._offset, {self._partition: self._offset, partition: offset}, self._partition)
+
 
 class _Piece(NamedTuple):
     """Consecutive positions of one partition: its offsets, a range of them, or None for records that nobody saw."""
@@ -86,6 +93,8 @@ class ManyPartitions(StreamPositions):
     Args:
         position: of the next record.
         offsets: of each partition there.
+        alone: the partition that was the only one before ``position``, so that positions there are its offsets; None
+            where there is none.
 
     >>> positions = ManyPartitions(0, {0: 10, 1: 20})
     >>> positions.of(1, np.array([20, 21])).tolist(), positions.of(0, np.array([10, 11, 12])).tolist()
@@ -95,8 +104,9 @@ class ManyPartitions(StreamPositions):
     (10, {0: 10, 1: 21}, {0: 12, 1: 22}, {0: 13, 1: 27})
     """
 
-    def __init__(self, position: int, offsets: Mapping[int, int]) -> None:
-        self._position = position
+    def __init__(self, position: int, offsets: Mapping[int, int], alone: int | None = None) -> None:
+        self._position = self._began = position
+        self._alone = alone
         self._base = dict(offsets)
         self._pieces: deque[_Piece] = deque()
 
@@ -115,6 +125,8 @@ class ManyPartitions(StreamPositions):
 
     def at(self, position: int) -> dict[int, int]:
         offsets = dict(self._base)
+        if self._alone is not None and position < self._began:
+            return offsets | {self._alone: position}
         for piece in self._pieces:
             if piece.first + piece.records <= position:
                 offsets[piece.partition] = piece.end
@@ -126,6 +138,10 @@ class ManyPartitions(StreamPositions):
         while self._pieces and self._pieces[0].first + self._pieces[0].records <= position:
             piece = self._pieces.popleft()
             self._base[piece.partition] = piece.end
+
+    def joined(self, partition: int, offset: int) -> StreamPositions:
+        self._base[partition] = offset
+        return self
 
     def _add(self, piece: _Piece) -> None:
         self._pieces.append(piece)

@@ -10,6 +10,12 @@ they are read are received and dropped. Offsets that were never records (markers
 took away) are not counted where they are read past; where truncation or retention jumps over them unread, every offset
 counts as a record.
 
+**Partitions that appear** while the topic is read as a whole are taken in within seconds, from their beginning,
+whatever the policy: under truncation what is too old is dropped and counted as everywhere. A resumed run takes in those that
+have appeared meanwhile. Where an address names partitions, a notice says that there are more. How partitions are split
+between devices that share a topic is up to their addresses (``partitions={device}``), so that it never changes by
+itself.
+
 **The beginning** of a fresh run is the oldest record that the broker has (``from=beginning``), or behind the newest
 (``from=now``). What was deleted before the run began was never part of it.
 
@@ -95,7 +101,9 @@ class KafkaSource(Source):
         lost = 0
         messages: list[Any] = []
         offsets: list[np.ndarray] = []
-        for part in self._backlog.take(max_records, timeout_s, self._opened().fetch):
+        parts = self._backlog.take(max_records, timeout_s, self._opened().fetch)
+        self._take_in_partitions()
+        for part in parts:
             if isinstance(part, Run):
                 offsets.append(self._positions.of(part.partition, _offsets(part.messages)))
                 messages += part.messages
@@ -119,6 +127,7 @@ class KafkaSource(Source):
 
     def skip(self, keep: int) -> int:
         passed = self._backlog.skip(keep)
+        self._take_in_partitions()
         for part in passed:
             self._positions.passed(part.partition, part.records, part.end)
         return sum(part.records for part in passed)
@@ -131,6 +140,7 @@ class KafkaSource(Source):
         return self._positions.position
 
     def mark(self, position: int) -> dict[str, Any]:
+        self._take_in_partitions()
         offsets = {str(partition): offset for partition, offset in self._positions.at(position).items()}
         return {"offsets": offsets, "started_unix_s": self._started_unix_s}
 
@@ -162,12 +172,23 @@ class KafkaSource(Source):
         now = mark is None and self._address.begin == "now"
         starts = {partition: high if now else low for partition, (low, high) in ranges.items()}
         if mark:
-            return starts | {int(partition): offset for partition, offset in mark["offsets"].items()}
+            known = {int(partition): offset for partition, offset in mark["offsets"].items()}
+            if new := starts.keys() - known.keys():
+                self._notices.append(
+                    f"{self._address}: the topic has {len(starts)} partitions now, {len(starts) - len(new)} at the "
+                    "checkpoint: the new ones are read from their beginning"
+                )
+            return starts | known
         if position and len(starts) > 1:
             raise ConfigError(
                 f"{self._address}: a position in {len(starts)} partitions needs the mark that goes with it"
             )
         return dict.fromkeys(starts, position) if position else starts
+
+    def _take_in_partitions(self) -> None:
+        """Let the position know of partitions that have appeared."""
+        for partition, offset in self._backlog.joined().items():
+            self._positions = self._positions.joined(partition, offset)
 
     def _on_commit(self, error: Any, partitions: Any) -> None:
         if self._fetcher is not None:
