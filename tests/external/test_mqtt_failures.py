@@ -192,3 +192,32 @@ def test_addresses_that_cannot_work(mosquitto_broker, query, message):
     with pytest.raises(ConfigError, match=message) as caught:
         source_at(mosquitto_broker, "camera", query).open(0)
     assert "sesame" not in str(caught.value)
+
+
+def test_messages_that_a_full_queue_dropped_are_missing_over_resumptions(fragile_mosquitto):
+    broker = fragile_mosquitto("allow_anonymous true", "max_queued_messages 10", "max_inflight_messages 10")
+    topic, query = new_topic(), f"?client_id={client_name()}"
+    source = opened_at(broker, topic, query)
+    with Sender(broker) as sender:
+        for first in (1000, 1010):
+            sender.send_numbers(topic, range(first, first + 10))
+            assert len(take(source, 10)) == 10
+            source.commit(first - 990)
+        mark = source.mark(20)
+        source.close()
+        sender.send_numbers(topic, range(1020, 1060))  # the session is kept, and its queue is short
+        resumed = source_at(broker, topic, query)
+        resumed.open(20, mark)
+        came = len(take(resumed, 40, 2.0))
+        resumed.commit(20 + came)
+        assert resumed.missing == 0  # nobody can tell before a later one has come
+        until(lambda: sender.send(topic, bytes([200, 0]), 1060) and take(resumed, 1, 0.5), "a later message")
+        assert came < 40
+        assert resumed.missing == 40 - came
+        again = resumed.mark(resumed.position)
+        resumed.commit(resumed.position)
+        resumed.close()
+        last = source_at(broker, topic, query)
+        last.open(resumed.position, again)
+        assert last.missing == 40 - came
+        last.close()

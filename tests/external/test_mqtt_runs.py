@@ -12,7 +12,7 @@ from live_streams import KEPT, SOON
 from mqtt_tools import Sender, new_topic, until_saved
 from scadles.config import CodecConfig
 from scadles.data.digits import load_digits
-from scadles.observe import CheckpointWritten, Rejection, RunFolder, Step
+from scadles.observe import CheckpointWritten, Loss, Rejection, RunFolder, Step
 from scadles.streams import make_codec
 from scadles.testing.brokers.process import free_port
 
@@ -193,3 +193,40 @@ def test_a_broker_that_is_not_there_is_one_clear_message(start_training, write_c
     run = start_training(tmp_path, config, "--local", 2, "--quiet", "--out", "run")
     assert run.wait(60) == 2, run.err
     assert run.err.strip() == f"error: mqtt://{Nobody.address}: no connection within 10 s: Connection refused"
+
+
+def test_messages_that_never_came_are_told_and_counted_apart(
+    mosquitto_broker, start_training, finding, write_config, npz, tmp_path
+):
+    topic = new_topic()
+    settings = settings_at(mosquitto_broker, topic, [100], data={"dataset": f"npz:{npz}"}, **KEPT)
+    config = write_config(tmp_path / "c.yaml", **settings)
+    found = finding(tmp_path / "run", 1)
+    with np.load(npz) as data:
+        values, labels = [x.tobytes() for x in data["train_x"]], data["train_y"].tolist()
+
+    def missing():
+        return sum(loss.count for loss in found.events(0, Loss))
+
+    with Sender(mosquitto_broker) as sender:
+
+        def send(*numbers):
+            for number in numbers:
+                sender.send(f"{topic}/0", values[number], 7000 + number, str(labels[number]))
+
+        run = start_training(tmp_path, config, "--local", 1, "--quiet", "--out", "run")
+        until_all_listen(run, found)
+        send(*range(40), *range(43, 60))
+        run.until(lambda: missing() == 3, "a loss", 90)
+        run.until(lambda: found.last_checkpoint(0).ledger["trained"] == 57, "a checkpoint", 90)
+        run.kill_all()
+        run = start_training(tmp_path, config, "--local", 1, "--quiet", "--out", "run", "--resume")
+        run.until(lambda: any(event["event"] == "resumed" for event in found.raw(0)), "resumption", 90)
+        send(*range(65, 80))
+        run.until(lambda: missing() == 8, "another loss", 90)
+        run.until(lambda: found.last_checkpoint(0).ledger["trained"] == 72, "a checkpoint", 90)
+        run.signal(signal.SIGTERM)
+        assert run.wait() == 143, run.err
+    assert run.err.count("messages never came, as gaps in their ids show") == 1
+    [row] = RunFolder(found.path).summary.per_device
+    assert (row.missing, row.samples.received, row.samples.trained, row.samples.dropped) == (8, 72, 72, 0)

@@ -51,8 +51,19 @@ class Intake:
     """
 
     __slots__ = (
-        *("_arrived", "_buffer", "_clock", "_inspector", "_lag", "_limit", "_lost", "_news", "_policy"),
-        *("_quarantine", "_rejected", "_taken", "_told"),
+        *(
+            "_arrived",
+            "_buffer",
+            "_clock",
+            "_inspector",
+            "_lag",
+            "_limit",
+            "_lost",
+            "_missing",
+            "_missing_told",
+            "_news",
+        ),
+        *("_policy", "_quarantine", "_rejected", "_taken", "_told"),
         *("ledger", "max_waiting", "meter", "source"),
     )
 
@@ -86,6 +97,7 @@ class Intake:
         self._rejected: Ahead | None = None
         self._lost: Ahead | None = None
         self._news: Reasons | None = None
+        self._missing = self._missing_told = 0
 
     @property
     def held(self) -> int:
@@ -115,6 +127,7 @@ class Intake:
             self.source.open(state.position, state.mark)
         else:
             self.source.open(0)
+        self._missing = self._missing_told = self.source.missing
 
     def start(self) -> None:
         """Begin to measure the stream's rate."""
@@ -166,6 +179,17 @@ class Intake:
         """Return (reason, count, first offset) of samples rejected since the last call, of few reasons at most."""
         news, self._news = self._news or (), None
         return list(news)
+
+    def missing_since_last_time(self, *, at_the_end: bool = False) -> int:
+        """Return how many records were found missing since the last call.
+
+        One that was not missing at the last call may only be late and is left for the next one, unless none will be.
+        """
+        before, self._missing = self._missing, self.source.missing
+        settled = self._missing if at_the_end else min(before, self._missing)
+        found = max(0, settled - self._missing_told)
+        self._missing_told = settled
+        return found
 
     def notices(self) -> list[str]:
         """Return what a user should know and what ends nothing, since the last call."""

@@ -132,8 +132,10 @@ def _special_rows(runs: Sequence[RunFolder]) -> list[tuple[str, ...]]:
         for s in summaries
     ]
     again = [sum(device.duplicates for device in s.per_device) for s in summaries]
+    missing = [sum(device.missing for device in s.per_device) for s in summaries]
     return [
         ("records that came again", *(human_count(count) if count else _NOTHING for count in again)),
+        ("records that never came", *(human_count(count) if count else _NOTHING for count in missing)),
         ("steps compressed (CNC)", *cnc),
         ("energy picked of it", *kept),
         ("limit of the streams", *limits),

@@ -127,6 +127,15 @@ class Rejection(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Loss(Event):
+    """Samples that never came, and so were not received."""
+
+    kind: ClassVar[str] = "loss"
+    count: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Notice(Event):
     """Something that a user should know and that ends nothing, in words."""
 
@@ -204,5 +213,7 @@ class Thinned(Event):
 
 EVENTS: dict[str, type[Event]] = {
     cls.kind: cls
-    for cls in (Header, Thinned, Step, Evaluation, Rejection, Notice, NonFinite, CheckpointWritten, Resumed, Finished)
+    for cls in (
+        *(Header, Thinned, Step, Evaluation, Rejection, Loss, Notice, NonFinite, CheckpointWritten, Resumed, Finished),
+    )
 }

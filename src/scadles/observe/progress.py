@@ -16,7 +16,7 @@ from rich.text import Text
 
 from scadles.clock import wall_seconds
 from scadles.observe.console import human_count, human_seconds, plain, plain_line
-from scadles.observe.events import Evaluation, Event, Finished, NonFinite, Notice, Rejection, Resumed, Step
+from scadles.observe.events import Evaluation, Event, Finished, Loss, NonFinite, Notice, Rejection, Resumed, Step
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -75,7 +75,7 @@ class Progress:
         self._accuracies: deque[float] = deque(maxlen=_TREND)
         self._best = -1.0
         self._waiting, self._ended = "", False
-        self._rejected = self._non_finite = 0
+        self._rejected = self._missing = self._non_finite = 0
 
     def __enter__(self) -> Self:
         if not self._quiet and self._console.is_terminal:
@@ -115,6 +115,8 @@ class Progress:
             self._accuracies.append(event.accuracy)
         elif isinstance(event, Rejection):
             self._rejected += event.count
+        elif isinstance(event, Loss):
+            self._missing += event.count
         elif isinstance(event, NonFinite):
             self._non_finite += 1
         elif isinstance(event, Resumed):
@@ -191,7 +193,7 @@ class Progress:
         return {"accuracy": f"{self._accuracies[-1]:.3f}{aim}, best {self._best:.3f}{trend}"}
 
     def _trouble(self) -> dict[str, str]:
-        found = {"rejected": self._rejected, "non-finite": self._non_finite}
+        found = {"rejected": self._rejected, "missing": self._missing, "non-finite": self._non_finite}
         return {name: human_count(count) for name, count in found.items() if count}
 
     def _left(self) -> str:

@@ -60,6 +60,7 @@ class DeviceSummary(_Frozen):
         online_accuracy: share of the samples of its own stream to which the model gave the right answer before it was
             trained on them (test, then train); None where nobody counted.
         duplicates: records that came once more and were known again; they are received once.
+        missing: records that never came, as those that came show; they are not received.
     """
 
     device: int
@@ -73,13 +74,15 @@ class DeviceSummary(_Frozen):
     online_accuracy: float | None = None
     shared: Shared | None = None
     duplicates: int = 0
+    missing: int = 0
 
     @model_serializer(mode="wrap")
     def _only_what_happened(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave ``duplicates`` out where there are none, which is nearly everywhere."""
+        """Leave ``duplicates`` and ``missing`` out where there are none, which is nearly everywhere."""
         fields: dict[str, Any] = write(self)
-        if not self.duplicates:
-            fields.pop("duplicates", None)
+        for name in ("duplicates", "missing"):
+            if not fields[name]:
+                del fields[name]
         return fields
 
 

@@ -75,6 +75,11 @@ class Source(ABC):
         """How many records were delivered once more and known again; they count as received once."""
         return 0
 
+    @property
+    def missing(self) -> int:
+        """How many records never came and never will, as those that came show; they are not received."""
+        return 0
+
     def notices(self) -> list[str]:
         """Return what a user should know and what ends nothing, since the last call; nearly always nothing."""
         return []

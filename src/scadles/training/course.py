@@ -19,6 +19,7 @@ from scadles.observe import (
     Evaluation,
     Event,
     Finished,
+    Loss,
     NonFinite,
     Notice,
     Rejection,
@@ -83,6 +84,7 @@ class Course:
         self._hooks = StepHooks()
         self._labels = torch.empty(0, dtype=torch.int64)
         self._evaluated_at = -1
+        self._told_of_losses = False
         self._schedule = Schedule(config)
         self._started_wall_s = wall_seconds()
 
@@ -143,6 +145,7 @@ class Course:
             self._emit(NonFinite, batch=size)
         for reason, count, first_offset in device.intake.rejected_since_last_time():
             self._emit(Rejection, count=count, reason=reason, first_offset=first_offset)
+        self._tell_of_losses()
         self._tell()
         self._hooks(event)
         if self._schedule.evaluation_due(self._learner):
@@ -163,6 +166,7 @@ class Course:
             self._complete(None)
 
     def _finish(self) -> None:
+        self._tell_of_losses(at_the_end=True)
         if self._evaluated_at != self._learner.step_number:
             self._evaluate()
         model_sha256 = self._checkpoint()
@@ -191,6 +195,15 @@ class Course:
         self._tools.log.check()
         for message in self._device.intake.notices():
             self._emit(Notice, message=f"device {self.rank}: {message}")
+
+    def _tell_of_losses(self, *, at_the_end: bool = False) -> None:
+        if count := self._device.intake.missing_since_last_time(at_the_end=at_the_end):
+            self._emit(Loss, count=count, reason="their ids were passed over")
+            if not self._told_of_losses:
+                self._told_of_losses = True
+                said = "messages never came, as gaps in their ids show; they were lost before or at the broker (is its "
+                said += "queue long enough?), and are counted as missing"
+                self._emit(Notice, message=f"device {self.rank}: {said}")
 
     def _evaluate(self) -> None:
         device = self._device

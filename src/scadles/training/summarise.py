@@ -202,6 +202,7 @@ def _gather(device: ConnectedDevice, statistics: RunStatistics) -> list[dict[str
         "online_accuracy": statistics.correct / statistics.judged if statistics.judged else math.nan,
         **{f"{_SHARED}{name}": count for name, count in _shared_by(device).items()},
         "duplicates": device.intake.source.duplicates,
+        "missing": device.intake.source.missing,
         "bytes_sent": statistics.bytes_sent,
         "time_s": device.clock.now(),
         "time_to_target_s": math.nan if statistics.time_to_target_s is None else statistics.time_to_target_s,
@@ -217,7 +218,7 @@ def _shared_by(device: ConnectedDevice) -> dict[str, int]:
 def _of_device(number: int, figures: dict[str, float]) -> DeviceSummary:
     counts = {name: int(figures[name]) for name in Samples.model_fields}
     shared = {name.removeprefix(_SHARED): int(figures[name]) for name in figures if name.startswith(_SHARED)}
-    rest = ("buffer_max_samples", "slowest_steps", "non_finite_steps", "bytes_sent", "duplicates")
+    rest = ("buffer_max_samples", "slowest_steps", "non_finite_steps", "bytes_sent", "duplicates", "missing")
     return DeviceSummary(
         device=number,
         rate_hz=figures["rate_hz"],

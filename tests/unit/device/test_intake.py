@@ -412,3 +412,23 @@ def test_too_much_rejected_is_noticed(share, too_much):
 
 def test_nothing_is_too_much_without_a_limit():
     assert not drained().rejects_too_much
+
+
+class Missed(Garbling):
+    """A source that has missed some records."""
+
+    missing = 0
+
+
+def test_missing_records_are_told_once_they_are_not_only_late():
+    intake = opened(VirtualClock(), Persistence(), kind=Missed)
+    found = []
+    for missing in (5, 5, 5, 9, 7, 7):
+        intake.source.missing = missing
+        found.append(intake.missing_since_last_time())
+    assert found == [0, 5, 0, 0, 2, 0]
+    intake.source.missing = 3  # four came after all
+    assert [intake.missing_since_last_time() for _ in range(2)] == [0, 0]
+    intake.source.missing = 10
+    assert intake.missing_since_last_time(at_the_end=True) == 7
+    assert intake.ledger.balanced

@@ -68,6 +68,15 @@ def test_records_that_came_again_are_shown_where_there_are_any(new_run):
     assert cells(compare([quiet, again]))["records that came again"] == ("–", str(3 * len(rows)))
 
 
+def test_records_that_never_came_are_shown_where_there_are_any(new_run):
+    quiet = RunFolder(new_run("quiet"))
+    assert "records that never came" not in cells(compare([quiet]))
+    assert "missing" not in (quiet.path / "summary.json").read_text()
+    rows = tuple(row.model_copy(update={"missing": 4}) for row in quiet.summary.per_device)
+    lossy = RunFolder(new_run("lossy", per_device=rows))
+    assert cells(compare([quiet, lossy]))["records that never came"] == ("–", str(4 * len(rows)))
+
+
 def test_a_ledger_that_does_not_balance_is_shown(new_run):
     wrong = Samples(received=1000, trained=800, dropped=150, held=40, rejected=11)
     assert cells(compare([new_run(samples=wrong)]))["ledger balanced"] == ("NO",)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from scadles.clock import wall_seconds
 from scadles.streams.mqtt.ids import Ids
+from scadles.streams.mqtt.missing import MissingIds
 from scadles.streams.mqtt.terms import Terms
 
 _SLICE_S = 0.5
@@ -74,6 +75,7 @@ class Inbox:
         self._by_number: dict[int, int] = {}
         self._by_mid: dict[int, int] = {}
         self._settled = Ids()
+        self._missing = MissingIds()
         self._arrived = self._lost = 0
         self.position = 0
         self.duplicates = 0
@@ -85,6 +87,7 @@ class Inbox:
         if mark:
             self._settled = Ids(mark["ids"])
             self.duplicates = int(mark["duplicates"])
+            self._missing = MissingIds(mark.get("missing", ()))
 
     def deliver(self, delivery: Delivery) -> None:
         """Take in a message, unless it is here or settled already."""
@@ -98,6 +101,8 @@ class Inbox:
             kept = None if reason else value
             self._waiting.append(Waiting(self._arrived, delivery.time_s, delivery.key, kept, reason))
             self._remember(delivery)
+            if delivery.number is not None:
+                self._missing.note(self._arrived, delivery.number)
             self._arrived += 1
             if terms.truncates and len(self._waiting) > terms.capacity:
                 self._waiting.popleft()
@@ -142,12 +147,20 @@ class Inbox:
         with self._news:
             return self._arrived - self.position
 
+    def missing(self) -> int:
+        """Return how many messages have not come, as gaps in their ids show."""
+        with self._news:
+            return self._missing.count
+
     def full(self) -> bool:
         """Whether no more should be read for now: everything is kept, and as much waits as may."""
         return not self._terms.truncates and len(self._waiting) >= self._terms.capacity
 
     def mark(self, position: int) -> dict[str, Any]:
-        """Return which messages before ``position`` the broker may deliver once more, and the duplicates so far."""
+        """Return what to know of messages before ``position``.
+
+        These are the ids that the broker may deliver once more, the duplicates so far, and what was missing.
+        """
         with self._news:
             settled = Ids(self._settled.runs())
             for offset, (number, _, _) in self._unacknowledged.items():
@@ -155,7 +168,11 @@ class Inbox:
                     break
                 if number is not None:
                     settled.add(number)
-            return {"ids": [list(run) for run in settled.runs()], "duplicates": self.duplicates}
+            return {
+                "ids": [list(run) for run in settled.runs()],
+                "duplicates": self.duplicates,
+                "missing": self._missing.at(position),
+            }
 
     def commit(self, position: int) -> None:
         """Acknowledge everything before ``position``."""
@@ -167,6 +184,7 @@ class Inbox:
                 done.append(offset)
             for offset in done:
                 self._settle(offset)
+            self._missing.commit(position)
 
     def forget(self) -> None:
         """The broker has lost the session: what it called messages means nothing any more."""

@@ -31,6 +31,13 @@ class MqttSource(Source):
     stream has; :meth:`mark` holds the ids that are settled. They are counted in :attr:`duplicates`, and not received
     a second time.
 
+    **What ids show:** messages that never came leave a gap in the ids of their producer, which count on by one, as
+    those of ``scadles publish`` do. They are counted in :attr:`missing`, and are no part of what was received. The
+    first message may have any id. A message that comes late, or once more to a resumed run, is missing no longer. An
+    id more than 100,000 ahead of all others is taken for a producer that was started again, so that a longer loss is
+    not seen; ids that begin again at 0 are known from before, and count as duplicates. Where more ids jump than follow
+    each other, they are no numbers of messages, and nothing is counted.
+
     **What is promised:** with persistence, ids, a broker that keeps sessions on its disk and room in its queue, each
     message is trained on exactly once, over crashes of devices and orderly restarts of the broker.
 
@@ -113,6 +120,10 @@ class MqttSource(Source):
     @property
     def duplicates(self) -> int:
         return self._inbox.duplicates
+
+    @property
+    def missing(self) -> int:
+        return self._inbox.missing()
 
     def mark(self, position: int) -> dict[str, Any]:
         return {"client_id": self._client_id, **self._inbox.mark(position)}

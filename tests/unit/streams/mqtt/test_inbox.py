@@ -230,3 +230,39 @@ def test_take_ends_as_soon_as_enough_is_there_and_tells_trouble():
     with pytest.raises(RuntimeError, match="broken"):
         inbox.take(1, 60.0, broken)
     assert inbox.lag() == 1
+
+
+@pytest.mark.parametrize("truncates", [False, True])
+def test_ids_that_were_passed_over_are_missing_until_they_come(truncates):
+    inbox = Inbox(Terms("client", truncates=truncates), lambda life, mid: None)
+    inbox.open(0, None)
+    for number in (100, 101, 105, 106, 101, 103):
+        inbox.deliver(delivery(number, number))
+    assert (inbox.missing(), inbox.duplicates, inbox.lag()) == (2, 1, 5)
+    assert inbox.position == 0
+
+
+def test_a_gap_over_a_resumption_is_seen_and_what_comes_again_is_none():
+    inbox = Inbox(Terms("client"), lambda life, mid: None)
+    inbox.open(0, None)
+    for number in range(10):
+        inbox.deliver(delivery(number, number + 1))
+    take(inbox, 10)
+    mark = inbox.mark(6)
+    resumed = Inbox(Terms("client"), lambda life, mid: None)
+    resumed.open(6, mark)
+    for number in (4, 5, 6, 7, 12, 13):  # 8 and 9 are gone with the broker's memory, 10 and 11 were never there
+        resumed.deliver(delivery(number, number + 1))
+    assert (resumed.missing(), resumed.duplicates, resumed.lag()) == (4, 2, 4)
+    take(resumed, 4)
+    resumed.commit(10)
+    again = Inbox(Terms("client"), lambda life, mid: None)
+    again.open(10, resumed.mark(10))
+    assert again.missing() == 4
+
+
+def test_a_mark_of_an_earlier_version_has_nothing_missing():
+    inbox = Inbox(Terms("client"), lambda life, mid: None)
+    inbox.open(3, {"ids": [[0, 2]], "duplicates": 0})
+    inbox.deliver(delivery(9, 1))
+    assert inbox.missing() == 0
