@@ -61,12 +61,12 @@ class Cluster:
         assert producer.flush(30) == 0
 
 
-def kafka_source(servers, topic, parameters="", started_unix_s=EPOCH_S, quarantine=None):
+def kafka_source(servers, topic, parameters="", started_unix_s=EPOCH_S, quarantine=None, **more):
     """A source over a topic, not opened."""
     complaints = Complaints()
     url = SourceURL.parse(f"kafka://{servers}/{topic}?{parameters}" if parameters else f"kafka://{servers}/{topic}")
     address = KafkaAddress.of(url, complaints, group=f"scadles-{topic}", client="test")
-    return KafkaSource(address, complaints, CODEC, quarantine, started_unix_s)
+    return KafkaSource(address, complaints, CODEC, quarantine, started_unix_s, **more)
 
 
 def drain(source, count, timeout_s=20.0):

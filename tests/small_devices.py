@@ -47,13 +47,16 @@ def make_device(
     mean="weighted",
     bucket_bytes=None,
     shares=None,
+    records=None,
+    waits=False,
 ):
     """A device in virtual time, its stream open.
 
-    Its samples are device 0's unless others are given; ``shares`` is its part in the sharing of samples.
+    Its samples are device 0's unless others are given; ``shares`` is its part in the sharing of samples. The stream has
+    ``records``, or no end; it ``waits`` where all of these have arrived and been taken in before the first step.
     """
     clock = VirtualClock()
-    source = ReplaySource(samples or samples_of(0), Arrivals(RateProfile.constant(rate_hz)), clock)
+    source = ReplaySource(samples or samples_of(0), Arrivals(RateProfile.constant(rate_hz)), clock, records=records)
     inspector = Inspector((4,), torch.float64, CLASSES)
     intake = Intake(source, inspector, Buffer(1000), policy or Persistence(), RateMeter(), clock)
     model = make_model(norm=norm)
@@ -67,4 +70,7 @@ def make_device(
     )
     device = ConnectedDevice(intake, rule, learner, fabric, clock, shares)
     intake.open()
+    if waits:
+        clock.sleep(records / rate_hz)
+        intake.pull()
     return device

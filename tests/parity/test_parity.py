@@ -89,6 +89,12 @@ CONFIGS = {
         "model": "mlp",
         "data": {"partition": "dirichlet", "alpha": 0.2, "size_spread": 0.5, "drift_samples": 50},
     },
+    "streams that end": {  # one after the other, the last one in the last step; one brings nothing
+        "method": "scadles",
+        "model": "cnn",
+        "batch": {"min": 4},
+        "stream": {"rates": [31, 120, 90, 0], "end": "stop"},
+    },
     "persistence, poisson, adam": {
         "method": "scadles",
         "model": "mlp",

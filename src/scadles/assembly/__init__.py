@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from string import Formatter
-from typing import Any
-from urllib.parse import urlencode
 
 import numpy as np
 import torch
@@ -18,8 +14,9 @@ from torch.optim import Optimizer
 from scadles.assembly.exchange import build_exchange
 from scadles.assembly.injection import build_injection, build_sample_exchange, build_senders, injects
 from scadles.assembly.optimizer import build_optimizer
+from scadles.assembly.streams import build_source
 from scadles.clock import Clock, VirtualClock, WallClock
-from scadles.config import ProfileConfig, RunConfig, load_config
+from scadles.config import RunConfig, load_config
 from scadles.data import Dataset, Partition, load_dataset, make_partition
 from scadles.device.batching import BatchRule, FixedBatch, RateBatch, ShrunkBatch
 from scadles.device.buffer import Buffer, BufferPolicy, Persistence, Truncation
@@ -40,7 +37,6 @@ from scadles.streams.quarantine import Quarantine, quarantine_path
 from scadles.streams.rejections import RejectionLimit
 
 _INSPECTED_AT_ONCE = 4096
-_WIDTH = re.compile(r"0?\d{0,2}d?", re.ASCII)
 
 
 def build_dataset(config: RunConfig) -> Dataset:
@@ -54,54 +50,6 @@ def build_dataset(config: RunConfig) -> Dataset:
         test_samples=data.test_samples,
         seed=config.seed,
     )
-
-
-def build_source(
-    config: RunConfig, device: int, rate_hz: float, samples: Samples | None, clock: Clock, **live: Any
-) -> Source:
-    """Return the stream of one device, not opened yet; ``replay://`` gets its rate and the configured profile.
-
-    Without ``samples`` a replayed stream brings positions only.
-
-    Args:
-        config: the run.
-        device: its number.
-        rate_hz: of a replayed stream.
-        samples: what a replayed stream plays.
-        clock: stream time.
-        live: what the sources of live records need: ``codec``, ``run_dir``, ``quarantine``.
-    """
-    live |= {
-        "capacity": config.buffer.capacity,
-        "max_bytes": config.stream.codec.max_bytes,
-        "truncates": config.buffer.policy == "truncation",
-    }
-    url = stream_url(config, device)
-    if url == "replay://":
-        parameters = profile_of(config, device).model_dump()
-        parameters["profile"] = parameters.pop("name")
-        url += "?" + urlencode({"rate": rate_hz, "seed": config.seed, "device": device, **parameters})
-    return open_source_url(url, samples=samples, clock=clock, device=device, **live)
-
-
-def stream_url(config: RunConfig, device: int) -> str:
-    """Return the address of one device's stream."""
-    try:
-        for _, name, form, conversion in Formatter().parse(config.stream.url):
-            # a format can ask for any width, and a name look into objects
-            if name is not None and (name != "device" or conversion or not _WIDTH.fullmatch(form or "")):
-                raise ValueError
-        return config.stream.url.format(device=device)
-    except (KeyError, IndexError, ValueError):
-        raise ConfigError(
-            f"stream.url = {config.stream.url!r}: only {{device}} can be filled in; write other braces doubled"
-        ) from None
-
-
-def profile_of(config: RunConfig, device: int) -> ProfileConfig:
-    """Return how one device's rate varies."""
-    profile = config.stream.profile
-    return profile if isinstance(profile, ProfileConfig) else profile[device]
 
 
 def build_codec(config: RunConfig, dataset: Dataset) -> Codec:
@@ -200,7 +148,7 @@ def build_device(
     replayed = config.stream.url.startswith("replay:")
     quarantine = build_quarantine(config, fabric.rank, run_dir)
     source = build_source(
-        *(config, fabric.rank, rate_hz, samples, clock),
+        *(config, fabric.rank, rate_hz, samples, clock, partition),
         codec=None if replayed else build_codec(config, dataset),
         run_dir=run_dir,
         quarantine=quarantine,
@@ -242,7 +190,7 @@ def build_devices(config: RunConfig, dataset: Dataset, learner: Learner) -> list
     for number, rate_hz in enumerate(rates):
         clock = VirtualClock()
         samples = samples_of(dataset, partition, number) if looked_at else None
-        source = build_source(config, number, rate_hz, samples, clock)
+        source = build_source(config, number, rate_hz, samples, clock, partition)
         intake = Intake(source, inspector, Buffer(config.buffer.capacity), policy, RateMeter(), clock)
         intake.open()
         devices.append(Device(number, intake, rule, learner, clock, sender(number) if sender else None))

@@ -52,6 +52,10 @@ class StreamConfig(Section):
     profile: Profile | tuple[Profile, ...] = Field(
         default=ProfileConfig(), description="one for all, or one per device"
     )
+    end: Literal["wait", "stop"] = Field(
+        default="wait",
+        description="wait for more, or stop: kafka where a topic ended at the start, replay after one pass",
+    )
     codec: CodecConfig = Field(default=CodecConfig(), description="kafka, mqtt: how a message is read")
     max_rejected_share: float = Field(
         default=0.5, gt=0, le=1, description="end the run where more of a stream cannot be trained on; 1: never"

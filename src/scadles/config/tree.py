@@ -238,8 +238,11 @@ class RunConfig(Section):
         for name, numbers in self.injection.named_devices().items():
             if numbers and max(numbers) >= self.devices:
                 raise ValueError(f"{name} names device {max(numbers)}: devices are numbered 0 to {self.devices - 1}")
-        if self.steps is None and self.duration_s is None and not (self.target_accuracy and self.stop_at_target):
+        ends = self.steps or self.duration_s or (self.target_accuracy and self.stop_at_target)
+        if not ends and self.stream.end == "wait":
             raise ValueError("the run would never end: set steps, duration_s or target_accuracy")
+        if self.stream.end == "stop" and self.stream.url.startswith(("mqtt:", "mqtts:")):
+            raise ValueError("stream.end = stop: nobody can tell where an MQTT topic ends; leave it at wait")
         if self.clock.speed != 1.0 and not self.stream.url.startswith("replay:"):
             raise ValueError(
                 f"clock.speed {self.clock.speed:g} needs a replayed stream; {self.stream.url.split(':')[0]} is live"

@@ -19,7 +19,14 @@ from scadles.device.learner import Learner
 from scadles.device.parts import Parts, backward, check_loss
 from scadles.device.trial import changed_buffers, compile_now
 from scadles.errors import RunError
-from scadles.exchange.aggregation import REJECTS_TOO_MUCH, BatchNormStatistics, ForwardBuffers, Report, Reports
+from scadles.exchange.aggregation import (
+    REJECTS_TOO_MUCH,
+    STREAM_ENDED,
+    BatchNormStatistics,
+    ForwardBuffers,
+    Report,
+    Reports,
+)
 from scadles.fabric import Fabric
 from scadles.observe.events import Step
 from scadles.records import Records
@@ -56,6 +63,7 @@ class ConnectedDevice(Device):
 
     Attributes:
         rejecting: devices that asked to end the run because too much of their streams is rejected.
+        all_ended: whether the streams of all devices have ended, and all that they brought is trained on.
     """
 
     __slots__ = (
@@ -63,6 +71,7 @@ class ConnectedDevice(Device):
         "_has_shared",
         "_parts",
         "_samples",
+        "all_ended",
         "batchnorm",
         "buffers",
         "fabric",
@@ -87,6 +96,7 @@ class ConnectedDevice(Device):
         self.buffers = ForwardBuffers(learner.model)
         self.batchnorm = BatchNormStatistics(learner.model)
         self.rejecting: tuple[int, ...] = ()
+        self.all_ended = False
 
     def try_out(self, example: Tensor) -> None:
         """Let the model be compiled where it shall be, and find the buffers that training passes change.
@@ -111,7 +121,8 @@ class ConnectedDevice(Device):
     def start(self) -> None:
         """Start the clock on all devices at once; what is slow only the first time has happened before."""
         self.learner.optimizer.zero_grad()  # torch loads its compiler here
-        self.fabric.gather(torch.zeros(1), "starting the clocks")
+        ended = self.fabric.gather(torch.tensor([float(self.exhausted)]), "starting the clocks")
+        self.all_ended = bool(ended.all())
         self.clock.start()
         self.begin()
 
@@ -198,7 +209,7 @@ class ConnectedDevice(Device):
         self.clock.advance_to(self._last_end_s + float(reports.ready_s.max()))
         synced_s = self.clock.now()
         result = self.learner.update(reports)
-        self.rejecting = result.rejecting
+        self.rejecting, self.all_ended = result.rejecting, result.ended
         self.settle(trained=trained or self._counts_for_nothing)
         if trained:
             self.batchnorm.trained(size)
@@ -263,7 +274,9 @@ class ConnectedDevice(Device):
             if loss is not None and weight > 0:
                 backward(loss, weight)
         self.ready()
-        wish = REJECTS_TOO_MUCH if self.intake.rejects_too_much else float(stop)
+        wish = STREAM_ENDED if self.exhausted and not stop else float(stop)
+        if self.intake.rejects_too_much:
+            wish = REJECTS_TOO_MUCH
         news = self.learner.hyperparameters.news()
         mine = Report(size, weight, self._ready_s, self._elapsed_s, value if weight else 0.0, wish, news)
         return self.learner.exchange.finish(mine)

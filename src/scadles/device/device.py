@@ -114,6 +114,11 @@ class Device:
         """How long the present step's batch was waited for, in stream seconds."""
         return self._gathered_s - self._gather_started_s
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether its stream has ended and what is held is in the present batch, or one sample too few for any."""
+        return self.intake.ended and self.intake.held <= int(self.learner.needs_two)
+
     def begin(self) -> None:
         """Begin to count waits, deadlines and arrivals from this moment on, or go on where a checkpoint stood."""
         self._last_end_s = self.clock.now()
@@ -137,12 +142,14 @@ class Device:
         while True:
             target, held = self._rule.target(intake.rate_hz), intake.held
             left_s = deadline_s - clock.now()
-            if held >= target or left_s <= 0 or should_stop():
+            if held >= target or left_s <= 0 or intake.ended or should_stop():
                 break
             if on_wait:
                 on_wait(held, target)
             intake.pull(min(left_s, _WAIT_SLICE_S), want=target - held)
         count = min(target, held)
+        if held - count == 1 and self.learner.needs_two and intake.ended:
+            count = held  # the last sample would be alone
         if count == 1 and self.learner.needs_two and self.sender is None:
             count = 0  # the sample waits for the next one
         self._taken = intake.take(count)

@@ -119,6 +119,11 @@ class Intake:
         """Whether so much of the stream is rejected that the run should end."""
         return self._limit is not None and self._limit.exceeded
 
+    @property
+    def ended(self) -> bool:
+        """Whether the stream has ended, and nothing more will come in."""
+        return self.source.ended
+
     def open(self, state: IntakeState | None = None) -> None:
         """Start the stream: at its beginning, or where a checkpoint stood."""
         if state is not None:
@@ -174,6 +179,11 @@ class Intake:
         if keep is not None:
             self._keep_newest(keep)
         self._observe()  # so that a checkpoint taken now needs no memory of earlier moments
+
+    def drop_held(self) -> None:
+        """Drop what is held: nothing can come that it could be trained with."""
+        self.ledger.dropped += self._buffer.drop_oldest(self.held)
+        self._book_held()
 
     def rejected_since_last_time(self) -> list[tuple[str, int, int]]:
         """Return (reason, count, first offset) of samples rejected since the last call, of few reasons at most."""

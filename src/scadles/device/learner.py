@@ -20,7 +20,7 @@ from scadles.device.hyperparameters import Hyperparameters
 from scadles.device.managed import Managed
 from scadles.device.optimizers import Guard
 from scadles.device.parts import checked_weight
-from scadles.exchange.aggregation import REJECTS_TOO_MUCH, GradientExchange, LearningRate, Reports
+from scadles.exchange.aggregation import REJECTS_TOO_MUCH, STREAM_ENDED, GradientExchange, LearningRate, Reports
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,7 @@ class StepResult:
         slowest_s: how much later than the first device it was ready.
         stop: whether any device asked to end the run.
         rejecting: devices that asked for it because too much of their streams is rejected.
+        ended: whether the streams of all devices have ended.
     """
 
     total_batch: int
@@ -48,6 +49,7 @@ class StepResult:
     slowest_s: float
     stop: bool
     rejecting: tuple[int, ...] = ()
+    ended: bool = False
 
 
 class Learner:
@@ -165,8 +167,9 @@ class Learner:
             ready_s=float(reports.ready_s[slowest]),
             slowest=slowest,
             slowest_s=float(reports.ready_s[slowest] - reports.ready_s.min()),
-            stop=bool(reports.stop.any()),
+            stop=bool((reports.stop > 0).any()),
             rejecting=tuple(np.flatnonzero(reports.stop == REJECTS_TOO_MUCH).tolist()),
+            ended=bool((reports.stop == STREAM_ENDED).all()),
         )
 
     def state(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from scadles.config.bounded_yaml import TooMuchYAMLError, parse_yaml
 from scadles.errors import ConfigError
 from scadles.observe.console import human_bytes, human_count, markdown, plain_line, print_table, print_warning
 from scadles.observe.rundir import CONFIG_FILE, RunFolder
-from scadles.observe.summary import Samples, Summary
+from scadles.observe.summary import Samples, Summary, why_ended
 
 _NOTHING = "–"
 _NOT_REACHED = "not reached"
@@ -203,7 +203,7 @@ _QUANTITIES: tuple[tuple[str, Callable[[Summary], str]], ...] = (
         "ledger balanced",
         lambda s: "yes" if balanced([s.samples, *(device.samples for device in s.per_device)]) else "NO",
     ),
-    ("ended by", lambda s: s.ended_by),
+    ("ended by", lambda s: why_ended(s.ended_by, s.steps)),
 )
 
 

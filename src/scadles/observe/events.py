@@ -175,7 +175,7 @@ class Finished(Event):
     """The run ended as it should.
 
     Attributes:
-        reason: ``target``, ``steps``, ``duration``, ``stopped``, ``rejected`` or ``deserted``.
+        reason: ``target``, ``steps``, ``duration``, ``streams``, ``stopped``, ``rejected`` or ``deserted``.
     """
 
     kind: ClassVar[str] = "finished"

@@ -17,6 +17,7 @@ from rich.text import Text
 from scadles.clock import wall_seconds
 from scadles.observe.console import human_count, human_seconds, plain, plain_line
 from scadles.observe.events import Evaluation, Event, Finished, Loss, NonFinite, Notice, Rejection, Resumed, Step
+from scadles.observe.summary import why_ended
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -122,7 +123,7 @@ class Progress:
         elif isinstance(event, Resumed):
             self._waiting = f"resumed at step {event.step}"
         elif isinstance(event, Finished):
-            self._waiting, self._ended, urgent = plain_line(f"ended: {event.reason}"), True, True
+            self._waiting, self._ended, urgent = plain_line(f"ended: {why_ended(event.reason, event.step)}"), True, True
         self._show_when_due(urgent=urgent and self._live is None)
 
     def waiting(self, text: str) -> None:

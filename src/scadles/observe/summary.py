@@ -10,6 +10,15 @@ from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model
 SUMMARY_FILE = "summary.json"
 
 
+def why_ended(reason: str, step: int) -> str:
+    """Return what ended a run, for people.
+
+    >>> why_ended("streams", 12), why_ended("steps", 12)
+    ('the streams ended at step 12', 'steps')
+    """
+    return f"the streams ended at step {step}" if reason == "streams" else reason
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -140,8 +149,8 @@ class Summary(_Frozen):
         bytes_sent: bytes that really left, all devices together, as counted by the transport.
         lr_scale_mean: mean factor that batch scaling applied to the learning rate.
         model_sha256: fingerprint of the model, equal on all devices.
-        ended_by: ``target``, ``steps``, ``duration``, ``stopped``, ``rejected`` when too much of a stream was, or
-            ``deserted`` when all devices are off for good.
+        ended_by: ``target``, ``steps``, ``duration``, ``streams`` when all have ended, ``stopped``, ``rejected`` when
+            too much of a stream was, or ``deserted`` when all devices are off for good.
         per_label: accuracy on each label of the test set at the last test; None where there are no samples of it.
         online_accuracy: the same as in ``per_device`` over the samples of all devices.
         own_accuracy_range: of a run with ``aggregation.batchnorm: local``, in which each device has a model of its own

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from scadles.assembly import build_codec, build_dataset, build_partition, profile_of, samples_of, stream_url
+from scadles.assembly import build_codec, build_dataset, build_partition, samples_of
+from scadles.assembly.streams import profile_of, stream_url
 from scadles.clock import Clock
 from scadles.config import RunConfig
 from scadles.publishing import Feed, Line

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
-from scadles.assembly import stream_url
+from scadles.assembly.streams import stream_url
 from scadles.clock import Clock, WallClock
 from scadles.config import RunConfig
 from scadles.observe.console import human_count, human_seconds

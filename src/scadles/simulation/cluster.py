@@ -10,7 +10,7 @@ import numpy as np
 
 from scadles.device.device import Device
 from scadles.device.learner import Learner, StepResult
-from scadles.exchange.aggregation import Report, Reports
+from scadles.exchange.aggregation import STREAM_ENDED, Report, Reports
 from scadles.simulation.charge import Charge
 from scadles.simulation.event_queue import EventQueue
 from scadles.simulation.gradients import Gradients
@@ -190,6 +190,7 @@ class Cluster:
         columns = dict(zip(Report._fields, reports.T, strict=True))
         columns["ready_s"][:] = [device.ready_s for device in self._devices]
         columns["elapsed_s"][:] = [device.elapsed_s for device in self._devices]
+        columns["stop"][:] = STREAM_ENDED if self._all_ended() else 0.0
         able = [device for device in self._members if device.batch_size]
         self._learner.exchange.begin(1.0 if able else 0.0, f"gradients of step {self._learner.step_number + 1}")
         if able:
@@ -201,6 +202,16 @@ class Cluster:
             columns["weight"][numbers], columns["loss"][numbers] = shares.weights, shares.losses
             self._correct[numbers] = shares.correct
         return reports
+
+    def _all_ended(self) -> bool:
+        """Whether the streams of all who take part have ended, and nobody else will ever come back with more."""
+        if not self._members or not all(device.exhausted for device in self._members):
+            return False
+        now_s = self._queue.now_s
+        away = [self._devices[number] for number in np.flatnonzero(~self._present).tolist()]
+        return all(
+            device.exhausted or self._availability.next_change(device.number, now_s) == math.inf for device in away
+        )
 
     def _let_others_miss(self) -> None:
         """Let the devices that are off miss this step, as late as the first of the others was ready."""

@@ -112,7 +112,9 @@ class Simulator:
         self._run_statistics.lr_scale += done.result.lr_scale
         if self._schedule.evaluation_due(self._learner):
             self._evaluate()
-        self._reason = self._schedule.reason_to_end(self._learner, self._run_statistics, stopped=self._stop.wanted)
+        self._reason = self._schedule.reason_to_end(
+            self._learner, self._run_statistics, stopped=self._stop.wanted, ended=done.result.ended
+        )
         if self._reason is None and self._learner.step_number % self._config.checkpoint.every_steps == 0:
             self._share_statistics()  # as writing a checkpoint does
         return self._reason is None
@@ -144,6 +146,10 @@ class Simulator:
             self._statistics.average()
 
     def _finish(self, reason: str) -> Summary:
+        if reason == "streams":
+            for device in self._devices:
+                if device.exhausted:
+                    device.intake.drop_held()
         if self._evaluated_at != self._learner.step_number:
             self._evaluate()
         self._share_statistics()

@@ -61,6 +61,14 @@ class Source(ABC):
     def position(self) -> int:
         """The offset of the next record that :meth:`poll` would return."""
 
+    @property
+    def ended(self) -> bool:
+        """Whether the last record was polled or skipped and none will follow; from then on :meth:`poll` does not wait.
+
+        A source that its factory was told to end (``stop_at_end``) says so; others wait for more, and it is never true.
+        """
+        return False
+
     def mark(self, position: int) -> dict[str, Any]:
         """Return what a checkpoint must hold beside ``position`` to open there again, ready for JSON.
 

@@ -35,6 +35,7 @@ class ReplaySource(Source):
         arrivals: when each record arrives.
         clock: the stream time; waiting sleeps on it, so a virtual clock moves on.
         rate_hz: their mean rate, so that a resumed stream knows whether it is another one.
+        records: how many there are; None for no end.
 
     >>> import torch
     >>> from scadles.clock import VirtualClock
@@ -49,14 +50,22 @@ class ReplaySource(Source):
     ([4, 5, 6, 7, 8], 0.9)
     """
 
-    __slots__ = ("_arrivals", "_clock", "_position", "_rate_hz", "_samples", "_shift_s")
+    __slots__ = ("_arrivals", "_clock", "_position", "_rate_hz", "_records", "_samples", "_shift_s")
 
-    def __init__(self, samples: Samples | None, arrivals: Arrivals, clock: Clock, rate_hz: float | None = None) -> None:
+    def __init__(
+        self,
+        samples: Samples | None,
+        arrivals: Arrivals,
+        clock: Clock,
+        rate_hz: float | None = None,
+        records: int | None = None,
+    ) -> None:
         self._samples = samples
         self._arrivals = arrivals
         self._clock = clock
         self._position = 0
         self._rate_hz = rate_hz
+        self._records = records
         self._shift_s = 0.0
 
     def open(self, position: int, mark: Mapping[str, Any] | None = None) -> None:
@@ -78,7 +87,9 @@ class ReplaySource(Source):
 
     def poll(self, max_records: int, timeout_s: float) -> Records | Span:
         clock = self._clock
-        if timeout_s > 0:
+        if self._records is not None:
+            max_records = min(max_records, self._records - self._position)
+        if timeout_s > 0 and max_records > 0:
             until_s = min(self.arrival_time(max_records), clock.now() + timeout_s)
             # Rounding can end a sleep a hair before the record that it was meant for.
             while (now_s := clock.now()) < until_s:
@@ -103,6 +114,12 @@ class ReplaySource(Source):
     def position(self) -> int:
         return self._position
 
+    @property
+    def ended(self) -> bool:
+        if self._records is None:
+            return False
+        return self._position >= self._records or math.isinf(self.arrival_time(1))
+
     def commit(self, position: int) -> None:
         """Do nothing: every record can be replayed for ever."""
 
@@ -110,11 +127,16 @@ class ReplaySource(Source):
         """Do nothing: there is nothing to give back."""
 
     def _waiting(self) -> int:
-        return max(0, self._arrivals.count_by(self._clock.now() - self._shift_s) - self._position)
+        arrived = self._arrivals.count_by(self._clock.now() - self._shift_s)
+        if self._records is not None and arrived > self._records:
+            arrived = self._records
+        return max(0, arrived - self._position)
 
 
 @register_source("replay")
-def replay_from_url(url: SourceURL, *, clock: Clock | None = None, **context: Any) -> ReplaySource:
+def replay_from_url(
+    url: SourceURL, *, clock: Clock | None = None, records: int | None = None, **context: Any
+) -> ReplaySource:
     """Return the source of ``replay://?rate=50&profile=bursts&...``.
 
     Parameters: ``rate`` (records per second, default 50), ``seed`` and ``device`` (of Poisson arrivals, default 0), and
@@ -133,7 +155,7 @@ def replay_from_url(url: SourceURL, *, clock: Clock | None = None, **context: An
     profile = RateProfile.of(config, rate_hz)
     seed_parts = (url.integer("seed", 0), url.integer("device", 0))
     arrivals = Arrivals(profile, seed_parts if config.arrivals == "poisson" else None)
-    return ReplaySource(context["samples"], arrivals, clock, rate_hz)
+    return ReplaySource(context["samples"], arrivals, clock, rate_hz, records)
 
 
 def _profile_config(url: SourceURL) -> ProfileConfig:

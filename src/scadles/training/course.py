@@ -133,6 +133,8 @@ class Course:
         if self._learner.step_number == 0:
             self._checkpoint()
         self._device.start()
+        if self._device.all_ended:
+            self._ended_by = self._ended_by or "streams"
 
     def _complete(self, loss: Tensor | None, correct: int | None = None, weight: float | None = None) -> Step:
         device = self._device
@@ -151,7 +153,10 @@ class Course:
         if self._schedule.evaluation_due(self._learner):
             self._evaluate()
         self._ended_by = self._schedule.reason_to_end(
-            self._learner, self.statistics, stopped=asked_to_stop, rejecting=bool(device.rejecting)
+            *(self._learner, self.statistics),
+            stopped=asked_to_stop,
+            rejecting=bool(device.rejecting),
+            ended=device.all_ended,
         )
         if self._ended_by is None and self._learner.step_number % self.config.checkpoint.every_steps == 0:
             self._checkpoint()
@@ -166,6 +171,8 @@ class Course:
             self._complete(None)
 
     def _finish(self) -> None:
+        if self._ended_by == "streams":
+            self._device.intake.drop_held()
         self._tell_of_losses(at_the_end=True)
         if self._evaluated_at != self._learner.step_number:
             self._evaluate()

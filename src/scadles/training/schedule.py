@@ -31,7 +31,13 @@ class Schedule:
         self.next_evaluation_s = every_s * (learner.time_s // every_s + 1)
 
     def reason_to_end(
-        self, learner: Learner, statistics: RunStatistics, *, stopped: bool, rejecting: bool = False
+        self,
+        learner: Learner,
+        statistics: RunStatistics,
+        *,
+        stopped: bool,
+        rejecting: bool = False,
+        ended: bool = False,
     ) -> str | None:
         """Return why the run is over, None while it is not.
 
@@ -42,9 +48,10 @@ class Schedule:
             statistics: of the run.
             stopped: whether any device asked to end: on a signal, or because its caller left.
             rejecting: whether any device asked to end because too much of its stream cannot be read.
+            ended: whether the streams of all devices have ended and all that they brought is trained on.
 
         Returns:
-            ``rejected``, ``stopped``, ``target``, ``steps`` or ``duration``; the first of them that holds.
+            ``rejected``, ``stopped``, ``target``, ``streams``, ``steps`` or ``duration``; the first of them that holds.
         """
         config = self._config
         if rejecting:
@@ -53,6 +60,8 @@ class Schedule:
             return "stopped"
         if config.stop_at_target and statistics.time_to_target_s is not None:
             return "target"
+        if ended:
+            return "streams"
         if config.steps is not None and learner.step_number >= config.steps:
             return "steps"
         if config.duration_s is not None and learner.time_s >= config.duration_s:

@@ -215,6 +215,7 @@ class TestRefusals:
         [
             ({"steps": None}, ["would never end", "steps, duration_s or target_accuracy"]),
             ({"steps": None, "target_accuracy": 0.9, "stop_at_target": False}, ["would never end"]),
+            ({"stream": {"url": "mqtt://broker/t", "end": "stop"}}, ["stream.end = stop", "MQTT", "leave it at wait"]),
             (
                 {"stream": {"rates": [1, 2]}, "devices": 3},
                 ["stream.rates has 2 entries", "devices is 3", "each device"],

@@ -307,3 +307,56 @@ class TestState:
         device.learner.learning_rate.base_batch = 32
         rates = [device.step(loss_of(device, device.gather()))[0].lr for _ in range(4)]
         assert rates == [pytest.approx(0.1 / 4)] * 4
+
+
+class TestTheEnd:
+    def ending(self, records, **more):
+        device = alone(records=records, **more)
+        batches = []
+        while not device.all_ended:
+            batch = device.gather()
+            batches.append(len(batch))
+            device.step(loss_of(device, batch) if len(batch) else None)
+        return device, batches
+
+    def test_the_last_batch_is_what_is_left(self):
+        device, batches = self.ending(20)
+        assert batches == [8, 8, 4]
+        assert device.clock.now() == pytest.approx(1.0)
+        assert device.intake.describe()["trained"] == 20
+
+    def test_a_last_batch_that_is_full_is_followed_by_none(self):
+        assert self.ending(16)[1] == [8, 8]
+
+    def test_a_sample_that_would_be_alone_in_the_last_batch_of_a_model_with_batchnorm_goes_with_those_before(self):
+        device, batches = self.ending(17, norm=True, waits=True)
+        assert batches == [8, 9]
+        assert device.intake.describe()["trained"] == 17
+
+    def test_a_single_sample_that_comes_alone_cannot_be_trained_on(self):
+        device, batches = self.ending(1, norm=True)
+        assert batches == [0]
+        device.intake.drop_held()
+        assert device.intake.describe() == {
+            **dict.fromkeys(("trained", "held", "rejected", "injected"), 0),
+            **dict.fromkeys(("received", "dropped"), 1),
+        }
+
+    def test_a_stream_that_had_ended_before_ends_the_run_at_once(self):
+        assert alone(records=0).all_ended
+
+    def test_who_has_ended_has_nothing_until_all_have(self, in_threads):
+        def work(fabric):
+            device = make_device(fabric, records=[10, 40][fabric.rank])
+            device.start()
+            sizes = []
+            while not device.all_ended:
+                batch = device.gather()
+                sizes.append(len(batch))
+                device.step(loss_of(device, batch) if len(batch) else None)
+            return sizes, weights(device)
+
+        (few, mine), (many, theirs) = in_threads(2, work)
+        assert few == [8, 2, 0, 0, 0]
+        assert many == [8] * 5
+        assert torch.equal(mine, theirs)

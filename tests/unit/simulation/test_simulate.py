@@ -275,3 +275,43 @@ def test_settings_of_a_run_folder_make_the_same_run_again(run, tmp_path):
     again = simulate(load_config(folder.path / "config.yaml"), out=tmp_path / "again", quiet=True)
     assert again.model_dump(exclude={"wall_s"}) == folder.summary.model_dump(exclude={"wall_s"})
     assert json.loads(again.model_dump_json())["clock"] == "virtual"
+
+
+class TestStreamsThatEnd:
+    ENDING = {"steps": None, "stream": {"rates": [400, 120, 80], "end": "stop"}, "buffer": {"policy": "persistence"}}  # noqa: RUF012
+
+    @pytest.mark.parametrize("rule", ["rate", "fixed"])
+    def test_every_device_trains_its_part_once_and_the_last_one_ends_the_run(self, run, rule):
+        folder = run({**self.ENDING, "batch": {"rule": rule}})
+        summary = folder.summary
+        assert summary.ended_by == "streams"
+        assert summary.samples.received == summary.samples.trained == 1442
+        assert summary.samples.held == summary.samples.dropped == 0
+        batches = [[step.batch for step in folder.steps(device)] for device in range(3)]
+        assert [sum(sizes) for sizes in batches] == [481, 481, 480]
+        if rule == "rate":
+            assert batches[0][-1] == 0 < batches[2][-1]  # ended sooner, and had nothing
+        assert all(finished.reason == "streams" for finished in [folder.events(0)[-1]])
+
+    def test_other_ends_come_sooner(self, run):
+        assert run({**self.ENDING, "steps": 2}).summary.ended_by == "steps"
+
+    def test_a_stream_that_brings_nothing_holds_nobody_up(self, run):
+        summary = run(merged(self.ENDING, {"stream": {"rates": [400, 120, 0]}})).summary
+        assert (summary.ended_by, summary.samples.trained) == ("streams", 2 * 481)
+
+    def test_devices_that_are_gone_for_good_hold_nobody_up(self, run):
+        cost = {"availability": [{}, {}, {"windows_s": [[0, 1.5]]}]}
+        summary = run({**self.ENDING, "cost": cost}).summary
+        assert summary.ended_by == "streams"
+        assert [row.samples.trained for row in summary.per_device[:2]] == [481, 481]
+        assert 0 < summary.per_device[2].samples.trained < 480
+        assert all(balanced(row.samples) for row in summary.per_device)
+
+    @pytest.mark.parametrize(
+        "data",
+        [{"partition": "shared"}, {"dataset": "synthetic-images"}, {"partition": "dirichlet", "drift_samples": 50}],
+    )
+    def test_what_has_no_end_is_refused(self, run, data):
+        with pytest.raises(ConfigError, match=r"stream.end = stop: .* has no end; leave it at wait"):
+            run(merged(self.ENDING, {"data": data}))

@@ -110,3 +110,33 @@ def test_wall_clock_with_speed():
     source.open(0)
     assert len(source.poll(50, 100.0)) == 50
     assert clock.now() >= 5.0
+
+
+class TestTheEnd:
+    def ending(self, clock, records, rate=10.0):
+        source = ReplaySource(samples, Arrivals(RateProfile.constant(rate)), clock, records=records)
+        source.open(0)
+        return source
+
+    def test_nothing_comes_after_the_last_record_and_nobody_waits_for_it(self):
+        clock = VirtualClock()
+        source = self.ending(clock, 25)
+        assert len(source.poll(20, 60.0)) == 20
+        assert not source.ended
+        assert (len(source.poll(20, 60.0)), clock.now()) == (5, pytest.approx(2.5))
+        assert source.ended
+        assert (len(source.poll(20, 60.0)), source.lag(), clock.now()) == (0, 0, pytest.approx(2.5))
+
+    def test_a_skip_passes_over_no_more_than_there_is(self):
+        clock = VirtualClock()
+        source = self.ending(clock, 25)
+        clock.sleep(100.0)
+        assert (source.lag(), source.skip(5), source.ended) == (25, 20, False)
+        assert source.poll(20, 60.0).offsets.tolist() == list(range(20, 25))
+        assert source.ended
+
+    def test_a_stream_whose_next_record_never_arrives_has_ended(self):
+        assert self.ending(VirtualClock(), 25, rate=0.0).ended
+
+    def test_a_stream_without_a_number_of_records_never_ends(self):
+        assert not self.ending(VirtualClock(), None, rate=0.0).ended

@@ -806,3 +806,36 @@ class TestManaged:
         again = network(seed=9)
         go(alone(again, sgd(again), resume=True), again)
         assert torch.equal(weights(again), weights(plain))
+
+
+class TestStreamsThatEnd:
+    @pytest.fixture
+    def ending(self, settings):
+        return settings | {"steps": None, "stream": {"rates": 400, "end": "stop"}, "batch": {"size": 64}}
+
+    def test_a_loop_ends_with_the_stream_and_a_resumed_one_has_nothing_more(self, alone, ending, tmp_path):
+        model, sizes = network(), []
+        with alone(model, sgd(model), **ending) as device:
+            for batch in device.batches():
+                sizes.append(len(batch))
+                device.step(cross_entropy(model(batch.x), batch.y))
+        assert sum(sizes) == 600
+        assert sizes[-1] == 600 % 64
+        assert device.summary.ended_by == "streams"
+        assert device.summary.samples.trained == 600
+        before = weights(model)
+        again = go(alone(other := network(), sgd(other), resume=True, **ending), other)
+        assert (again.summary.steps, again.summary.ended_by) == (len(sizes), "streams")
+        assert torch.equal(weights(other), before)
+        with pytest.raises(ConfigError, match="would never end"):
+            alone(network(), resume=True, **ending | {"stream": {"rates": 400}})
+
+    def test_whether_to_end_may_change(self, alone, ending, tmp_path):
+        model = network()
+        go(alone(model, sgd(model), **ending | {"stream": {"rates": 400}, "steps": 3}), model)
+        other = network()
+        go(alone(other, sgd(other), resume=True, **ending), other)
+        run = RunFolder(tmp_path / "run")
+        assert run.summary.samples.trained == 600
+        said = [event.message for event in run.events(0) if isinstance(event, Notice)]
+        assert "resumed: stream.end was wait and is now stop" in said

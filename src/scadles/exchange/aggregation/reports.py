@@ -17,7 +17,8 @@ class Report(NamedTuple):
         ready_s: stream seconds from the end of the last step until its gradient was ready.
         elapsed_s: stream seconds between this message and the one before it.
         loss: mean loss over its batch; 0 for an empty one.
-        stop: 1 asks all devices to end the run after this step, 2 because too much of its stream is rejected.
+        stop: 1 asks all devices to end the run after this step, 2 because too much of its stream is rejected; -1 says
+            that its stream has ended and all of it is in this step or an earlier one.
         redo: 1 asks all devices to send again, because a part had left before the rest proved unusable; from 2 on it
             stands for the parameters that shall be taken up beforehand. Below 0 it asks for nothing, and stands for
             what the optimizer's groups say, where somebody has changed that since the last step.
@@ -39,6 +40,7 @@ class Report(NamedTuple):
 
 
 REJECTS_TOO_MUCH = 2.0
+STREAM_ENDED = -1.0
 
 # What is added to a ``redo`` that is whole and at most 0: something happens on its device for the first time.
 NEWLY_USED, NEWLY_CHANGED = -0.5, -0.25

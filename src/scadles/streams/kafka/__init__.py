@@ -22,6 +22,7 @@ def kafka_from_url(
     quarantine: Quarantine | None = None,
     device: int = 0,
     run_dir: Path | None = None,
+    stop_at_end: bool = False,
     **_: Any,
 ) -> KafkaSource:
     """Return the source of ``kafka://host:port,host:port/topic?...``, not connected yet.
@@ -49,4 +50,4 @@ def kafka_from_url(
     complaints = Complaints()
     group = f"scadles-{run_dir.resolve().name}" if run_dir is not None else "scadles"
     address = KafkaAddress.of(url, complaints, group=group, client=f"scadles-{device}")
-    return KafkaSource(address, complaints, codec, quarantine)
+    return KafkaSource(address, complaints, codec, quarantine, stop_at_end=stop_at_end)

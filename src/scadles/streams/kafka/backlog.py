@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from scadles.clock import wall_seconds
 from scadles.errors import ScadlesError
+from scadles.streams.kafka.shares import shares
 
 #: Messages and bytes of their values that wait here at most; more stays in the client's queue, then at the broker.
 MAX_MESSAGES = 8192
@@ -130,6 +131,15 @@ class Backlog:
         with self._lock:
             return dict(self._fetched)
 
+    def to_fetch(self) -> dict[int, int]:
+        """Return the same for the partitions from which something may come."""
+        return self.fetched()
+
+    @property
+    def ended(self) -> bool:
+        """Whether everything was handed out and nothing more will ever come."""
+        return False
+
     def far(self) -> bool:
         """Return, once, whether the next message lies so far ahead that the client should jump there."""
         with self._lock:
@@ -167,7 +177,7 @@ class Backlog:
                 count -= self._move(count, parts)
                 self._freed.notify()
                 left_s = deadline_s - wall_seconds()
-                if count <= 0 or left_s <= 0 or self._stopped(parts):
+                if count <= 0 or left_s <= 0 or self._stopped(parts) or (not self._queue and self._over()):
                     return parts
             if not fetch(count, left_s):
                 self._wait_for(count, min(left_s, _LOOK_AGAIN_S))
@@ -189,7 +199,7 @@ class Backlog:
             waiting = self._waiting()
             if sum(waiting.values()) <= keep:
                 return []
-            kept = _shares(keep, waiting)
+            kept = shares(keep, waiting)
             passed = [self._pass(partition, self._ends[partition] - kept[partition]) for partition in waiting]
             self._freed.notify()
             return [part for part in passed if part is not None]
@@ -216,6 +226,10 @@ class Backlog:
     def _room(self) -> int:
         room = min(MAX_MESSAGES - self._messages, (MAX_BYTES - self._bytes) // self._largest)
         return max(room, int(not self._queue))
+
+    def _over(self) -> bool:
+        """Whether nothing more will ever be fetched."""
+        return False
 
     def _stopped(self, parts: list[Run | Passed]) -> bool:
         """Whether lost records are next and cannot come first any more."""
@@ -283,18 +297,3 @@ class Backlog:
             self._fetched[partition] = target
         self._handed[partition] = target
         return Passed(partition, target, records)
-
-
-def _shares(keep: int, waiting: Mapping[int, int]) -> dict[int, int]:
-    """Return ``keep`` in parts that are in proportion to what waits, and no larger than it.
-
-    >>> _shares(5, {0: 10, 1: 30, 2: 0})
-    {0: 1, 1: 4, 2: 0}
-    """
-    total = sum(waiting.values())
-    shares = {partition: keep * count // total for partition, count in waiting.items()}
-    rest = keep - sum(shares.values())
-    by_remainder = sorted(waiting, key=lambda partition: -(keep * waiting[partition] % total))
-    for partition in by_remainder[:rest]:
-        shares[partition] += 1
-    return shares

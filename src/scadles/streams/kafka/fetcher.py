@@ -46,6 +46,7 @@ class Fetcher:
         backlog: where messages go.
         complaints: what the client's threads say.
         say: told what a user should know.
+        grows: whether to look for partitions that appear.
     """
 
     def __init__(
@@ -55,6 +56,8 @@ class Fetcher:
         backlog: Backlog,
         complaints: Complaints,
         say: Callable[[str], object],
+        *,
+        grows: bool = True,
     ) -> None:
         self._client = client
         self._stream = str(address)
@@ -64,7 +67,7 @@ class Fetcher:
         self._partitions = list(backlog.fetched())
         self._complaints = complaints
         known = len(self._partitions) if address.partitions is None else 0
-        self._growth = Growth(client, address, known, say)
+        self._growth = Growth(client, address, known, say) if grows else None
         self._outage = Outage(self._stream, address.patience_s, say)
         self._cut_s = min(_CUT_S, address.patience_s)
         self._ask_at_s = self._moved_at_s = wall_seconds()
@@ -144,7 +147,7 @@ class Fetcher:
 
     def _look_for_partitions(self) -> None:
         """Take in partitions that have appeared, from their first offset on; whoever polls does not wait for a look."""
-        if ends := self._growth.look():
+        if self._growth is not None and (ends := self._growth.look()):
             with self._turn:
                 self._backlog.join(dict.fromkeys(ends, 0), ends)
                 self._partitions += ends
@@ -238,7 +241,7 @@ class Fetcher:
         self._closing.wait(_ASK_AGAIN_S)
 
     def _assign(self) -> None:
-        self._client.assign([TopicPartition(self._topic, *place) for place in self._backlog.fetched().items()])
+        self._client.assign([TopicPartition(self._topic, *place) for place in self._backlog.to_fetch().items()])
 
     def _hear_of_ends(self) -> None:
         for partition in self._partitions:

@@ -11,10 +11,13 @@ took away) are not counted where they are read past; where truncation or retenti
 counts as a record.
 
 **Partitions that appear** while the topic is read as a whole are taken in within seconds, from their beginning,
-whatever the policy: under truncation what is too old is dropped and counted as everywhere. A resumed run takes in those that
-have appeared meanwhile. Where an address names partitions, a notice says that there are more. How partitions are split
-between devices that share a topic is up to their addresses (``partitions={device}``), so that it never changes by
+whatever the policy: under truncation what is too old is dropped and counted as everywhere. A resumed run takes in those
+that have appeared meanwhile. Where an address names partitions, a notice says that there are more. How partitions are
+split between devices that share a topic is up to their addresses (``partitions={device}``), so that it never changes by
 itself.
+
+**The end** (``stream.end: stop``) is where each partition ended when the stream was first opened; the checkpoint keeps
+it. What is written behind it, and partitions that appear, are no part of the stream.
 
 **The beginning** of a fresh run is the oldest record that the broker has (``from=beginning``), or behind the newest
 (``from=now``). What was deleted before the run began was never part of it.
@@ -41,6 +44,7 @@ from scadles.streams.codec import Codec
 from scadles.streams.contract import Records, Rejected, Source
 from scadles.streams.kafka.address import KafkaAddress
 from scadles.streams.kafka.backlog import Backlog, Run
+from scadles.streams.kafka.bounded import BoundedBacklog
 from scadles.streams.kafka.connection import Complaints, created
 from scadles.streams.kafka.fetcher import Fetcher
 from scadles.streams.kafka.positions import ManyPartitions, OnePartition, StreamPositions
@@ -57,11 +61,12 @@ class KafkaSource(Source):
         codec: from bytes to samples.
         quarantine: where examples of what cannot be read are kept; None keeps none.
         started_unix_s: what event times of a fresh run count from; None is the moment of :meth:`open`.
+        stop_at_end: whether the stream ends where each partition ended when it was first opened.
     """
 
     __slots__ = (
         *("_address", "_backlog", "_client", "_codec", "_complaints", "_fetcher", "_positions"),
-        *("_notices", "_quarantine", "_started_unix_s"),
+        *("_notices", "_quarantine", "_started_unix_s", "_stop_at_end", "_stops"),
     )
 
     def __init__(
@@ -71,12 +76,16 @@ class KafkaSource(Source):
         codec: Codec,
         quarantine: Quarantine | None = None,
         started_unix_s: float | None = None,
+        *,
+        stop_at_end: bool = False,
     ) -> None:
         self._address = address
         self._complaints = complaints
         self._codec = codec
         self._quarantine = quarantine
         self._started_unix_s = started_unix_s
+        self._stop_at_end = stop_at_end
+        self._stops: dict[int, int] = {}
         self._notices: deque[str] = deque()
         self._client: Consumer | None = None
         self._backlog = Backlog({}, {})
@@ -87,14 +96,19 @@ class KafkaSource(Source):
         address = self._address
         client = self._client = created(Consumer, address.options | {"on_commit": self._on_commit})
         ranges = find_topic(client, address, self._complaints)
+        self._expect(ranges, mark or {})
+        if self._stop_at_end:
+            ranges = self._bounded(ranges, mark or {})
         starts = self._starts(ranges, position, mark)
         if self._started_unix_s is None:
             self._started_unix_s = mark["started_unix_s"] if mark else unix_seconds()
         self._positions = (
             ManyPartitions(position, starts) if len(starts) > 1 else OnePartition(*next(iter(starts.items())))
         )
-        self._backlog = Backlog(starts, {partition: high for partition, (_, high) in ranges.items()})
-        self._fetcher = Fetcher(client, address, self._backlog, self._complaints, self._notices.append)
+        ends = {partition: high for partition, (_, high) in ranges.items()}
+        self._backlog = BoundedBacklog(starts, ends) if self._stop_at_end else Backlog(starts, ends)
+        say = self._notices.append
+        self._fetcher = Fetcher(client, address, self._backlog, self._complaints, say, grows=not self._stop_at_end)
         self._fetcher.start()
 
     def poll(self, max_records: int, timeout_s: float) -> Records:
@@ -139,10 +153,15 @@ class KafkaSource(Source):
     def position(self) -> int:
         return self._positions.position
 
+    @property
+    def ended(self) -> bool:
+        return self._backlog.ended
+
     def mark(self, position: int) -> dict[str, Any]:
         self._take_in_partitions()
         offsets = {str(partition): offset for partition, offset in self._positions.at(position).items()}
-        return {"offsets": offsets, "started_unix_s": self._started_unix_s}
+        ends = {"ends": {str(partition): end for partition, end in self._stops.items()}} if self._stop_at_end else {}
+        return {"offsets": offsets, "started_unix_s": self._started_unix_s, **ends}
 
     def notices(self) -> list[str]:
         return [self._notices.popleft() for _ in range(len(self._notices))]
@@ -164,6 +183,20 @@ class KafkaSource(Source):
         if self._fetcher is None:
             raise RunError("the stream is not open")
         return self._fetcher
+
+    def _expect(self, ranges: Mapping[int, tuple[int, int]], mark: Mapping[str, Any]) -> None:
+        known = mark.get("offsets", {})
+        if gone := [partition for partition in known if int(partition) not in ranges]:
+            raise ConfigError(
+                f"{self._address}: partition {gone[0]} is in the checkpoint, and the topic has {len(ranges)}, counted "
+                "from 0: it was made anew; start a new run"
+            )
+
+    def _bounded(self, ranges: Mapping[int, tuple[int, int]], mark: Mapping[str, Any]) -> dict[int, tuple[int, int]]:
+        """Return what is to be read of each partition: up to where it ended when the stream was first opened."""
+        ends = mark.get("ends") or {str(partition): high for partition, (_, high) in ranges.items()}
+        self._stops = {int(partition): end for partition, end in ends.items()}
+        return {partition: (ranges[partition][0], end) for partition, end in self._stops.items()}
 
     def _starts(
         self, ranges: Mapping[int, tuple[int, int]], position: int, mark: Mapping[str, Any] | None

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from scadles.errors import SourceError
 from scadles.streams.kafka.backlog import MAX_BYTES, MAX_MESSAGES, Backlog, Passed, Run
+from scadles.streams.kafka.bounded import BoundedBacklog
 
 
 class Message:
@@ -173,3 +174,49 @@ def test_every_offset_is_handed_out_or_passed_once(plan):
             see(backlog.skip(rest[0]))
             assert backlog.lag() == min(before, rest[0])
         assert all(at[p] <= offset for p, offset in backlog.fetched().items())
+
+
+def test_what_was_written_behind_the_end_does_not_come():
+    backlog = BoundedBacklog({0: 5, 1: 0}, {0: 10, 1: 3})
+    backlog.heard_of_end(0, 50)
+    assert (backlog.lag(), backlog.ended) == (8, False)
+    backlog.add(0, messages(5, 8))
+    backlog.add(0, messages(8, 20))
+    assert backlog.far()  # the client need not fetch more of this partition
+    assert backlog.to_fetch() == {1: 0}
+    assert offsets(backlog.take(100, 0.0)) == list(range(5, 10))
+    backlog.add(1, messages(0, 3))
+    assert not backlog.ended
+    assert offsets(backlog.take(100, 60.0)) == [0, 1, 2]  # and nothing is waited for
+    assert backlog.take(100, 60.0) == []
+    assert (backlog.ended, backlog.lag(), backlog.to_fetch(), backlog.waits_at_broker()) == (True, 0, {}, False)
+
+
+def test_ends_that_are_no_records_are_reached():
+    backlog = BoundedBacklog({0: 0, 1: 0}, {0: 4, 1: 4})
+    backlog.add(0, messages(0, 3))
+    backlog.add(0, messages(9, 12))  # what lay between was compacted away
+    backlog.add(1, messages(0, 3))
+    backlog.leap(1, 4, lost=False)  # the marker of a transaction
+    parts = backlog.take(100, 60.0)
+    assert offsets(parts) == [0, 1, 2, 0, 1, 2]
+    assert [part for part in parts if isinstance(part, Passed)] == [Passed(0, 4, 0), Passed(1, 4, 0)]
+    assert backlog.ended
+
+
+def test_what_retention_takes_is_lost_up_to_the_end_only():
+    backlog = BoundedBacklog({0: 0}, {0: 10})
+    backlog.leap(0, 70, lost=True)
+    assert not backlog.ended
+    assert backlog.take(100, 60.0) == [Passed(0, 10, 10)]
+    assert backlog.ended
+
+
+def test_skipping_reaches_the_end():
+    backlog = BoundedBacklog({0: 0}, {0: 10})
+    assert sum(part.records for part in backlog.skip(0)) == 10
+    assert backlog.ended
+
+
+def test_an_empty_topic_has_ended():
+    assert BoundedBacklog({0: 0, 1: 7}, {0: 0, 1: 7}).ended
