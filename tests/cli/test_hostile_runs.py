@@ -287,8 +287,18 @@ def test_a_resumption_does_not_wait_for_a_pipe(run, tmp_path, command):
     os.mkfifo(run / "config.yaml.0.tmp")
     code, _, err = command("train", "c.yaml", "--out", run, "--quiet")
     assert (code, err.count("error: "), "Traceback" in err) == (2, 1, False)
-    code, _, err = command("train", "c.yaml", "--out", "x" * 300, "--quiet")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["train"], ["train", "--resume"], ["simulate"], ["sweep", "--over", "batch.window_s=0.5,1"]]
+)
+def test_a_name_that_no_folder_can_have_is_one_sentence(tmp_path, monkeypatch, command, arguments):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.yaml").write_text(CONFIG)
+    name, *options = arguments
+    code, _, err = command(name, "c.yaml", *options, "--out", "x" * 300, "--quiet")
     assert (code, err.count("error: "), "Traceback" in err) == (2, 1, False)
+    assert "cannot be a run folder: File name too long; choose another --out" in " ".join(err.split())
 
 
 @pytest.fixture(scope="module")

@@ -129,8 +129,11 @@ def _finished(folder: Path, config: RunConfig) -> Summary | None:
     Raises:
         ConfigError: the folder holds something else.
     """
-    if not folder.exists():
-        return None
+    try:
+        if not folder.exists():
+            return None
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be a run folder: {error.strerror}; choose another --out") from None
     if not (folder / SUMMARY_FILE).exists():
         raise ConfigError(f"{folder} is in the way, and no finished run: remove it, or choose another --out")
     found = load_config(folder / CONFIG_FILE)

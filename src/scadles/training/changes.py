@@ -46,8 +46,11 @@ class Changes(NamedTuple):
 
 def look_for_changes(config_file: Path, settings: RunConfig) -> Changes:
     """Compare the settings of a run that is to be resumed with those of its last attempt."""
-    if not config_file.exists():
-        return Changes(f"{config_file.parent} holds no run to resume: start it without --resume")
+    try:
+        if not config_file.exists():
+            return Changes(f"{config_file.parent} holds no run to resume: start it without --resume")
+    except OSError as error:
+        return Changes(f"{config_file.parent} cannot be a run folder: {error.strerror}; choose another --out")
     before, said = load_config(config_file), list[str]()
     for name in sorted(set(RunConfig.model_fields) - _FREE_ON_RESUME):
         old, new = getattr(before, name), getattr(settings, name)
