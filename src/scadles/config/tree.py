@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
@@ -196,6 +197,10 @@ class RunConfig(Section):
     normalization: Literal["batch", "group"] = Field(
         default="batch", description="batch: as the model has it; group: GroupNorm in place of BatchNorm"
     )
+    init_from: Path | None = Field(
+        default=None,
+        description="start from the values in a model.safetensors or a run's folder; --resume does not read it",
+    )
     target_accuracy: float | None = Field(default=None, gt=0, le=1, description="share of the test set to get right")
     stop_at_target: bool = Field(default=True, description="end when the target is reached")
     steps: int | None = Field(default=None, ge=1, description="stop after so many steps")
@@ -238,6 +243,8 @@ class RunConfig(Section):
         for name, numbers in self.injection.named_devices().items():
             if numbers and max(numbers) >= self.devices:
                 raise ValueError(f"{name} names device {max(numbers)}: devices are numbered 0 to {self.devices - 1}")
+        if self.init_from is not None and self.model == "none":
+            raise ValueError(f"init_from = {self.init_from}: model = none has no values that could start there")
         ends = self.steps or self.duration_s or (self.target_accuracy and self.stop_at_target)
         if not ends and self.stream.end == "wait":
             raise ValueError("the run would never end: set steps, duration_s or target_accuracy")

@@ -171,6 +171,22 @@ class Resumed(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class InitialValues(Event):
+    """The model did not start from drawn values, but from those in a file; device 0 says so for all.
+
+    Attributes:
+        path: the file, as it was found.
+        sha256: the fingerprint of the model that it made.
+        tensors: parameters and buffers that were taken.
+    """
+
+    kind: ClassVar[str] = "initial_values"
+    path: str
+    sha256: str
+    tensors: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Finished(Event):
     """The run ended as it should.
 
@@ -214,6 +230,7 @@ class Thinned(Event):
 EVENTS: dict[str, type[Event]] = {
     cls.kind: cls
     for cls in (
-        *(Header, Thinned, Step, Evaluation, Rejection, Loss, Notice, NonFinite, CheckpointWritten, Resumed, Finished),
+        *(Header, Thinned, Step, Evaluation, Rejection, Loss, Notice, NonFinite, CheckpointWritten, Resumed),
+        *(InitialValues, Finished),
     )
 }

@@ -20,6 +20,7 @@ from scadles.observe import Progress, RunFolder, Summary, default_folder, occupi
 from scadles.simulation.gradients import LossFunction
 from scadles.simulation.limit import check_has_target, with_stream_limit
 from scadles.simulation.simulator import Simulator
+from scadles.training.starting_values import take_values
 from scadles.training.summarise import write_results
 
 __all__ = ["PICTURE_FILE", "simulate"]
@@ -59,6 +60,7 @@ def simulate(
         raise ConfigError(problem)
     dataset = assembly.build_dataset(settings)
     network = assembly.build_network(settings, dataset, model)
+    origin = take_values(settings.init_from, network) if settings.init_from is not None else None
     fresh = copy.deepcopy(network) if limit else network
     progress = Progress(
         f"{settings.method} on {settings.data.dataset}, simulated",
@@ -69,7 +71,7 @@ def simulate(
         None,
         quiet=quiet,
     )
-    summary = Simulator(settings, dataset, network, optimizer, loss, run_dir, progress).run()
+    summary = Simulator(settings, dataset, network, optimizer, loss, run_dir, progress, origin).run()
     if limit:
         tell = partial(print, file=sys.stderr) if not quiet else lambda _: None
         summary = with_stream_limit(summary, settings, dataset, lambda: copy.deepcopy(fresh), loss, tell)

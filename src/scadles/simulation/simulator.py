@@ -18,7 +18,7 @@ from scadles.data import Dataset
 from scadles.device.managed import find_parameters
 from scadles.fabric import LocalFabric
 from scadles.models import Nothing
-from scadles.observe import Progress, Simulated, Summary, evenly, write_config
+from scadles.observe import InitialValues, Progress, Simulated, Summary, evenly, write_config
 from scadles.seeding import derive_seed
 from scadles.simulation.batchnorm import ClusterStatistics
 from scadles.simulation.charge import Charge
@@ -33,6 +33,7 @@ from scadles.training.fingerprint import fingerprint
 from scadles.training.run_statistics import RunStatistics
 from scadles.training.schedule import Schedule
 from scadles.training.signals import StopRequest
+from scadles.training.starting_values import Origin
 from scadles.training.summarise import RunEnd, compose
 
 # Of more devices with a model of their own, so many are tested, evenly chosen: a test of each costs a whole test set.
@@ -50,6 +51,7 @@ class Simulator:
         loss: mean loss of (outputs, labels).
         run_dir: where settings and events go; None writes nothing.
         progress: what the terminal shows.
+        origin: where the model's values come from; None where they were drawn.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Simulator:
         loss: LossFunction = cross_entropy,
         run_dir: Path | None = None,
         progress: Progress | None = None,
+        origin: Origin | None = None,
     ) -> None:
         self._started_wall_s = wall_seconds()
         self._config = config
@@ -84,6 +87,8 @@ class Simulator:
         if run_dir is not None:  # not sooner: what cannot work leaves no folder behind
             write_config(run_dir, config.to_yaml())
         self._record = Record(config, self._devices, self._learner, run_dir, progress or _silent(config))
+        if origin is not None:
+            self._record.all(InitialValues, lambda _: origin._asdict(), 0.0)
         self._test = _test(config, dataset, loss) if self._learns else None
         local = bool(self._statistics) and config.aggregation.batchnorm == "local"
         self._tested = evenly(config.devices, _MOST_TESTED) if local else []

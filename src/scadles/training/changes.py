@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from scadles.config import RunConfig, load_config
 
-# What a resumption may change without a word: when the run ends and is tested, and how devices are connected.
+# What a resumption may change without a word: when the run ends and is tested, how devices are connected, and where the
+# first values came from, which its checkpoints have instead.
 _FREE_ON_RESUME = {
     "steps",
     "duration_s",
@@ -23,6 +24,7 @@ _FREE_ON_RESUME = {
     "clock",
     "cost",
     "simulation",
+    "init_from",
 }
 # What it may change of how the run learns from then on, which its events say; the rest decides what has been learnt.
 _SAID_ON_RESUME = {"lr", "batch", "compression"}

@@ -317,19 +317,41 @@ def unpack(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> di
     return dict(state["run"])
 
 
+def model_part(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> tuple[dict[str, Tensor], Any, dict[str, Tensor]]:
+    """Return of a file's content the model alone: its tensors, its state that is no tensor, flattened, and what of
+    that was one.
+
+    Raises:
+        CheckpointError: the state is not one.
+    """
+    try:
+        extra = json.loads(metadata["state"]).get("extra")
+    except (KeyError, AttributeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"the checkpoint's state is not one ({error!r})") from None
+    return _below(_MODEL, tensors), extra, _below(_BESIDE, tensors)
+
+
+def checkpoint_files(run_dir: Path) -> list[Path]:
+    """Return the checkpoints of all devices in a run's folder, the newest step first, and of that device 0's first."""
+    found = ((_NAME.fullmatch(path.name), path) for path in run_dir.glob("checkpoints/device-*/step-*"))
+    files = [(-int(name[1]), len(path.parent.name), path) for name, path in found if name and path.is_file()]
+    return [path for _, _, path in sorted(files)]
+
+
 def kept_back(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """Return the tensors of the exchange of gradients."""
-    return _below(_KEPT_BACK, checkpoint)
+    return _below(_KEPT_BACK, checkpoint.tensors)
 
 
 def kept_beside(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """Return the tensors of whatever else there is."""
-    return _below(_BESIDE, checkpoint)
+    return _below(_BESIDE, checkpoint.tensors)
 
 
-def _below(prefix: str, checkpoint: Checkpoint) -> dict[str, Tensor]:
-    found = checkpoint.tensors.items()
-    return {name.removeprefix(prefix): tensor for name, tensor in found if name.startswith(prefix)}
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def own_copy(tensor: Tensor) -> Tensor:

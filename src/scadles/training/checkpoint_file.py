@@ -32,7 +32,7 @@ _UNKNOWN = b"0" * 8
 # text within the metadata has its quotes escaped, so nothing else looks like this
 _FIELD = re.compile(rb'"crc32":"([0-9a-f]{8})"')
 _BLOCK_BYTES = 1 << 20
-_TYPES = {
+TYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
     torch.float16: "F16",
@@ -46,6 +46,7 @@ _TYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+DTYPES = {name: dtype for dtype, name in TYPES.items()}
 
 
 def write_file(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -112,10 +113,10 @@ def _laid_out(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> lis
     parts, end = [], 0
     # aligned in memory as in the file
     for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])):
-        if tensor.dtype not in _TYPES:
+        if tensor.dtype not in TYPES:
             raise TypeError(f"{name} has type {tensor.dtype}, which safetensors does not know")
         begin, end = end, end + tensor.nbytes
-        header[name] = {"dtype": _TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+        header[name] = {"dtype": TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
         if tensor.nbytes:
             parts.append(tensor.reshape(-1).view(torch.uint8).numpy().data)
     text = json.dumps(header, separators=(",", ":")).encode()

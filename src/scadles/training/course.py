@@ -19,6 +19,7 @@ from scadles.observe import (
     Evaluation,
     Event,
     Finished,
+    InitialValues,
     Loss,
     NonFinite,
     Notice,
@@ -126,6 +127,8 @@ class Course:
             self._emit(Notice, message=f"resumed: {change}")
         for message in self._tools.notices:
             self._emit(Notice, message=message)
+        if self._tools.origin is not None:
+            self._emit(InitialValues, **self._tools.origin._asdict())
         self._check_same_model()
         with self._device.buffers.untouched():
             self._tools.evaluator.check(self.model)

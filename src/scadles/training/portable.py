@@ -69,6 +69,17 @@ def unflatten(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     return _SEQUENCES[kind](unflatten(part, tensors) for part in value["value"])
 
 
+def tensor_names(value: Any) -> set[str]:
+    """Return the names of the tensors in what :func:`flatten` returned."""
+    if isinstance(value, list):
+        return set().union(*map(tensor_names, value))
+    if not isinstance(value, dict):
+        return set()
+    if value.get(_KIND) == "tensor":
+        return {str(value.get("name"))}
+    return set().union(*map(tensor_names, value.values()))
+
+
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return the tensors of a model's state by the names that they have where nothing is compiled."""
     return plain_names({name: t for name, t in model.state_dict().items() if isinstance(t, Tensor)})

@@ -12,6 +12,7 @@ from scadles.fabric import Fabric
 from scadles.observe import events_path, scan_events
 from scadles.training.checkpoint import Checkpoint, CheckpointStore
 from scadles.training.identity import RunIdentity, common_run, read_identity, write_identity
+from scadles.training.starting_values import Origin
 
 
 class Start(NamedTuple):
@@ -21,11 +22,13 @@ class Start(NamedTuple):
         checkpoints: where its checkpoints are.
         checkpoint: the one to go on from; None for the beginning.
         notices: what a user should know of it.
+        origin: where its first values come from; None where they are drawn or those of the checkpoint.
     """
 
     checkpoints: CheckpointStore
     checkpoint: Checkpoint | None
     notices: list[str]
+    origin: Origin | None = None
 
 
 def start_anew(run_dir: Path, fabric: Fabric, keep: int, settings: Mapping[str, str], drawn: str) -> Start:

@@ -26,8 +26,9 @@ from scadles.training.identity import gather_texts
 from scadles.training.lock import RunLock
 from scadles.training.loop import LiveDevice
 from scadles.training.portable import share_extra_state
-from scadles.training.resuming import start_again, start_anew
+from scadles.training.resuming import Start, start_again, start_anew
 from scadles.training.scores import LossFunction, Scores, find_scores, on_scores
+from scadles.training.starting_values import start_from
 from scadles.training.tools import build_tools
 
 
@@ -109,6 +110,8 @@ def join(
         network = _materialised(assembly.build_network(settings, dataset, model)).to(torch_device)
         begin = start_again if resume else start_anew
         start = begin(run_dir, fabric, settings.checkpoint.keep, hashes_of_kept(settings), f"{lock.attempt:016x}")
+        if settings.init_from is not None:
+            start = _with_values(start, settings.init_from, network, fabric)
         start_s = start.checkpoint.state["run"]["clock_s"] if start.checkpoint else 0.0
         clock = clock or WallClock(settings.clock.speed, start_s, running=False)  # setting up takes no stream time
         device = assembly.build_device(settings, dataset, network, optimizer, fabric, clock, run_dir)
@@ -150,6 +153,14 @@ def _materialised(network: nn.Module) -> nn.Module:
     if any(isinstance(tensor, lazy) for tensor in (*network.parameters(), *network.buffers())):
         raise ConfigError("the model has lazy layers without a shape yet: run its forward on one batch beforehand")
     return network
+
+
+def _with_values(start: Start, path: Path, network: nn.Module, fabric: Fabric) -> Start:
+    """Let the network start from the values at ``path``, unless there is a checkpoint, whose values count."""
+    if start.checkpoint is None:
+        return start._replace(origin=start_from(path, network, fabric))
+    said = f"init_from = {path} is not read: the values are those of the checkpoint after step {start.checkpoint.step}"
+    return start._replace(notices=[*start.notices, *([said] if fabric.rank == 0 else [])])
 
 
 def _run_folder(

@@ -26,8 +26,8 @@ from scadles.observe.console import print_warning
 from scadles.training.checkpoint import own_copy
 from scadles.training.portable import extra_state, flatten, model_tensors
 from scadles.training.run_statistics import RunStatistics
+from scadles.training.starting_values import MODEL_FILE
 
-MODEL_FILE = "model.safetensors"
 _SHARED = "shared/"
 
 

@@ -24,6 +24,7 @@ from scadles.training.evaluation import Evaluator
 from scadles.training.lock import RunLock
 from scadles.training.resuming import Start
 from scadles.training.scores import LossFunction, Scores
+from scadles.training.starting_values import Origin
 
 PICTURE_FILE = "progress.png"
 
@@ -38,6 +39,7 @@ class Tools:
         log: where this device's events go.
         lock: keeps other runs out of the run folder.
         notices: what a user should know of how the run starts.
+        origin: where the first values come from, on device 0; None where they are drawn, or of a checkpoint.
         progress: what the terminal shows.
         draw: draws the run once it is over; None draws nothing.
     """
@@ -47,6 +49,7 @@ class Tools:
     log: EventLog
     lock: RunLock
     notices: Sequence[str]
+    origin: Origin | None
     progress: Progress
     draw: Callable[[RunFolder], None] | None
 
@@ -89,6 +92,7 @@ def build_tools(
         EventLog(events_path(run_dir, fabric.rank), header, append=resume, most_bytes=settings.events.most_bytes),
         lock,
         start.notices,
+        start.origin if fabric.rank == 0 else None,
         Progress(
             f"{settings.method} on {settings.data.dataset}",
             fabric.size,
