@@ -7,8 +7,9 @@ from dataclasses import asdict
 from scadles.device.connected import ConnectedDevice
 from scadles.device.intake import IntakeState
 from scadles.errors import CheckpointError
-from scadles.training.checkpoint import Checkpoint, CheckpointStore, kept_back, kept_beside, pack, unpack
+from scadles.training.checkpoint import Checkpoint, CheckpointStore
 from scadles.training.hooks import StepHooks
+from scadles.training.packing import kept_back, kept_beside, pack, unpack
 from scadles.training.run_statistics import RunStatistics
 from scadles.training.schedule import Schedule
 

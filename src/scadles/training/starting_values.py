@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from scadles.errors import CheckpointError, ConfigError
 from scadles.fabric import Fabric
 from scadles.files import open_file
-from scadles.training.checkpoint import checkpoint_files, model_part
+from scadles.training.checkpoint import checkpoint_files
 from scadles.training.checkpoint_file import DTYPES, read_file, read_metadata
 from scadles.training.fingerprint import fingerprint
 from scadles.training.identity import gather_texts
+from scadles.training.packing import model_part
 from scadles.training.portable import extra_state, load_model, model_tensors, tensor_names, unflatten
 
 MODEL_FILE = "model.safetensors"

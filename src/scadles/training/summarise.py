@@ -23,7 +23,7 @@ from scadles.errors import DataError, MissingExtraError, RunError
 from scadles.exchange.reduction import ClusterExchange, CompressedExchange
 from scadles.observe import Compressed, DeviceSummary, RunFolder, Samples, Seconds, Shared, Simulated, Summary
 from scadles.observe.console import print_warning
-from scadles.training.checkpoint import own_copy
+from scadles.training.packing import own_copy
 from scadles.training.portable import extra_state, flatten, model_tensors
 from scadles.training.run_statistics import RunStatistics
 from scadles.training.starting_values import MODEL_FILE

@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from scadles.errors import CheckpointError, RunError
-from scadles.training.checkpoint import Checkpoint, CheckpointStore, pack, unpack
+from scadles.training.checkpoint import Checkpoint, CheckpointStore
 from scadles.training.checkpoint_file import FORMAT, FORMAT_WITHOUT_CHECKSUM
 from scadles.training.identity import RunIdentity
+from scadles.training.packing import pack, unpack
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=1e-4),
