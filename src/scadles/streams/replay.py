@@ -83,7 +83,10 @@ class ReplaySource(Source):
 
     def arrival_time(self, count: int) -> float:
         """Return the stream time at which ``count`` (at least 1) records more than now polled will have arrived."""
-        return self._arrivals.time(self._position + count - 1) + self._shift_s
+        arrives_s = self._arrivals.time(self._position + count - 1)
+        at_s = arrives_s + self._shift_s
+        # rounded down it would be a moment at which the record is not there yet, and nobody would wait any longer
+        return at_s if at_s - self._shift_s >= arrives_s else math.nextafter(at_s, math.inf)
 
     def poll(self, max_records: int, timeout_s: float) -> Records | Span:
         clock = self._clock

@@ -112,6 +112,17 @@ def test_wall_clock_with_speed():
     assert clock.now() >= 5.0
 
 
+def test_a_shifted_stream_brings_a_record_at_the_moment_for_which_it_was_waited():
+    """Whatever rounding makes of the shift, or whoever waits on a virtual clock would wait for ever."""
+    rng = np.random.default_rng(0)
+    for shift_s in rng.uniform(0, 100, 300):
+        clock = VirtualClock(shift_s)
+        source = open_source_url("replay://?rate=37", samples=None, clock=clock)
+        source.open(0, {"shift_s": shift_s})
+        for number in range(1, 20):
+            assert len(source.poll(1, timeout_s=1.0)) == 1, (shift_s, number)
+
+
 class TestTheEnd:
     def ending(self, clock, records, rate=10.0):
         source = ReplaySource(samples, Arrivals(RateProfile.constant(rate)), clock, records=records)
