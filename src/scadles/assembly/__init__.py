@@ -17,7 +17,7 @@ from scadles.assembly.optimizer import build_optimizer
 from scadles.assembly.streams import build_source
 from scadles.clock import Clock, VirtualClock, WallClock
 from scadles.config import RunConfig, load_config
-from scadles.data import Dataset, Partition, load_dataset, make_partition
+from scadles.data import Dataset, JoinedPartition, Partition, load_dataset, make_partition
 from scadles.device.batching import BatchRule, FixedBatch, RateBatch, ShrunkBatch
 from scadles.device.buffer import Buffer, BufferPolicy, Persistence, Truncation
 from scadles.device.connected import ConnectedDevice
@@ -140,9 +140,10 @@ def build_device(
     fabric: Fabric,
     clock: Clock,
     run_dir: Path | None = None,
+    dealt: int | None = None,
 ) -> ConnectedDevice:
-    """Return one device, ready to start."""
-    partition = build_partition(config, dataset)
+    """Return one device, ready to start; ``dealt`` is to how many the data set was dealt, None: to those there are."""
+    partition = build_partition(config, dataset, dealt)
     samples = samples_of(dataset, partition, fabric.rank)
     rate_hz = draw_rates(config.stream.rates, config.devices, config.seed)[fabric.rank]
     replayed = config.stream.url.startswith("replay:")
@@ -221,9 +222,18 @@ def open_source(url: str, *, dataset: str = "digits", clock: Clock | None = None
     return source
 
 
-def build_partition(config: RunConfig, dataset: Dataset) -> Partition:
-    """Return who gets which samples."""
-    return make_partition(config.data, dataset, config.devices, config.seed)
+def build_partition(config: RunConfig, dataset: Dataset, dealt: int | None = None) -> Partition:
+    """Return who gets which samples.
+
+    Args:
+        config: the run.
+        dataset: what is dealt.
+        dealt: to how many devices, where a resumed run has fewer or more of them now: a stream stays what it was. None
+            deals it to those there are.
+    """
+    dealt = dealt or config.devices
+    partition = make_partition(config.data, dataset, dealt, config.seed)
+    return JoinedPartition(partition, dealt) if config.devices > dealt else partition
 
 
 def samples_of(dataset: Dataset, partition: Partition, device: int) -> Samples:

@@ -71,6 +71,7 @@ class ConnectedDevice(Device):
         "_has_shared",
         "_parts",
         "_samples",
+        "_shared_before",
         "all_ended",
         "batchnorm",
         "buffers",
@@ -91,6 +92,7 @@ class ConnectedDevice(Device):
         self.fabric = fabric
         self._samples = samples
         self._has_shared = False
+        self._shared_before: dict[str, Any] | None = None  # kept while nobody is there to share with
         self._parts: Parts | None = None
         self._counts_for_nothing = False
         self.buffers = ForwardBuffers(learner.model)
@@ -231,7 +233,7 @@ class ConnectedDevice(Device):
             "non_finite_steps": self.non_finite_steps,
             "last_take_s": self._last_take_s,
             "last_message_s": self._last_message_s,
-            "shared": self.sender.state() if self.sender is not None else None,
+            "shared": self.sender.state() if self.sender is not None else self._shared_before,
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -240,7 +242,8 @@ class ConnectedDevice(Device):
         self.non_finite_steps = state["non_finite_steps"]
         self._last_take_s = state["last_take_s"]
         self._last_message_s = state["last_message_s"]
-        if self.sender is not None:
+        self._shared_before = state["shared"]
+        if self.sender is not None and state["shared"] is not None:
             self.sender.load(state["shared"])
 
     def average_batchnorm(self) -> None:

@@ -35,6 +35,7 @@ from scadles.observe.rundir import (
 )
 from scadles.observe.summary import (
     SUMMARY_FILE,
+    Away,
     Compressed,
     DeviceSummary,
     Samples,
@@ -53,6 +54,7 @@ __all__ = [
     "EVENTS",
     "MOST_DEVICES",
     "SUMMARY_FILE",
+    "Away",
     "CheckpointWritten",
     "Comparison",
     "Compressed",

@@ -13,10 +13,11 @@ from scadles.config.bounded_yaml import TooMuchYAMLError, parse_yaml
 from scadles.errors import ConfigError
 from scadles.observe.console import human_bytes, human_count, markdown, plain_line, print_table, print_warning
 from scadles.observe.rundir import CONFIG_FILE, RunFolder
-from scadles.observe.summary import Samples, Summary, why_ended
+from scadles.observe.summary import Away, DeviceSummary, Samples, Summary, why_ended
 
 _NOTHING = "–"
 _NOT_REACHED = "not reached"
+_MOST_AWAY = 4
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,7 @@ def _special_rows(runs: Sequence[RunFolder]) -> list[tuple[str, ...]]:
     again = [sum(device.duplicates for device in s.per_device) for s in summaries]
     missing = [sum(device.missing for device in s.per_device) for s in summaries]
     return [
+        ("devices away, samples held", *(_away(s) for s in summaries)),
         ("records that came again", *(human_count(count) if count else _NOTHING for count in again)),
         ("records that never came", *(human_count(count) if count else _NOTHING for count in missing)),
         ("steps compressed (CNC)", *cnc),
@@ -143,6 +145,18 @@ def _special_rows(runs: Sequence[RunFolder]) -> list[tuple[str, ...]]:
         ("trained", *trained),
         ("charged for", *charged),
     ]
+
+
+def _away(run: Summary) -> str:
+    """Return which devices did not go on, and what they held."""
+    if not run.away:
+        return _NOTHING
+    names = [str(one.device) for one in run.away[:_MOST_AWAY]] + ["..."] * (len(run.away) > _MOST_AWAY)
+    return f"{', '.join(names)}: {human_count(sum(one.samples.held for one in run.away))}"
+
+
+def _parts(run: Summary) -> list[DeviceSummary | Away]:
+    return [*run.per_device, *run.away]
 
 
 def balanced(samples: Iterable[Samples]) -> bool:
@@ -201,7 +215,11 @@ _QUANTITIES: tuple[tuple[str, Callable[[Summary], str]], ...] = (
     ("model", lambda s: s.model_sha256[:8] or _NOTHING),
     (
         "ledger balanced",
-        lambda s: "yes" if balanced([s.samples, *(device.samples for device in s.per_device)]) else "NO",
+        lambda s: (
+            "yes"
+            if balanced([s.samples, *(row.samples for row in s.per_device), *(one.samples for one in s.away)])
+            else "NO"
+        ),
     ),
     ("ended by", lambda s: why_ended(s.ended_by, s.steps)),
 )

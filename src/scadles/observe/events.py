@@ -163,11 +163,19 @@ class CheckpointWritten(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Resumed(Event):
-    """The run goes on from the checkpoint of ``step``; later events written before this line are void."""
+    """The run goes on from the checkpoint of ``step``; later events written before this line are void.
+
+    Attributes:
+        position: stream offset from which this device goes on.
+        started_at: date and time.
+        away_since: the step after which this device took no part until ``step``, 0 where it is new; what it wrote
+            about later steps is void. None where it took part all along.
+    """
 
     kind: ClassVar[str] = "resumed"
     position: int
     started_at: str
+    away_since: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

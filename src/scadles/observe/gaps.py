@@ -28,6 +28,7 @@ class Scan:
         last: the last step.
         thinned_to, every: of steps up to the former only those are expected that the latter divides.
         missing: first and last of each run of steps that should be there and are not.
+        away: first and last of each run of steps that were taken without this device.
         bad_lines: numbers of lines that are no events.
         models: the fingerprint that a checkpoint or the end wrote down, by step.
     """
@@ -39,6 +40,7 @@ class Scan:
     thinned_to: int = 0
     every: int = 1
     missing: list[tuple[int, int]] = field(default_factory=list)
+    away: list[tuple[int, int]] = field(default_factory=list)
     bad_lines: list[int] = field(default_factory=list)
     models: dict[int, str] = field(default_factory=dict)
 
@@ -63,6 +65,8 @@ class Scan:
         if self.bad_lines:
             said.append(f"has lines that are no events: {_listed([str(line) for line in self.bad_lines])}")
         missing = _united([*self.missing, *self.expected(self.last + 1, last_step)])
+        for away in self.away:
+            missing = [rest for ends in missing for rest in _outside(ends, away)]
         if missing:
             ranges = [str(first) if first == last else f"{first} to {last}" for first, last in missing]
             said.append(f"lacks steps {_listed(ranges)}")
@@ -91,10 +95,7 @@ class Scan:
         elif kind == "thinned":
             self._take_thinned(step, event)
         elif kind == "resumed":
-            self.missing = [(first, min(last, step)) for first, last in self.missing if first <= step]
-            self.models = {at: model for at, model in self.models.items() if at <= step}
-            self.missing += self.expected(self.last + 1, step)
-            self.last, self.thinned_to = step, min(step, self.thinned_to)
+            self._take_resumed(step, event)
         elif kind == "step":
             self.take_step(step)
         elif kind in ("checkpoint", "finished"):
@@ -106,6 +107,17 @@ class Scan:
         if step > self.last + 1:
             self.missing += self.expected(self.last + 1, step - 1)
         self.last = step
+
+    def _take_resumed(self, step: int, event: dict[str, Any]) -> None:
+        since = event.get("away_since")
+        until = since if type(since) is int else step
+        self.missing = [(first, min(last, until)) for first, last in self.missing if first <= until]
+        self.away = [(first, min(last, until)) for first, last in self.away if first <= until]
+        self.models = {at: model for at, model in self.models.items() if at <= until}
+        self.missing += self.expected(self.last + 1, until)
+        self.last, self.thinned_to = step, min(until, self.thinned_to)
+        if until < step:
+            self.away.append((until + 1, step))
 
     def _take_thinned(self, step: int, event: dict[str, Any]) -> None:
         every, missing = event.get("every"), event.get("missing")
@@ -151,6 +163,14 @@ def _united(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
         else:
             found.append((first, last))
     return found
+
+
+def _outside(ends: tuple[int, int], other: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """Yield what is left of a range without another one."""
+    if ends[0] < other[0]:
+        yield ends[0], min(ends[1], other[0] - 1)
+    if ends[1] > other[1]:
+        yield max(ends[0], other[1] + 1), ends[1]
 
 
 def _parsed(line: bytes) -> dict[str, Any]:

@@ -101,7 +101,8 @@ def read_events(path: Path) -> list[Event]:
             for number, line in enumerate(read_lines(file), start=1):
                 event = _parse(line, f"{path}, line {number}")
                 if isinstance(event, Resumed):
-                    kept, last_step = _not_void(kept, event.step), event.step
+                    until = event.step if event.away_since is None else event.away_since
+                    kept, last_step = _not_void(kept, until), event.step
                 elif isinstance(event, Thinned):
                     last_step = 0  # what stands before it, resumptions, was there before it
                 elif isinstance(event, Step):

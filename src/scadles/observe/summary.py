@@ -95,6 +95,27 @@ class DeviceSummary(_Frozen):
         return fields
 
 
+class Away(_Frozen):
+    """A device that took part in a run and did not go on with it.
+
+    Attributes:
+        after_step: the last step it took part in that the run has kept; its checkpoint of it has the rest.
+        model_sha256: fingerprint of the model at that step.
+        samples: its ledger then; what it held counts as held, for nobody has taken it.
+        position: offset in its stream to go on from.
+        bytes_sent: by it until then.
+        shared: with data injection only.
+    """
+
+    device: int
+    after_step: int
+    model_sha256: str
+    samples: Samples
+    position: int
+    bytes_sent: int
+    shared: Shared | None = None
+
+
 class Compressed(_Frozen):
     """What compression did.
 
@@ -156,6 +177,8 @@ class Summary(_Frozen):
         own_accuracy_range: of a run with ``aggregation.batchnorm: local``, in which each device has a model of its own
             and accuracy is the mean: the lowest and the highest at the last test.
         per_device: of all devices, or of those that a large simulated cluster records.
+        away: devices that took part in steps of the run and not in its last attempt. Samples, bytes and what was shared
+            are those of all, away or not; everything else is that of the devices of the last attempt.
         shared: of a run with data injection only, the sum over all devices.
         compressed: of a run with compression only.
         simulated: of a simulated run only.
@@ -196,6 +219,15 @@ class Summary(_Frozen):
     simulated: Simulated | None = None
     stream_limit_s: float | None = None
     stream_efficiency: float | None = None
+    away: tuple[Away, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _only_what_happened(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave ``away`` out where nobody is."""
+        fields: dict[str, Any] = write(self)
+        if not self.away:
+            fields.pop("away", None)
+        return fields
 
     def write(self, run_dir: Path) -> None:
         """Write ``summary.json`` into a run folder; it is there whole or not at all."""

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from scadles.config import RunConfig, load_config
 
-# What a resumption may change without a word: when the run ends and is tested, how devices are connected, and where the
-# first values came from, which its checkpoints have instead.
+# What a resumption may change without a word: when the run ends and is tested, how devices are connected, where the
+# first values came from, which its checkpoints have instead, and how many devices there are, which these say too.
 _FREE_ON_RESUME = {
     "steps",
     "duration_s",
@@ -25,6 +25,7 @@ _FREE_ON_RESUME = {
     "cost",
     "simulation",
     "init_from",
+    "devices",
 }
 # What it may change of how the run learns from then on, which its events say; the rest decides what has been learnt.
 _SAID_ON_RESUME = {"lr", "batch", "compression"}
@@ -40,23 +41,26 @@ class Changes(NamedTuple):
     Attributes:
         problem: what must stay and has not; None where everything has.
         said: what has changed, in words.
+        absent: whether there is no run at all in the folder, which a device that is new may find.
     """
 
     problem: str | None = None
     said: tuple[str, ...] = ()
+    absent: bool = False
 
 
 def look_for_changes(config_file: Path, settings: RunConfig) -> Changes:
     """Compare the settings of a run that is to be resumed with those of its last attempt."""
     try:
         if not config_file.exists():
-            return Changes(f"{config_file.parent} holds no run to resume: start it without --resume")
+            return Changes(f"{config_file.parent} holds no run to resume: start it without --resume", absent=True)
     except OSError as error:
         return Changes(f"{config_file.parent} cannot be a run folder: {error.strerror}; choose another --out")
     before, said = load_config(config_file), list[str]()
     for name in sorted(set(RunConfig.model_fields) - _FREE_ON_RESUME):
         old, new = getattr(before, name), getattr(settings, name)
-        if _fixed(name, old) != _fixed(name, new):
+        fewest = min(before.devices, settings.devices)
+        if _fixed(name, old, fewest) != _fixed(name, new, fewest):
             return Changes(
                 f"{name} was {old!r} and is now {new!r}: a resumed run must keep it (or start a new run with --out)"
             )
@@ -72,6 +76,8 @@ def hashes_of_kept(settings: RunConfig) -> dict[str, str]:
     kept = settings.model_dump(mode="json", exclude=_FREE_ON_RESUME | _SAID_ON_RESUME, exclude_defaults=True)
     for name in kept.keys() & (_FREE_PARTS.keys() | _SAID_PARTS.keys()):
         kept[name] = {part: value for part, value in kept[name].items() if part not in _free_parts(name)}
+    if isinstance(settings.stream.profile, tuple):
+        del kept["stream"]  # a list has as many entries as there are devices, which may be fewer or more
     return {name: _hash(value) for name, value in kept.items() if value != {}}
 
 
@@ -88,12 +94,15 @@ def _free_parts(name: str) -> set[str]:
     return _FREE_PARTS.get(name, set()) | _SAID_PARTS.get(name, set())
 
 
-def _fixed(name: str, value: Any) -> Any:
-    """Return of a setting, or section of them, what a resumption must keep."""
+def _fixed(name: str, value: Any, devices: int) -> Any:
+    """Return of a setting, or section of them, what a resumption must keep for the first so many devices."""
     if name in _SAID_ON_RESUME:
         return None
     free = _free_parts(name)
-    return value.model_dump(exclude=free) if free else value
+    kept = value.model_dump(exclude=free) if free else value
+    if name == "stream" and isinstance(value.profile, tuple):
+        kept["profile"] = kept["profile"][:devices]
+    return kept
 
 
 def _paths(name: str, old: Any, new: Any) -> list[str]:

@@ -13,20 +13,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from scadles.errors import CheckpointError, RunError
-from scadles.fabric import Fabric
 from scadles.files import sync
 from scadles.training.checkpoint_file import read_file, read_metadata, unreadable, write_file
-from scadles.training.identity import RunIdentity, gather_texts
+from scadles.training.identity import RunIdentity
 
 _NAME = re.compile(r"step-(\d{8,15})\.safetensors")
-_SHA256_BYTES = 32
-# how many of a device's steps are looked at when devices agree on one
-_MOST_STEPS = 64
-_MOST_OF_A_REASON = 600
+#: How many of a device's newest steps are looked at.
+MOST_STEPS = 64
+_MOST_DIGITS = 9
 
 
 class Checkpoint(NamedTuple):
@@ -37,6 +34,8 @@ class Checkpoint(NamedTuple):
         model_sha256: the fingerprint of the common model; empty where the file does not say it.
         has_identity: whether the file says what it is and has a checksum; not so in the format before this one.
         step: the step after which it was written.
+        devices: how many took part in that step; 0 where the file does not say it.
+        dealt: to how many devices the data set was dealt when the run began; 0 where the file does not say it.
     """
 
     tensors: dict[str, Tensor]
@@ -44,14 +43,8 @@ class Checkpoint(NamedTuple):
     model_sha256: str = ""
     has_identity: bool = True
     step: int = 0
-
-
-class _Vote(NamedTuple):
-    """What one device has to say of its checkpoint of a step; ``why`` is empty where it can be used."""
-
-    why: str
-    model_sha256: str
-    has_identity: bool
+    devices: int = 0
+    dealt: int = 0
 
 
 class CheckpointStore:
@@ -65,13 +58,12 @@ class CheckpointStore:
 
     Attributes:
         identity: the run that files are of.
-        notices: what a user should know of how the devices agreed on a checkpoint.
+        device: whose they are.
     """
 
     def __init__(self, run_dir: Path, device: int, keep: int, identity: RunIdentity | None = None) -> None:
         self.folder = run_dir / "checkpoints" / f"device-{device}"
-        self.notices: list[str] = []
-        self._device = device
+        self.device = device
         self._keep = keep
         self.identity = identity or RunIdentity()
         self._has_written = False
@@ -93,8 +85,9 @@ class CheckpointStore:
         temporary = target.with_suffix(".tmp")
         metadata = {
             "run": self.identity.run,
-            "device": str(self._device),
+            "device": str(self.device),
             "devices": str(self.identity.devices),
+            "dealt": str(self.identity.dealt or self.identity.devices),
             "step": str(step),
             "settings": json.dumps(self.identity.settings),
             "model_sha256": checkpoint.model_sha256,
@@ -129,6 +122,8 @@ class CheckpointStore:
         try:
             state = json.loads(metadata["state"])
             says = int(metadata["step"]) if has_identity else state["run"]["device"]["step"]
+            devices = int(metadata.get("devices", 0))
+            dealt = int(metadata.get("dealt", devices))
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise unreadable(path, f"its state is not one ({error!r})") from None
         if says != step:
@@ -137,41 +132,21 @@ class CheckpointStore:
             self._check_identity(path, metadata)
         elif self.identity.run and step > self.identity.unchecked_to:
             raise CheckpointError(f"{path} does not say of which run it is, and all of this run's do")
-        return Checkpoint(tensors, state, metadata.get("model_sha256", ""), has_identity, step)
+        model_sha256 = metadata.get("model_sha256", "")
+        return Checkpoint(tensors, state, model_sha256, has_identity, step, devices, dealt)
 
-    def newest_common(self, fabric: Fabric) -> Checkpoint | None:
-        """Return the newest checkpoint that is whole on every device, the same step on all of them.
+    def devices_of(self, step: int) -> int:
+        """Return how many devices a checkpoint says took part in its step, unchecked; 0 where it does not say it."""
+        said = read_metadata(self._path(step)).get("devices", "")
+        return int(said) if said.isdecimal() and len(said) < _MOST_DIGITS else 0
 
-        None where the run was stopped before all devices had written their first. What was refused on the way is told
-        in :attr:`notices`.
-
-        Raises:
-            CheckpointError: there are checkpoints, and no step is whole on all devices.
-        """
-        mine = self.steps()[-_MOST_STEPS:]
-        length = int(fabric.gather(torch.tensor([len(mine)]), "agreeing on a checkpoint").max())
-        padded = torch.tensor([-1] * (length - len(mine)) + mine, dtype=torch.int64)
-        rows = fabric.gather(padded, "agreeing on a checkpoint").tolist() if length else [[]] * fabric.size
-        refused: list[str] = []
-        for step in sorted(set.intersection(*map(set, rows)) - {-1}, reverse=True):
-            checkpoint, votes = self._vote(step, fabric)
-            whys = _reasons(votes)
-            if not whys:
-                self._tell(step, votes, refused)
-                return checkpoint
-            if fabric.rank in whys:
-                self._refused.add(step)
-            refused += [f"device {device}: {why}" for device, why in whys.items()]
-        if refused:
-            raise CheckpointError(f"no step's checkpoints are whole on all devices: {'; '.join(refused)}")
-        if any(step > 0 for row in rows for step in row):
-            of_each = ", ".join(f"device {device} has {_listed(row)}" for device, row in enumerate(rows))
-            raise CheckpointError(f"there is no step that all devices have a checkpoint of: {of_each}")
-        return None
+    def refuse(self, step: int) -> None:
+        """Take note that a checkpoint is not used though it is there: it is set aside where it is in the way."""
+        self._refused.add(step)
 
     def run_of_newest(self) -> str:
         """Return the run that the newest checkpoints say they are of, unchecked; empty where none does."""
-        runs = (read_metadata(self._path(step)).get("run", "") for step in reversed(self.steps()[-_MOST_STEPS:]))
+        runs = (read_metadata(self._path(step)).get("run", "") for step in reversed(self.steps()[-MOST_STEPS:]))
         return next(filter(None, runs), "")
 
     def discard_after(self, step: int) -> None:
@@ -193,52 +168,11 @@ class CheckpointStore:
         run, device = metadata.get("run", ""), metadata.get("device", "")
         if mine.run and run != mine.run:
             raise CheckpointError(f"{path} is of another run ({run[:8] or 'unknown'}; this one is {mine.run[:8]})")
-        if device != str(self._device):
-            raise CheckpointError(f"{path} is device {device}'s, not device {self._device}'s")
-        if mine.run and metadata.get("devices") != str(mine.devices):
-            raise CheckpointError(f"{path} is of a run of {metadata.get('devices')} devices, not of {mine.devices}")
+        if device != str(self.device):
+            raise CheckpointError(f"{path} is device {device}'s, not device {self.device}'s")
         written = json.loads(metadata.get("settings", "{}"))
         if others := sorted(name for name in mine.settings if mine.settings[name] != written.get(name)):
             raise CheckpointError(f"{path} was written with another setting of {', '.join(others)}")
-
-    def _vote(self, step: int, fabric: Fabric) -> tuple[Checkpoint | None, list[_Vote]]:
-        """Read one step on all devices, and return what each of them found."""
-        checkpoint, mine = None, _Vote("", "", has_identity=False)
-        try:
-            checkpoint = self.read(step)
-            mine = _Vote("", checkpoint.model_sha256, checkpoint.has_identity)
-        except CheckpointError as error:
-            mine = mine._replace(why=str(error)[:_MOST_OF_A_REASON])
-        said = gather_texts(json.dumps(mine), fabric, f"reading the checkpoints of step {step}")
-        return checkpoint, [_Vote(*json.loads(text)) for text in said]
-
-    def _tell(self, step: int, votes: list[_Vote], refused: list[str]) -> None:
-        """Note down what was refused before ``step`` was agreed on; device 0 speaks for all."""
-        if self._device != 0:
-            return
-        if refused:
-            self.notices.append(
-                f"the run goes on from step {step}, because newer ones are refused: {'; '.join(refused)}"
-            )
-        if old := [device for device, vote in enumerate(votes) if not vote.has_identity]:
-            self.notices.append(
-                f"the checkpoints of step {step} on devices {old} are of an earlier version, which wrote neither run "
-                "nor device nor a checksum: they are taken as they are"
-            )
-
-
-def _reasons(votes: list[_Vote]) -> dict[int, str]:
-    """Return why a step cannot be used, by device: a file was refused, or the models are not the same one."""
-    whys = {device: vote.why for device, vote in enumerate(votes) if vote.why}
-    models = [vote.model_sha256 for vote in votes if vote.has_identity]
-    if whys or len(set(models)) <= 1:
-        return whys
-    common = max(models, key=models.count)
-    return {
-        device: "its checkpoint holds another model than those of the others"
-        for device, vote in enumerate(votes)
-        if vote.has_identity and vote.model_sha256 != common
-    }
 
 
 def checkpoint_files(run_dir: Path) -> list[Path]:
@@ -246,10 +180,6 @@ def checkpoint_files(run_dir: Path) -> list[Path]:
     found = ((_NAME.fullmatch(path.name), path) for path in run_dir.glob("checkpoints/device-*/step-*"))
     files = [(-int(name[1]), len(path.parent.name), path) for name, path in found if name and path.is_file()]
     return [path for _, _, path in sorted(files)]
-
-
-def _listed(steps: Iterable[int]) -> str:
-    return ", ".join(str(step) for step in steps if step >= 0) or "none"
 
 
 def _remove(paths: Iterable[Path]) -> None:

@@ -32,6 +32,7 @@ from scadles.training.changes import Changes, hash_of_compression
 from scadles.training.checkpoint import Checkpoint
 from scadles.training.fingerprint import agree, digest, fingerprint
 from scadles.training.hooks import StepHooks
+from scadles.training.membership import gather_accounts
 from scadles.training.run_statistics import RunStatistics
 from scadles.training.saving import restore, save
 from scadles.training.schedule import Schedule
@@ -115,14 +116,15 @@ class Course:
                 self._checkpoint_to_load, self._device, self._schedule, self._hooks, hash_of_compression(self.config)
             )
             self._checkpoint_to_load = None
-            self._tools.checkpoints.discard_after(self._learner.step_number)
+            since = self._tools.members.absent_since
+            self._tools.checkpoints.discard_after(self._learner.step_number if since is None else since)
             self._ended_by = self._schedule.reason_to_end(self._learner, self.statistics, stopped=False)
         else:
             self._device.intake.open()
         if self._resuming:
             self._resumed_from = self._learner.step_number
             position = self._device.intake.source.position
-            self._emit(Resumed, position=position, started_at=timestamp())
+            self._emit(Resumed, position=position, started_at=timestamp(), away_since=self._tools.members.absent_since)
         for change in (*self._changes.said, *self._learner.ask_again()) if self._resuming else ():
             self._emit(Notice, message=f"resumed: {change}")
         for message in self._tools.notices:
@@ -188,6 +190,7 @@ class Course:
             ended_by=str(self._ended_by),
             wall_s=wall_seconds() - self._started_wall_s,
             model_sha256=model_sha256,
+            away=self._tools.members.away,
         )
 
     def _write_results(self) -> None:
@@ -247,8 +250,12 @@ class Course:
         model_sha256 = self._check_same_model()
         ledger = self._device.intake.describe()
         store = self._tools.checkpoints
-        compression = hash_of_compression(self.config)
-        position = save(self._device, self.statistics, self._schedule, store, model_sha256, self._hooks, compression)
+        members = {
+            "accounts": gather_accounts(self._device, self.statistics),
+            "compression": hash_of_compression(self.config),
+            "away": [one.model_dump() for one in self._tools.members.away],
+        }
+        position = save(self._device, self.statistics, self._schedule, store, model_sha256, self._hooks, members)
         self._emit(CheckpointWritten, position=position, ledger=ledger, model_sha256=model_sha256)
         return model_sha256
 

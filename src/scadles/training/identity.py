@@ -24,6 +24,7 @@ class RunIdentity:
         run: drawn at the first start, kept by resumed runs; empty where nothing is known of it.
         devices: how many take part.
         settings: a hash of each setting that a resumed run must keep, by name.
+        dealt: to how many the data set was dealt when the run began; 0: to as many as take part.
         unchecked_to: the newest step whose checkpoint may be of the format that has no identity; -1 for none.
     """
 
@@ -31,6 +32,7 @@ class RunIdentity:
     devices: int = 1
     settings: Mapping[str, str] = field(default_factory=dict)
     unchecked_to: int = -1
+    dealt: int = 0
 
 
 def write_identity(run_dir: Path, identity: RunIdentity, device: int) -> None:

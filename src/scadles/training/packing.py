@@ -16,6 +16,8 @@ from scadles.training.portable import extra_state, flatten, load_model, model_te
 
 _MODEL, _OPTIMIZER, _KEPT_BACK, _BESIDE = "model/", "optimizer/", "exchange/", "beside/"
 _GENERATOR, _CUDA_GENERATOR = "generator/torch", "generator/cuda"
+#: Names of what is one device's own begin with these.
+OF_THE_DEVICE = (_KEPT_BACK, "generator/")
 
 
 def pack(
@@ -84,7 +86,8 @@ def unpack(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> di
         optimizer.load_state_dict({"state": slots, "param_groups": groups})
     except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(f"the checkpoint is of another model or optimizer: {error}") from None
-    torch.set_rng_state(tensors[_GENERATOR])
+    if _GENERATOR in tensors:  # a device that is new has none
+        torch.set_rng_state(tensors[_GENERATOR])
     if torch.cuda.is_available() and _CUDA_GENERATOR in tensors:
         torch.cuda.set_rng_state(tensors[_CUDA_GENERATOR])
     return dict(state["run"])

@@ -108,13 +108,15 @@ def join(
         failing.callback(lock.release)
         torch.manual_seed(derive_seed(settings.seed, "torch", fabric.rank))
         network = _materialised(assembly.build_network(settings, dataset, model)).to(torch_device)
-        begin = start_again if resume else start_anew
-        start = begin(run_dir, fabric, settings.checkpoint.keep, hashes_of_kept(settings), f"{lock.attempt:016x}")
+        place = (run_dir, fabric, settings.checkpoint.keep, hashes_of_kept(settings), f"{lock.attempt:016x}")
+        replayed = settings.stream.url.startswith("replay:")
+        start = start_again(*place, replayed=replayed) if resume else start_anew(*place)
         if settings.init_from is not None:
             start = _with_values(start, settings.init_from, network, fabric)
         start_s = start.checkpoint.state["run"]["clock_s"] if start.checkpoint else 0.0
         clock = clock or WallClock(settings.clock.speed, start_s, running=False)  # setting up takes no stream time
-        device = assembly.build_device(settings, dataset, network, optimizer, fabric, clock, run_dir)
+        dealt = start.checkpoints.identity.dealt
+        device = assembly.build_device(settings, dataset, network, optimizer, fabric, clock, run_dir, dealt)
         fabric.broadcast(list(device.learner.managed.tensors().values()), "initial model")
         share_extra_state(network, fabric.broadcast)
         tools = build_tools(settings, dataset, device, run_dir, loss, scores, start, lock, quiet=quiet, resume=resume)
@@ -173,9 +175,12 @@ def _run_folder(
     lock = RunLock(run_dir, int(stamp[1]))
 
     def look() -> Changes:
-        if resume:
-            return look_for_changes(run_dir / CONFIG_FILE, settings)
-        return Changes(occupied(run_dir, fabric.rank, resumable=True))
+        if not resume:
+            return Changes(occupied(run_dir, fabric.rank, resumable=True))
+        changes = look_for_changes(run_dir / CONFIG_FILE, settings)
+        absent = fabric.gather(torch.tensor([float(changes.absent)]), "looking at the run folder")
+        # a device that is new may have a folder of its own, on a machine of its own
+        return Changes() if changes.absent and not absent[0] else changes
 
     # all devices look before the first one touches anything
     problem = look().problem
@@ -183,7 +188,8 @@ def _run_folder(
     with ExitStack() as failing:
         failing.callback(lock.release)
         # whoever had the folder may have written to it until now
-        changes = Changes(problem) if (problem := lock.acquire()) else look()
+        problem, changes = lock.acquire(), look()
+        changes = Changes(problem) if problem else changes
         _agree_on_folder(changes.problem, fabric)
         if fabric.rank == 0 or changes.said or not (run_dir / CONFIG_FILE).exists():
             write_config(run_dir, settings.to_yaml(), fabric.rank)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
+from types import MappingProxyType
+from typing import Any
 
 from scadles.device.connected import ConnectedDevice
 from scadles.device.intake import IntakeState
@@ -14,6 +17,7 @@ from scadles.training.run_statistics import RunStatistics
 from scadles.training.schedule import Schedule
 
 _MANAGED = "managed/"
+NOBODY: Mapping[str, Any] = MappingProxyType({})
 
 
 def save(
@@ -23,7 +27,7 @@ def save(
     store: CheckpointStore,
     model_sha256: str = "",
     hooks: StepHooks | None = None,
-    compression: str = "",
+    members: Mapping[str, Any] = NOBODY,
 ) -> int:
     """Write a checkpoint, then let the source forget what is in it; return the offset it would go on from.
 
@@ -32,7 +36,7 @@ def save(
         store: where.
         model_sha256: the fingerprint of the common model, by which devices know that their checkpoints belong together.
         hooks: what is called after every step.
-        compression: a hash of how gradients are compressed.
+        members: the ``accounts`` of all devices, which are ``away``, and a hash of the ``compression``, as JSON.
 
     Raises:
         RunError: the disk is full or cannot be written to; older checkpoints stay.
@@ -46,11 +50,11 @@ def save(
         "device": device.state(),
         "intake": asdict(intake),
         "exchange": exchange,
-        "compression": compression,
         "tally": statistics.up_to_now(device).as_dict(),
         "next_evaluation_s": schedule.next_evaluation_s,
         "clock_s": device.clock.now(),
         "hooks": states,
+        **members,
     }
     checkpoint = pack(learner.model, learner.optimizer, state, tensors, beside)
     store.write(learner.step_number, checkpoint._replace(model_sha256=model_sha256))
@@ -85,10 +89,12 @@ def restore(
         if "trained" in state:
             device.learner.frozen_otherwise = device.learner.managed.train(state["trained"])
         device.load(state["device"])
-        if state.get("compression", compression) == compression:
+        if state.get("compression", compression) != compression:
+            device.learner.exchange.take_over(kept_back(checkpoint))
+        elif checkpoint.devices in (0, device.fabric.size):
             device.learner.exchange.load(kept_back(checkpoint), state["exchange"])
         else:
-            device.learner.exchange.take_over(kept_back(checkpoint))
+            device.learner.exchange.go_on(kept_back(checkpoint), state["exchange"])
         intake, tally = IntakeState(**state["intake"]), RunStatistics(**state["tally"])
         schedule.next_evaluation_s = state["next_evaluation_s"]
         if hooks is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from scadles.device.connected import ConnectedDevice
 from scadles.device.learner import Learner
 from scadles.errors import DataError, MissingExtraError, RunError
 from scadles.exchange.reduction import ClusterExchange, CompressedExchange
-from scadles.observe import Compressed, DeviceSummary, RunFolder, Samples, Seconds, Shared, Simulated, Summary
+from scadles.observe import Away, Compressed, DeviceSummary, RunFolder, Samples, Seconds, Shared, Simulated, Summary
 from scadles.observe.console import print_warning
 from scadles.training.packing import own_copy
 from scadles.training.portable import extra_state, flatten, model_tensors
@@ -66,8 +66,12 @@ def summarise(
     ended_by: str,
     wall_s: float,
     model_sha256: str,
+    away: Sequence[Away] = (),
 ) -> Summary:
-    """Put the figures of all devices together; every device calls this and gets the same summary, but for wall_s."""
+    """Put the figures of all devices together, with those of devices that are ``away``.
+
+    Every device calls this and gets the same summary, but for wall_s.
+    """
     statistics = statistics.up_to_now(device)
     figures = _gather(device, statistics)
     # clocks differ by a little: device 0's is everybody's
@@ -83,7 +87,7 @@ def summarise(
         collectives=statistics.collectives,
     )
     rows = (_of_device(number, row) for number, row in enumerate(figures))
-    return compose(config, device.learner, statistics, ending, rows, range(len(figures)))
+    return compose(config, device.learner, statistics, ending, rows, range(len(figures)), away)
 
 
 def compose(
@@ -93,8 +97,12 @@ def compose(
     ending: RunEnd,
     rows: Iterable[DeviceSummary],
     shown: Container[int],
+    away: Sequence[Away] = (),
 ) -> Summary:
-    """Return the summary of a run from the rows of all its devices, of which it holds those that are ``shown``."""
+    """Return the summary of a run from the rows of all its devices, of which it holds those that are ``shown``.
+
+    Devices that are ``away`` count in the sums of samples, bytes and what was shared.
+    """
     samples, seconds, shared = (dict[str, Any].fromkeys(kind.model_fields, 0) for kind in (Samples, Seconds, Shared))
     kept, devices, fullest, bytes_sent, shares = [], 0, 0, 0, False
     judged, correct = 0, 0.0
@@ -111,6 +119,12 @@ def compose(
             correct += row.samples.trained * row.online_accuracy
         if row.device in shown:
             kept.append(row)
+    for one in away:
+        bytes_sent += one.bytes_sent
+        shares = shares or one.shared is not None
+        for totals, part in ((samples, one.samples), (shared, one.shared)):
+            for name, value in part or ():
+                totals[name] += value
     return Summary(
         method=config.method,
         clock=ending.clock,
@@ -141,6 +155,7 @@ def compose(
         shared=Shared(**shared) if shares else None,
         compressed=_compressed(config, learner),
         simulated=ending.simulated,
+        away=tuple(away),
     )
 
 

@@ -22,6 +22,7 @@ from scadles.streams.quarantine import quarantine_path
 from scadles.training.checkpoint import CheckpointStore
 from scadles.training.evaluation import Evaluator
 from scadles.training.lock import RunLock
+from scadles.training.membership import Members
 from scadles.training.resuming import Start
 from scadles.training.scores import LossFunction, Scores
 from scadles.training.starting_values import Origin
@@ -39,6 +40,7 @@ class Tools:
         log: where this device's events go.
         lock: keeps other runs out of the run folder.
         notices: what a user should know of how the run starts.
+        members: who takes part in the run.
         origin: where the first values come from, on device 0; None where they are drawn, or of a checkpoint.
         progress: what the terminal shows.
         draw: draws the run once it is over; None draws nothing.
@@ -49,6 +51,7 @@ class Tools:
     log: EventLog
     lock: RunLock
     notices: Sequence[str]
+    members: Members
     origin: Origin | None
     progress: Progress
     draw: Callable[[RunFolder], None] | None
@@ -92,6 +95,7 @@ def build_tools(
         EventLog(events_path(run_dir, fabric.rank), header, append=resume, most_bytes=settings.events.most_bytes),
         lock,
         start.notices,
+        start.members,
         start.origin if fabric.rank == 0 else None,
         Progress(
             f"{settings.method} on {settings.data.dataset}",
@@ -102,7 +106,7 @@ def build_tools(
             settings.clock.speed,
             quiet=quiet or fabric.rank != 0,
         ),
-        partial(_draw, settings, dataset) if settings.picture else None,
+        partial(_draw, _as_dealt(settings, start), dataset) if settings.picture else None,
     )
 
 
@@ -114,6 +118,11 @@ def rejected_too_much(devices: Sequence[int], config: RunConfig, run_dir: Path) 
         f"cannot be trained on; {quarantine_path(run_dir, devices[0])} has the first examples, with reasons. "
         f"The last checkpoint is intact: mend the stream or the settings and go on with --out {run_dir} --resume"
     )
+
+
+def _as_dealt(settings: RunConfig, start: Start) -> RunConfig:
+    """Return the settings with as many devices as the data set was dealt to."""
+    return settings.model_copy(update={"devices": start.checkpoints.identity.dealt})
 
 
 def _draw(settings: RunConfig, dataset: Dataset, folder: RunFolder) -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from scadles.errors import CheckpointError, RunError
+from scadles.training.agreement import newest_common
 from scadles.training.checkpoint import Checkpoint, CheckpointStore
 from scadles.training.checkpoint_file import FORMAT, FORMAT_WITHOUT_CHECKSUM
 from scadles.training.identity import RunIdentity
@@ -292,7 +293,6 @@ class TestIdentity:
             ({}, 0, 5, "is of step 5, not of step 4"),
             ({"run": "bb" * 16}, 0, 4, "is of another run (bbbbbbbb; this one is aaaaaaaa)"),
             ({"run": ""}, 0, 4, "is of another run (unknown; this one is aaaaaaaa)"),
-            ({"devices": 3}, 0, 4, "is of a run of 3 devices, not of 2"),
             ({"settings": {"seed": "1"}}, 0, 4, "was written with another setting of batch"),
             ({"settings": {"seed": "1", "batch": "3"}}, 0, 4, "was written with another setting of batch"),
         ],
@@ -373,14 +373,14 @@ class TestCommon:
         root = tmp_path_factory.mktemp("run")
 
         def work(fabric):
-            store = CheckpointStore(root, fabric.rank, keep=9)
+            store = CheckpointStore(root, fabric.rank, 9, RunIdentity(devices=len(written)))
             for step in written[fabric.rank]:
                 store.write(step, small(step))
             try:
-                found = store.newest_common(fabric)
+                found = newest_common(store, fabric)
             except CheckpointError as error:
                 return str(error).partition(":")[0]
-            assert store.notices == []
+            assert not found or found.notices == []
             return found and found.step
 
         nothing = (
@@ -404,9 +404,9 @@ class TestCommon:
 
             def work(fabric):
                 store = stores[fabric.rank]
-                found = store.newest_common(fabric)
+                found = newest_common(store, fabric)
                 store.discard_after(found.step)
-                return found.step, store.notices, sorted(path.name for path in store.folder.iterdir())
+                return found.step, found.notices, sorted(path.name for path in store.folder.iterdir())
 
             return in_threads(2, work)
 
@@ -443,6 +443,28 @@ class TestCommon:
         assert "step-00000015.refused-1" in held
         assert "step-00000015.refused-1" in other_held
 
+    def test_another_number_of_devices_is_refused(self, agree):
+        def harm(_, other):
+            other.identity = replace(RUN, devices=3)
+            other.write(15, small()._replace(model_sha256="15"))
+
+        (step, [notice], _), _ = agree(harm)
+        assert step == 10
+        assert "device 1: its checkpoint is of a step of 3 devices, device 0's of 2" in notice
+
+    @pytest.mark.parametrize(("before", "now"), [(1, 3), (3, 1), (2, 3)])
+    def test_who_took_no_part_in_a_step_has_no_say(self, in_threads, tmp_path, before, now):
+        for device in range(3):
+            store = CheckpointStore(tmp_path, device, 3, replace(RUN, devices=before))
+            for step in (5, 10) if device < before else (5, 7):
+                store.write(step, small(step)._replace(model_sha256=f"{step} {device >= before}"))
+
+        def work(fabric):
+            found = newest_common(CheckpointStore(tmp_path, fabric.rank, 3, replace(RUN, devices=now)), fabric)
+            return found.step, found.devices, found.checkpoint is not None
+
+        assert in_threads(now, work) == [(10, before, device < before) for device in range(now)]
+
     def test_models_that_differ_are_refused(self, agree):
         (step, [notice], _), _ = agree(lambda _, other: other.write(15, small()._replace(model_sha256="another")))
         assert step == 10
@@ -467,8 +489,9 @@ class TestCommon:
         def work(fabric):
             store = CheckpointStore(tmp_path, fabric.rank, 2)
             put_old(store, 10)
-            assert not store.newest_common(fabric).has_identity
-            return store.notices
+            found = newest_common(store, fabric)
+            assert not found.checkpoint.has_identity
+            return found.notices
 
         [notice], nothing = in_threads(2, work)
         assert "step 10 on devices [0, 1] are of an earlier version" in notice

@@ -11,6 +11,7 @@ from scadles.data.partition.deals import deal_by_label, deal_evenly, deal_in_siz
 from scadles.data.partition.dealt import DealtPartition
 from scadles.data.partition.drawn import EndlessMixtures, EndlessPartition, SharedPartition
 from scadles.data.partition.drift import DriftingPartition
+from scadles.data.partition.joined import JoinedPartition
 from scadles.data.partition.skew import dirichlet_shares, label_shares, mixtures, size_weights
 from scadles.errors import ConfigError
 
@@ -19,6 +20,7 @@ __all__ = [
     "DriftingPartition",
     "EndlessMixtures",
     "EndlessPartition",
+    "JoinedPartition",
     "Partition",
     "SharedPartition",
     "make_partition",

@@ -273,6 +273,9 @@ class GradientExchange:
     def load(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Go on from what :meth:`state` returned."""
 
+    def go_on(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state` returned of an exchange between fewer or more devices."""
+
     def take_over(self, tensors: dict[str, Tensor]) -> None:
         """Begin anew with what an exchange that was set otherwise had kept, as far as it fits."""
 

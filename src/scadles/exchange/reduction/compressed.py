@@ -84,6 +84,11 @@ class CompressedExchange(GradientExchange):
         self._coding_s, self._transfer_s = state["coding_s"], state["transfer_s"]
         self._used.load(state)
 
+    def go_on(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        self.compressor.go_on(tensors, state)
+        if state:
+            self._used.load(state)
+
     def take_over(self, tensors: dict[str, Tensor]) -> None:
         self.compressor.take_over(tensors)
 

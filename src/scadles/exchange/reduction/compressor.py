@@ -182,6 +182,19 @@ class Compressor:
         """
         self._feedback.load(_below("feedback/", tensors))
         self.reducer.load(_below("reducer/", tensors))
+        self._load_decisions(state)
+
+    def go_on(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Go on with fewer or more devices: with what this one has kept back, if it has, and the common decisions.
+
+        What the reducer carries from step to step begins anew. ``state`` is empty where nothing was compressed before,
+        because there was one device.
+        """
+        self.take_over(tensors)
+        if state:
+            self._load_decisions(state)
+
+    def _load_decisions(self, state: dict[str, Any]) -> None:
         self._selector.load(state["selector"])
         for name, gate in vars(self._gates).items():
             if gate is not None:
