@@ -223,14 +223,7 @@ def open_source(url: str, *, dataset: str = "digits", clock: Clock | None = None
 
 
 def build_partition(config: RunConfig, dataset: Dataset, dealt: int | None = None) -> Partition:
-    """Return who gets which samples.
-
-    Args:
-        config: the run.
-        dataset: what is dealt.
-        dealt: to how many devices, where a resumed run has fewer or more of them now: a stream stays what it was. None
-            deals it to those there are.
-    """
+    """Return who gets which samples, as they were ``dealt`` to so many devices; None: to those there are."""
     dealt = dealt or config.devices
     partition = make_partition(config.data, dataset, dealt, config.seed)
     return JoinedPartition(partition, dealt) if config.devices > dealt else partition

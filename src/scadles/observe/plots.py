@@ -89,26 +89,31 @@ def _waiting(axes: Axes, folders: Sequence[RunFolder], colours: Sequence[str]) -
 
 
 def _matrix(folder: RunFolder, devices: Sequence[int], columns: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return stream times ``[steps]`` and the sum of some columns ``[devices, steps]``, of the steps that all have.
+    """Return stream times ``[steps]`` and the sum of some columns ``[devices, steps]``, NaN where a device was away.
 
     Many steps become stretches of time, each with its mean.
     """
-    times = [folder.column(device, "time_s") for device in devices]
-    values = [sum(np.nan_to_num(folder.column(device, name)) for name in columns) for device in devices]
-    steps = min(map(len, times))
-    if steps == 0:
+    numbers = [folder.column(device, "step").astype(int) for device in devices]
+    if min(map(len, numbers)) == 0:
         raise DataError(f"{folder.path}: a device made no step, nothing to draw")
-    table = np.stack([row[:steps] for row in (*times, *values)])
-    edges = np.linspace(0, steps, min(steps, STRETCHES) + 1).astype(int)
-    table = np.add.reduceat(table, edges[:-1], axis=1) / np.diff(edges)
-    return table[: len(devices)].mean(axis=0), table[len(devices) :]
+    steps = np.unique(np.concatenate(numbers))
+    table = np.full((2, len(devices), len(steps)), np.nan)
+    for row, device in enumerate(devices):
+        places = np.searchsorted(steps, numbers[row])
+        table[0, row, places] = folder.column(device, "time_s")
+        table[1, row, places] = sum(np.nan_to_num(folder.column(device, name)) for name in columns)
+    edges = np.linspace(0, len(steps), min(len(steps), STRETCHES) + 1).astype(int)[:-1]
+    counts = np.add.reduceat(~np.isnan(table), edges, axis=2, dtype=np.int64)
+    with np.errstate(invalid="ignore"):
+        times, values = np.add.reduceat(np.nan_to_num(table), edges, axis=2) / counts
+    return np.nanmean(times, axis=0), values
 
 
 def _mean_over_devices(
     folder: RunFolder, devices: Sequence[int], columns: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
     times, values = _matrix(folder, devices, columns)
-    return times, values.mean(axis=0)
+    return times, np.nanmean(values, axis=0)
 
 
 def _per_device(axes: Axes, folder: RunFolder, devices: Sequence[int], columns: Sequence[str]) -> None:
@@ -118,12 +123,12 @@ def _per_device(axes: Axes, folder: RunFolder, devices: Sequence[int], columns: 
         for device, row, colour in zip(devices, values, COLOURS, strict=False):
             axes.plot(times, row, color=colour, lw=1.5, label=f"device {device}", drawstyle="steps-mid")
     else:
-        low, tenth, median, ninetieth, high = np.quantile(values, (0, 0.1, 0.5, 0.9, 1), axis=0)
+        low, tenth, median, ninetieth, high = np.nanquantile(values, (0, 0.1, 0.5, 0.9, 1), axis=0)
         colour = COLOURS[0]
         axes.fill_between(times, low, high, color=colour, alpha=0.12, lw=0, label="all")
         axes.fill_between(times, tenth, ninetieth, color=colour, alpha=0.25, lw=0, label="middle 80 %")
         axes.plot(times, median, color=colour, lw=1.8, label="median")
-    scale_counts(axes, max(4.0, 1.3 * float(values.max())))
+    scale_counts(axes, max(4.0, 1.3 * float(np.nanmax(values))))
     draw_legend(axes)
 
 
