@@ -245,11 +245,19 @@ class RunConfig(Section):
                 raise ValueError(f"{name} names device {max(numbers)}: devices are numbered 0 to {self.devices - 1}")
         if self.init_from is not None and self.model == "none":
             raise ValueError(f"init_from = {self.init_from}: model = none has no values that could start there")
+        return self
+
+    @model_validator(mode="after")
+    def _ends(self) -> Self:
         ends = self.steps or self.duration_s or (self.target_accuracy and self.stop_at_target)
         if not ends and self.stream.end == "wait":
             raise ValueError("the run would never end: set steps, duration_s or target_accuracy")
         if self.stream.end == "stop" and self.stream.url.startswith(("mqtt:", "mqtts:")):
             raise ValueError("stream.end = stop: nobody can tell where an MQTT topic ends; leave it at wait")
+        return self
+
+    @model_validator(mode="after")
+    def _keeps_time(self) -> Self:
         if self.clock.speed != 1.0 and not self.stream.url.startswith("replay:"):
             raise ValueError(
                 f"clock.speed {self.clock.speed:g} needs a replayed stream; {self.stream.url.split(':')[0]} is live"

@@ -32,7 +32,7 @@ from scadles.training.changes import Changes, hash_of_compression
 from scadles.training.checkpoint import Checkpoint
 from scadles.training.fingerprint import agree, digest, fingerprint
 from scadles.training.hooks import StepHooks
-from scadles.training.membership import gather_accounts
+from scadles.training.membership import account, accounts, packed
 from scadles.training.run_statistics import RunStatistics
 from scadles.training.saving import restore, save
 from scadles.training.schedule import Schedule
@@ -247,11 +247,12 @@ class Course:
         """Write a checkpoint once all devices are known to hold the same model; return the model's fingerprint."""
         self._tools.log.check(now=True)
         self._share_statistics()
-        model_sha256 = self._check_same_model()
+        mine = account(self._device, self.statistics)
+        model_sha256, said = self._check_same_model(packed(mine))
         ledger = self._device.intake.describe()
         store = self._tools.checkpoints
         members = {
-            "accounts": gather_accounts(self._device, self.statistics),
+            "accounts": accounts(mine, said),
             "compression": hash_of_compression(self.config),
             "away": [one.model_dump() for one in self._tools.members.away],
         }
@@ -259,20 +260,22 @@ class Course:
         self._emit(CheckpointWritten, position=position, ledger=ledger, model_sha256=model_sha256)
         return model_sha256
 
-    def _check_same_model(self) -> str:
+    def _check_same_model(self, account: bytes = b"") -> tuple[str, list[bytes]]:
+        """Return the model's fingerprint, once all are known to have it, and the accounts of all devices."""
         common = self.config.aggregation.batchnorm == "aggregate"
         model_sha256 = fingerprint(self._learner.model, buffers=common)
         managed = self._learner.managed
         beside = managed.not_in_the_model(buffers=common)
         mine = digest(beside) if beside else ""
-        agree(
+        said = agree(
             sha256((model_sha256 + mine).encode()).hexdigest() if mine else model_sha256,
             self._device.fabric,
             f"comparing models after step {self._learner.step_number}",
             managed.tensors() if common else managed.parameters,
             resumed_from=self._resumed_from,
+            beside=account,
         )
-        return model_sha256
+        return model_sha256, said
 
     def _share_statistics(self) -> None:
         if self.config.aggregation.batchnorm == "aggregate":

@@ -14,6 +14,8 @@ from scadles.errors import DivergedError
 from scadles.fabric import Fabric
 from scadles.training.portable import model_tensors
 
+_SHA256_BYTES = 32
+
 
 def fingerprint(model: nn.Module, *, buffers: bool = True) -> str:
     """Return the SHA-256 of names, types, shapes and values of a model's parameters and (if wanted) buffers."""
@@ -27,22 +29,24 @@ def agree(
     tensors: Mapping[str, Tensor] | None = None,
     *,
     resumed_from: int | None = None,
-) -> None:
-    """Compare fingerprints over all devices.
+    beside: bytes = b"",
+) -> list[bytes]:
+    """Compare fingerprints over all devices; return what each of them has to say ``beside``.
 
     Args:
         mine: this device's.
         fabric: what connects the devices.
         phase: when, for the message.
         tensors: what it was made of, to be looked through where devices differ.
+        beside: travels in the same message, as long on all devices.
         resumed_from: the step that the run was resumed from; None where it was not.
 
     Raises:
         DivergedError: they differ; names the devices in the minority, and the first tensors that differ.
     """
-    votes, others = _votes(mine, fabric, phase)
+    votes, others, said = _votes(mine, fabric, phase, beside)
     if not others:
-        return
+        return said
     which, where = "", "their parameters were changed outside device.step(), or the exchange is broken"
     if tensors is not None:
         differing = [name for name in sorted(tensors) if _votes(digest({name: tensors[name]}), fabric, phase)[1]]
@@ -80,9 +84,11 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     return made.hexdigest()
 
 
-def _votes(mine: str, fabric: Fabric, phase: str) -> tuple[int, list[int]]:
-    """Return how many devices have the most frequent fingerprint, and which ones have another."""
-    everybody = fabric.gather(torch.tensor(list(bytes.fromhex(mine)), dtype=torch.uint8), phase)
-    prints = [bytes(row.tolist()).hex() for row in everybody]
+def _votes(mine: str, fabric: Fabric, phase: str, beside: bytes = b"") -> tuple[int, list[int], list[bytes]]:
+    """Return how many devices have the most frequent fingerprint, which ones have another, and what all say beside."""
+    everybody = fabric.gather(torch.tensor(list(bytes.fromhex(mine) + beside), dtype=torch.uint8), phase)
+    rows = [bytes(row.tolist()) for row in everybody]
+    prints = [row[:_SHA256_BYTES] for row in rows]
     common, votes = Counter(prints).most_common(1)[0]
-    return votes, [device for device, other in enumerate(prints) if other != common]
+    others = [device for device, other in enumerate(prints) if other != common]
+    return votes, others, [row[_SHA256_BYTES:] for row in rows]

@@ -9,6 +9,7 @@ comes later is given it by device 0.
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
@@ -83,18 +84,32 @@ def take_up(agreed: Agreed, store: CheckpointStore, fabric: Fabric, *, replayed:
     return checkpoint, Members(tuple(members), since, notices)
 
 
-def gather_accounts(device: ConnectedDevice, statistics: RunStatistics) -> list[dict[str, Any]]:
-    """Return what each device has come to, by number: what a checkpoint must say of those that may not come back."""
+def account(device: ConnectedDevice, statistics: RunStatistics) -> dict[str, int]:
+    """Return what this device has come to, in numbers that all devices have in the same order."""
     sender = device.sender
     shared = sender.describe() if sender is not None else {}
-    numbers = {
+    return {
         **device.intake.describe(),
         "position": device.intake.state().position,
         "bytes_sent": statistics.up_to_now(device).bytes_sent,
         **{f"shared/{name}": count for name, count in shared.items()},
     }
-    rows = device.fabric.gather(torch.tensor(list(numbers.values()), dtype=torch.int64), "counting samples").tolist()
-    return [_account(dict(zip(numbers, row, strict=True))) for row in rows]
+
+
+def packed(numbers: Mapping[str, int]) -> bytes:
+    """Return an account as bytes, as many on all devices."""
+    return struct.pack(f"<{len(numbers)}q", *numbers.values())
+
+
+def accounts(mine: Mapping[str, int], said: Sequence[bytes]) -> list[dict[str, Any]]:
+    """Return the accounts of all devices, by number: what checkpoints must say of those that may not come back.
+
+    Args:
+        mine: this device's account.
+        said: those of all devices, packed.
+    """
+    rows = (struct.unpack(f"<{len(mine)}q", one) for one in said)
+    return [_account(dict(zip(mine, row, strict=True))) for row in rows]
 
 
 def _account(numbers: Mapping[str, int]) -> dict[str, Any]:
