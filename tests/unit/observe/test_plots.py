@@ -1,10 +1,12 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from scadles.errors import DataError, MissingExtraError, RunError
 from scadles.observe import RunFolder, events_path, plot_comparison, plot_run
+from scadles.observe.plots import _matrix
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -57,3 +59,16 @@ def test_without_matplotlib_the_extra_is_named(new_run, tmp_path, monkeypatch):
 def test_matplotlib_is_imported_only_to_draw():
     code = "import sys, scadles.observe; sys.exit('matplotlib' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_steps_that_a_device_was_away_for_are_left_out_not_shifted(new_run):
+    pytest.importorskip("matplotlib")
+    run = new_run(devices=2, steps=9)
+    lines = events_path(run, 1).read_text().splitlines(keepends=True)
+    away = [f'"step","step":{number},' for number in (1, 2, 3)]
+    events_path(run, 1).write_text("".join(line for line in lines if not any(step in line for step in away)))
+    folder = RunFolder(run)
+    times, batches = _matrix(folder, (0, 1), ("batch",))
+    assert np.isnan(batches[1]).tolist() == [True] * 3 + [False] * 6
+    assert batches[1, 3:].tolist() == folder.column(1, "batch").tolist()
+    assert times[:3].tolist() == folder.column(0, "time_s")[:3].tolist()
