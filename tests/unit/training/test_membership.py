@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
@@ -13,8 +14,8 @@ import scadles
 from scadles.assembly import build_dataset, build_network, build_partition, samples_of
 from scadles.config import load_config
 from scadles.errors import CheckpointError, ConfigError
-from scadles.observe import Notice, Resumed, RunFolder, Step, compare
-from scadles.training.membership import Members
+from scadles.observe import Notice, Resumed, RunFolder, Step, compare, read_events
+from scadles.training.saving import save
 
 
 @pytest.fixture
@@ -89,17 +90,17 @@ class Attempts:
 
     def steps(self, device):
         """A device's steps that count, also of one that is away."""
-        found = scadles.observe.read_events(self.path / f"events-{device}.jsonl")
+        found = read_events(self.path / f"events-{device}.jsonl")
         last = {one.device: one.after_step for one in self.summary.away}.get(device, self.summary.steps)
         return [event for event in found if isinstance(event, Step) and event.step <= last]
 
-    def state(self, device, step=None):
+    def state(self, device):
         files = sorted((self.path / "checkpoints" / f"device-{device}").glob("step-*.safetensors"))
-        with scadles.training.checkpoint_file.safe_open(files[-1], "pt") as file:
+        with safe_open(files[-1], "pt") as file:
             return json.loads(file.metadata()["state"])["run"]
 
     def events(self, device, kind):
-        found = scadles.observe.read_events(self.path / f"events-{device}.jsonl")
+        found = read_events(self.path / f"events-{device}.jsonl")
         return [event for event in found if isinstance(event, kind)]
 
     def notices(self):
@@ -167,7 +168,7 @@ class TestAccount:
         for count, devices in enumerate((2, 3, 1, 3), start=1):
             attempts.go_on(devices, 6 * count)
 
-    def test_truncation_drops_and_counts_what_came_meanwhile(self, run, settings):
+    def test_truncation_drops_and_counts_what_came_meanwhile(self, run):
         attempts = run(buffer={"policy": "truncation", "capacity": 64})
         attempts.check = lambda: None
         attempts.go_on(2, 10)
@@ -222,7 +223,7 @@ class TestModel:
         for name, tensor in model.state_dict().items():
             assert torch.allclose(tensor, ended[name], atol=1e-6), name
 
-    def test_devices_that_leave_at_once_change_nothing_for_those_that_come_back(self, run, tmp_path):
+    def test_a_new_device_has_what_all_have_in_common(self, run):
         """The optimizer's state, schedule and samples seen of a new device are those of the others."""
         attempts = run(optimizer={"name": "adam", "lr": 0.01}, lr={"warmup_samples": 5000})
         attempts.go_on(1, 10)
@@ -281,7 +282,6 @@ class TestRefusals:
 
     def test_an_earlier_versions_checkpoint_grows_and_does_not_shrink(self, run, monkeypatch):
         attempts = run()
-        monkeypatch.setattr("scadles.training.saving.NOBODY", {})
         with monkeypatch.context() as earlier:
             earlier.setattr("scadles.training.course.save", _as_earlier_version)
             attempts.go_on(2, 10)
@@ -291,7 +291,6 @@ class TestRefusals:
 
 
 def _as_earlier_version(*arguments):
-    from scadles.training.saving import save
 
     return save(*arguments[:6])
 
@@ -332,7 +331,3 @@ def test_each_device_may_have_a_folder_of_its_own(run, tmp_path):
     shutil.rmtree(folders[1])
     with pytest.raises(CheckpointError, match="device 0 has 25, 30, device 1 has none"):
         attempts.go_on(3, 40, folders)
-
-
-def test_nobody_is_away_where_nothing_is_said():
-    assert Members() == ((), None, ())
