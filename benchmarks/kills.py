@@ -3,8 +3,8 @@
 Two devices write a checkpoint every three steps. Each time, one of them writes (its unfinished file is there) when,
 after a random time of up to 3 ms, somebody is killed: this device, the other one, the launcher, or all at once; in
 every second attempt the writing device is stopped first, so that its file is certainly unfinished. Then the run is
-resumed. At the end the same steps are taken by a run that is left alone, and compared with it: every ledger ever
-written balances, every sample up to the last one was trained on once, totals are equal, and the models are equal to the
+resumed. At the end the same steps are taken by a run that is left alone, and compared with it: every ledger in the
+events balances, every sample up to the last one was trained on once, totals are equal, and the models are equal to the
 bit. Batches are of a fixed size and every sample is kept (persistence), so that what a step consists of does not depend
 on time; samples are shared and gradients compressed, and the events are so many that old ones are thinned.
 
@@ -39,6 +39,7 @@ DEVICES = 2
 EVERY = 3
 LATEST_S = 0.003
 WHO = ("the writing device", "the other device", "the launcher", "all")
+WHERE = ("trained", "dropped", "held", "rejected")
 SETTINGS: dict[str, Any] = {
     "method": "ddl",
     "devices": DEVICES,
@@ -152,7 +153,7 @@ def check(folder: Path, alone: Path) -> list[str]:
     for device in range(DEVICES):
         for line in events_path(folder, device).read_text().splitlines():
             ledger = json.loads(line).get("ledger")
-            if ledger and 2 * ledger["received"] != sum(ledger.values()):
+            if ledger and ledger["received"] != sum(map(ledger.get, WHERE)):
                 wrong.append(f"device {device}: {line}")
         mine, its = (of.summary.per_device[device] for of in (run, other))
         for name in ("trained", "dropped", "rejected", "injected"):

@@ -36,7 +36,7 @@ SETTINGS: dict[str, Any] = {
     "stream": {"rates": [60, 40], "profile": ["poisson", "bursts"]},
     "batch": {"max": 128},
     "optimizer": {"momentum": 0.0},
-    "compression": {"ratio": 0.05, "gate": "norm", "momentum": 0.9},
+    "compression": {"ratio": 0.05, "gate": "norm", "delta": 0.55, "momentum": 0.9},  # some steps dense, some not
     "injection": {"alpha": 0.5, "beta": 0.2},
     "evaluation": {"every_s": 30},
     "checkpoint": {"every_steps": 100},
@@ -120,6 +120,7 @@ def draw(looks: dict[int, list[tuple[float, float, float]]], accounts: dict[int,
             table = np.array(rows)
             name = f"device {device}: {accounts[device][kind]['slope_mb_h']:+.2f} MB an hour"
             axes.plot(table[:, 0] / 60, table[:, place], color=COLOURS[device], label=name)
+        axes.set_xlim(0, max(rows[-1][0] for rows in looks.values()) / 60)
         draw_legend(axes, ncols=1, loc="lower right")
     finish(figure, "", out)
 

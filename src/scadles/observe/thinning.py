@@ -37,7 +37,7 @@ _MOST_MISSING = 500
 _MOST_REASONS = 16
 _OTHERS = "other reasons"
 _MOST = 2**53
-# a step as Event.to_json writes it: parsing the whole line would take five times as long
+# a step as Event.to_json writes it, which need not be parsed as a whole
 _STEP = re.compile(rb'\{"event":"step","step":(\d{1,15}),"time_s":([\d.e+-]{1,30}),"batch":(\d{1,15}),.*\}\n')
 _NOTHING_YET = Thinned(step=0, time_s=0.0, every=1, trained=0)
 
