@@ -64,16 +64,27 @@ class Scan:
             said.append("does not begin with a header")
         if self.bad_lines:
             said.append(f"has lines that are no events: {_listed([str(line) for line in self.bad_lines])}")
-        missing = _united([*self.missing, *self.expected(self.last + 1, last_step)])
-        for away in self.away:
-            missing = [rest for ends in missing for rest in _outside(ends, away)]
-        if missing:
+        if missing := self.lacking(last_step):
             ranges = [str(first) if first == last else f"{first} to {last}" for first, last in missing]
             said.append(f"lacks steps {_listed(ranges)}")
         return [f"{self.path} {' and '.join(said)}"] if said else []
 
+    def lacking(self, last_step: int) -> list[tuple[int, int]]:
+        """Return first and last of each run of steps up to ``last_step`` that are not there and should be."""
+        return _united([*self.missing, *self.expected(self.last + 1, last_step)])
+
     def expected(self, first: int, last: int) -> Iterator[tuple[int, int]]:
-        """Yield first and last of the steps from ``first`` to ``last`` that thinning would have left in the file."""
+        """Yield first and last of the steps from ``first`` to ``last`` that should be in the file.
+
+        Those that were taken without this device should not, nor those that thinning removed.
+        """
+        present = [(first, last)]
+        for away in self.away:
+            present = [rest for ends in present for rest in _outside(ends, away)]
+        for begin, end in present:
+            yield from self._not_thinned(begin, end)
+
+    def _not_thinned(self, first: int, last: int) -> Iterator[tuple[int, int]]:
         thinned, every = min(last, self.thinned_to), self.every
         begin, end = -(-first // every) * every, thinned // every * every
         if begin <= end:
@@ -109,8 +120,7 @@ class Scan:
         self.last = step
 
     def _take_resumed(self, step: int, event: dict[str, Any]) -> None:
-        since = event.get("away_since")
-        until = since if type(since) is int else step
+        until = last_kept(event)
         self.missing = [(first, min(last, until)) for first, last in self.missing if first <= until]
         self.away = [(first, min(last, until)) for first, last in self.away if first <= until]
         self.models = {at: model for at, model in self.models.items() if at <= until}
@@ -126,6 +136,12 @@ class Scan:
         for pair in missing if isinstance(missing, list) else []:
             if isinstance(pair, list) and [type(end) for end in pair] == [int, int]:
                 self.missing.append((pair[0], pair[1]))
+
+
+def last_kept(resumed: dict[str, Any]) -> int:
+    """Return the last step of which a resumption leaves what was written before it."""
+    since, step = resumed.get("away_since"), int(resumed["step"])
+    return min(since, step) if type(since) is int else step
 
 
 def read_lines(file: BinaryIO) -> Iterator[bytes]:

@@ -7,7 +7,8 @@ file together stay within the bound:
 - Of the steps before it, those are kept that a power of two divides, the smallest that makes the rest fit.
 - Of each other kind of event before it (tests, checkpoints, rejections, notices) all are kept where they take no more
   than half of the room that is left; otherwise every second one, fourth one, and so on.
-- The header stays, and so do the newest resumptions. What a resumption made void goes.
+- The header stays, and so do resumptions: all that say when a device was away, and the newest of the others, five
+  hundred at the most. What a resumption made void goes.
 
 A :class:`~scadles.observe.events.Thinned` says what was removed, and sums it up, so that no reader takes it for a gap.
 The new file takes the old one's place at once: a crash leaves the one or the other.
@@ -30,9 +31,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from scadles.files import open_file, sync
 from scadles.observe.events import Thinned
-from scadles.observe.gaps import Scan, read_lines
+from scadles.observe.gaps import Scan, last_kept, read_lines
 
-_MOST_RESUMED = 200
+_MOST_RESUMED = 500
 _MOST_MISSING = 500
 _MOST_REASONS = 16
 _OTHERS = "other reasons"
@@ -43,7 +44,10 @@ _NOTHING_YET = Thinned(step=0, time_s=0.0, every=1, trained=0)
 
 
 class _Line(NamedTuple):
-    """What is known of one line: a kind, a step, what it counts (samples) and a reason; empty where it has none."""
+    """What is known of one line: a kind, a step, an amount and a reason; empty where it has none.
+
+    The amount is what it counts (samples), of a resumption the last step of which it leaves what stands before it.
+    """
 
     kind: str
     step: int = 0
@@ -78,8 +82,8 @@ class _Lines:
                 reason.append(self.reasons.setdefault(line.reason, len(self.reasons)))
                 times.append(line.time_s)
                 if line.kind == "resumed":
-                    resumed.append((number, line.step))
-                    self.before = self.before.up_to(line.step) if line.step else _NOTHING_YET
+                    resumed.append((number, line.amount))
+                    self.before = self.before.up_to(line.amount) if line.amount else _NOTHING_YET
         self.kind, self.step, self.size, self.amount, self.reason = (np.array(column) for column in columns)
         self.time_s = np.nan_to_num(np.array(times), posinf=0.0)
         self.void = np.zeros(len(kind), dtype=bool)
@@ -101,6 +105,8 @@ class _Lines:
         if kind == "thinned":
             self.before = _parsed(event) or self.before
         amount = event.get({"step": "batch", "rejection": "count"}.get(kind, ""), 0)
+        if kind == "resumed":
+            amount = last_kept(event)
         reason = str(event.get("reason", "")) if kind == "rejection" else ""
         time_s = event.get("time_s")
         return _Line(
@@ -182,10 +188,9 @@ def _choose(lines: _Lines, most_bytes: int) -> _Choice:
     old = stays & (lines.step <= cut)
     # resumptions among what is old go before the record: they take back nothing of what it says
     begins = int(np.argmax(stays & ~old)) if (stays & ~old).any() else len(stays)
-    numbers = np.flatnonzero(resumed)
     first = header.copy()
-    first[numbers[numbers < begins][-_MOST_RESUMED:]] = True
-    stays[numbers[numbers >= begins]] = True
+    first[_resumptions(lines, np.flatnonzero(resumed[:begins]))] = True
+    stays[begins:] |= resumed[begins:]
     room = most_bytes - int(lines.size[first | (stays & ~old)].sum())
     room -= _choose_others(lines, stays, old & ~is_step, room // 2)
     every, steps = lines.before.every, old & is_step
@@ -193,6 +198,12 @@ def _choose(lines: _Lines, most_bytes: int) -> _Choice:
         every *= 2
     stays &= ~steps | (lines.step % every == 0)
     return _Choice(stays, first, every, cut)
+
+
+def _resumptions(lines: _Lines, numbers: np.ndarray) -> np.ndarray:
+    """Return which of some resumptions are kept: those first that say when the device was away, then the newest."""
+    away = ~lines.void[numbers] & (lines.amount[numbers] < lines.step[numbers])
+    return np.asarray(numbers[np.argsort(away, kind="stable")][-_MOST_RESUMED:])
 
 
 def _choose_others(lines: _Lines, stays: np.ndarray, others: np.ndarray, room: int) -> int:
@@ -213,7 +224,7 @@ def _record(lines: _Lines, choice: _Choice) -> Thinned:
     """Return what is said of the lines that go, with what an earlier record says."""
     before, cut = lines.before, choice.cut
     gone = ~choice.stays & ~choice.first & ~lines.void & ~lines.of("thinned")
-    missing = [(first, min(last, cut)) for first, last in lines.scan.missing if first <= cut]
+    missing = [(first, min(last, cut)) for first, last in lines.scan.lacking(cut) if first <= cut]
     record = Thinned(
         step=cut,
         time_s=float(lines.time_s[~lines.void & (lines.step <= cut)].max(initial=0.0)),

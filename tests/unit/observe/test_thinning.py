@@ -237,6 +237,102 @@ class TestResumed:
         assert thinned
 
 
+class TestAway:
+    """A device that takes no part for a while, in a file that is thinned before, meanwhile or afterwards."""
+
+    def come_back(self, path, make_header, make_step, since, step, last):
+        with EventLog(path, make_header(), append=True, most_bytes=MOST) as log:
+            log.write(Resumed(step=step, time_s=step, position=0, started_at="", away_since=since))
+            write(log, make_step, range(step + 1, last + 1))
+
+    def begin(self, path, make_header, make_step, last):
+        with EventLog(path, make_header(), append=False, most_bytes=MOST) as log:
+            write(log, make_step, range(1, last + 1))
+
+    def assert_accounts(self, path, make_step, taken):
+        """The steps that are there and those that are counted come to the steps that were ``taken``, each once."""
+        events = read_events(path)
+        steps = [event.step for event in only(events, Step)]
+        assert steps == sorted(set(steps) & set(taken))
+        thinned = only(events, Thinned)[-1]
+        assert thinned.removed["step"] + len(steps) == len(taken)
+        assert thinned.trained + sum(event.batch for event in only(events, Step)) == sum(
+            make_step(step).batch for step in taken
+        )
+
+    @pytest.mark.parametrize("since", [0, 37, 300])
+    @pytest.mark.parametrize("last", [700, 3000])
+    def test_what_it_wrote_after_it_left_is_not_counted(self, path, make_header, make_step, since, last):
+        self.begin(path, make_header, make_step, since + 25)
+        self.come_back(path, make_header, make_step, since, 400, last)
+        assert scan_events(path).gaps(0, last, "") == []
+        assert scan_events(path).away == [(since + 1, 400)]
+        self.assert_accounts(path, make_step, [*range(1, since + 1), *range(401, last + 1)])
+
+    def test_steps_that_are_really_missing_are_named(self, path, make_header, make_step):
+        self.begin(path, make_header, make_step, 50)
+        self.come_back(path, make_header, make_step, 50, 90, 120)
+        with EventLog(path, make_header(), append=True, most_bytes=MOST) as log:
+            write(log, make_step, range(124, 900))
+        assert only(read_events(path), Thinned)
+        assert scan_events(path).gaps(0, 905, "") == [f"{path} lacks steps 121 to 123, 900 to 905"]
+
+    def test_one_that_ends_where_it_left_is_named(self, path, make_header, make_step):
+        with EventLog(path, make_header(), append=False, most_bytes=MOST) as log:
+            write(log, make_step, [*range(1, 41), *range(48, 60)])
+        self.come_back(path, make_header, make_step, 45, 90, 900)
+        assert only(read_events(path), Thinned)
+        assert scan_events(path).gaps(0, 900, "") == [f"{path} lacks steps 41 to 45"]
+
+    def test_a_moment_before_it_left_makes_its_absence_shorter(self, path, make_header, make_step):
+        """All go back to a step at which it was away, or took part: what was said of later ones is void."""
+        self.begin(path, make_header, make_step, 500)
+        self.come_back(path, make_header, make_step, 450, 600, 640)
+        self.come_back(path, make_header, make_step, 450, 560, 800)
+        assert scan_events(path).away == [(451, 560)]
+        assert scan_events(path).gaps(0, 800, "") == []
+        TestResumed().go_on(path, make_header, make_step, 440, 900)
+        assert scan_events(path).away == []
+        assert scan_events(path).gaps(0, 900, "") == []
+
+    def test_hundreds_of_absences(self, path, make_header, make_step, monkeypatch):
+        monkeypatch.setitem(globals(), "MOST", 5 * MOST)
+        self.begin(path, make_header, make_step, 10)
+        taken = list(range(1, 11))
+        for since in range(10, 5000, 10):
+            if since % 20:
+                self.come_back(path, make_header, make_step, since, since + 5, since + 10)
+            else:
+                TestResumed().go_on(path, make_header, make_step, since, since + 10)
+            taken += range(since + (6 if since % 20 else 1), since + 11)
+        assert scan_events(path).gaps(0, 5000, "") == []
+        self.assert_accounts(path, make_step, taken)
+
+    def test_any_order(self, path, make_header, make_step):
+        rng = np.random.default_rng(1)
+        last, taken = 0, []
+        for _ in range(60):
+            back = last - int(rng.integers(0, 60))
+            since = max((at for at in taken if at <= back), default=0)
+            step = since + int(rng.integers(0, 3)) * int(rng.integers(0, 50))
+            last = step + int(rng.integers(1, 90))
+            taken = [*(at for at in taken if at <= since), *range(step + 1, last + 1)]
+            self.come_back(path, make_header, make_step, since, step, last)
+            assert path.stat().st_size < MOST
+            assert scan_events(path).gaps(0, last, "") == []
+            events = read_events(path)
+            steps = [event.step for event in only(events, Step)]
+            assert steps == sorted(set(steps) & set(taken))
+            # one step too many that is expected, or too few, is a gap that is not named or a false one
+            scan = scan_events(path)
+            assert {at for at in taken if at > scan.thinned_to or at % scan.every == 0} == set(steps)
+            thinned = only(events, Thinned)
+            if thinned and thinned[-1].trained is not None:
+                assert thinned[-1].removed.get("step", 0) + len(steps) == len(taken)
+        assert last > 900
+        assert thinned
+
+
 class TestCrash:
     @pytest.mark.parametrize("moment", ["fsync", "replace"])
     def test_while_the_new_file_is_written(self, path, make_header, make_step, moment):
