@@ -11,6 +11,12 @@ from scadles.config.codec import CodecConfig
 from scadles.config.section import Section
 
 
+def _address(value: object) -> str:
+    """Return an address without secrets, its scheme in small letters, by which everybody recognises it."""
+    scheme, between, rest = without_secrets(value).partition("://")
+    return f"{scheme.lower()}{between}{rest}" if between else scheme
+
+
 class ProfileConfig(Section):
     """How one stream's rate varies in time; its mean stays the configured rate (except for an outage)."""
 
@@ -41,7 +47,7 @@ Rate = Annotated[float, Field(ge=0, le=1e6)]
 class StreamConfig(Section):
     """Where samples come from."""
 
-    url: Annotated[str, BeforeValidator(without_secrets)] = Field(
+    url: Annotated[str, BeforeValidator(_address)] = Field(
         default="replay://",
         description="source of each device; {device} stands for its number; secrets as env:NAME or file:PATH",
     )

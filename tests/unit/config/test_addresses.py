@@ -86,3 +86,10 @@ def test_an_override_without_a_key_is_told_without_its_value():
 )
 def test_other_addresses_are_left_as_they_are(url):
     assert load_config({"steps": 1, "stream": {"url": url}}).stream.url == url
+
+
+def test_a_scheme_may_be_written_in_capitals():
+    assert load_config({"steps": 1, "stream": {"url": "REPLAY://?rate=5"}, "clock": {"speed": 9}}).clock.speed == 9
+    with pytest.raises(ConfigError, match=r"stream.end = stop: nobody can tell where an MQTT topic ends"):
+        load_config({"steps": 1, "stream": {"url": "MQTT://Host/Topic", "end": "stop"}})
+    assert load_config({"steps": 1, "stream": {"url": "Kafka://Host/Topic"}}).stream.url == "kafka://Host/Topic"
