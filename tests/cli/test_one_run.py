@@ -1,7 +1,10 @@
 """A folder holds one run: a second one is refused, harmed files are named, and what vanishes ends the run."""
 
+import os
 import re
 import shutil
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from safetensors import safe_open
@@ -65,6 +68,21 @@ def as_earlier_version(path, state=None):
     save_file(load_file(path), path, {"format": "4", "state": state})
 
 
+def listening(pids):
+    """The addresses, in hexadecimal digits as the kernel has them, at which processes listen."""
+    sockets, found = set(), []
+    for pid in pids:
+        for file in Path(f"/proc/{pid}/fd").glob("*"):
+            with suppress(OSError):  # closed meanwhile
+                sockets.add(os.readlink(file))  # noqa: PTH115 - it may lead to what is no path
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            _, here, _, state, *rest = line.split()
+            if state == "0A" and f"socket:[{rest[5]}]" in sockets:
+                found.append(here.partition(":")[0])
+    return found
+
+
 def notices(folder, device):
     return [event.message for event in RunFolder(folder).events(device) if isinstance(event, Notice)]
 
@@ -95,6 +113,15 @@ class TestTwoRuns:
         last = start_training(tmp_path, *arguments, "--resume", "--set", f"steps={int(steps) + 7}")
         assert (last.wait(), last.err) == (0, "")
         assert_whole(found)
+
+    def test_devices_of_one_machine_are_reached_from_it_alone(self, tmp_path, start_training, write_config, settings):
+        """Whoever else could connect to where they meet could end the run, or change what they agree on."""
+        config = write_config(tmp_path / "c.yaml", **settings | {"clock": {"speed": 10}, "steps": 1_000_000})
+        run = start_training(tmp_path, config, "--local", 2, "--quiet", "--out", "run")
+        run.until(lambda: (tmp_path / "run" / "checkpoints" / "device-1").exists(), "a checkpoint")
+        heard = run.until(lambda: listening(run.pids()), "connections")
+        assert set(heard) <= {"0100007F", "00000000000000000000000001000000"}  # 127.0.0.1 and ::1
+        run.kill_all()
 
     def test_in_one_process_too(self, run, settings, tmp_path):
         refused = []

@@ -13,8 +13,9 @@ from torch.nn.functional import cross_entropy
 import scadles
 from scadles.assembly import build_dataset, build_network, build_partition, samples_of
 from scadles.config import load_config
+from scadles.config.tree import EventsConfig
 from scadles.errors import CheckpointError, ConfigError
-from scadles.observe import Notice, Resumed, RunFolder, Step, compare, read_events
+from scadles.observe import Notice, Resumed, RunFolder, Step, Thinned, compare, read_events
 from scadles.training.saving import save
 
 
@@ -192,6 +193,38 @@ class TestAccount:
         again = attempts.go_on(3, 16)
         assert again.per_device[0].shared.samples > before
         assert again.per_device[2].shared.samples > three.per_device[2].shared.samples
+
+
+class TestThinned:
+    """Events that grow beyond their bound while devices leave and come back."""
+
+    @pytest.fixture
+    def attempts(self, run, monkeypatch):
+        monkeypatch.setattr(EventsConfig, "most_bytes", property(lambda _: 60_000))
+        attempts = run()
+        attempts.check = lambda: None  # steps that it follows are no longer there
+        return attempts
+
+    def assert_whole(self, attempts):
+        """By events and what they say of those that are gone, each device trained what the summary says."""
+        folder = RunFolder(attempts.path)
+        for row in folder.summary.per_device:
+            thinned = [event.trained for event in folder.events(row.device) if isinstance(event, Thinned)]
+            kept = sum(step.batch for step in folder.steps(row.device))
+            assert row.samples.trained == kept + sum(thinned)
+        assert compare([folder]).warnings == ()
+
+    @pytest.mark.parametrize("crashes", [False, True])
+    def test_accounts_are_exact(self, attempts, crashes):
+        for devices, steps in ((3, 73), (1, 160), (3, 250), (2, 290), (3, 420)):
+            if crashes and steps < 420:
+                with pytest.raises(KeyError):
+                    attempts.go_on(devices, 1000, leave_after=60)
+            else:
+                attempts.go_on(devices, steps)
+                self.assert_whole(attempts)
+        assert [bool(attempts.events(device, Thinned)) for device in range(3)] == [True] * 3
+        assert attempts.events(2, Resumed)[-1].away_since > 0
 
 
 class TestModel:

@@ -1,10 +1,11 @@
 """Loops as people write them: one device, or two that are threads, one of them with a stream that is often empty."""
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import scadles
@@ -133,6 +134,37 @@ def test_somebody_says_which_are_the_scores(alone):
             outputs = model(batch.x)
             device.step(cross_entropy(outputs["deep"][0], batch.y), outputs)
     assert device.summary.online_accuracy is not None
+
+
+class TestOneLogit:
+    """Two classes and one output for both, which is positive where the answer is the second one."""
+
+    @pytest.fixture
+    def settings(self, settings, write_npz, tmp_path):
+        return settings | {"data": {"dataset": f"npz:{write_npz(tmp_path / 'two.npz', 600, classes=2)}"}, "steps": 30}
+
+    def go(self, alone, **more):
+        torch.manual_seed(5)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
+        with alone(model, torch.optim.SGD(model.parameters(), 0.1), **more) as device:
+            for batch in device.batches():
+                outputs = model(batch.x)
+                device.step(binary_cross_entropy_with_logits(outputs.squeeze(1), batch.y.float()), outputs)
+        return model, device.summary
+
+    def test_it_is_refused_before_the_first_step_with_the_way_out(self, alone, tmp_path):
+        with pytest.raises(ConfigError, match=r"needs \[2, 2\], .*: for one logit: scores=lambda z: torch.stack"):
+            self.go(alone)
+        assert '"event":"step"' not in (tmp_path / "run" / "events-0.jsonl").read_text()
+
+    def test_by_that_way_out_accuracy_is_that_of_the_model(self, alone, tmp_path):
+        model, summary = self.go(alone, scores=lambda z: torch.stack([-z.flatten(), z.flatten()], 1))
+        with np.load(tmp_path / "two.npz") as data:
+            x = (data["test_x"] - data["train_x"].mean()) / data["train_x"].std()
+            right = (model(torch.from_numpy(x)).flatten() > 0).numpy() == (data["test_y"] == 1)
+        assert summary.final_accuracy == pytest.approx(right.mean())
+        assert summary.final_accuracy > 0.9
+        assert summary.online_accuracy > 0.5
 
 
 class SAM(torch.optim.SGD):
@@ -664,6 +696,22 @@ class TestManaged:
                 go(joined, model)
 
         in_threads(2, work)
+
+    def test_on_one_device_gradients_of_what_is_unfrozen_are_those_of_the_batch(self, alone):
+        model, used = network(), []
+        model[1].requires_grad_(False)
+        with alone(model, sgd(model)) as device:
+            for batch in device.batches():
+                if device.step_number == 2:
+                    model[1].requires_grad_(True)
+                loss = cross_entropy(model(batch.x), batch.y)
+                trained = [p for p in model.parameters() if p.requires_grad]
+                expected = torch.autograd.grad(loss, trained, retain_graph=True)
+                device.step(loss)
+                used.append(len(trained))
+                for parameter, gradient in zip(trained, expected, strict=True):
+                    torch.testing.assert_close(parameter.grad, gradient)
+        assert used == [2, 2, 4, 4, 4, 4]
 
     def test_what_was_unfrozen_is_so_in_a_resumed_run(self, alone, tmp_path):
         def run(steps, out, resume=False):
