@@ -37,7 +37,7 @@ def diverged():
 def full(*_):
     raise RunError("the disk is full")
 
-def secondhand():
+def secondhand():  # the one that was lost has time to say why
     if os.environ["RANK"] == "1":
         signal.signal(signal.SIGTERM, full)
         Path("here-1").touch()
@@ -59,6 +59,8 @@ def tells():
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")
     Path(f"told-{os.environ['RANK']}").write_text(" ".join(os.environ[name] for name in names))
 
+if sys.argv[1] == "secondhand":
+    launch._GRACE_S = launch._GRACE_OF_LOST_S = 60.0
 if sys.argv[2:] == ["background"]:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 try:
