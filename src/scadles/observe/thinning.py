@@ -7,8 +7,8 @@ file together stay within the bound:
 - Of the steps before it, those are kept that a power of two divides, the smallest that makes the rest fit.
 - Of each other kind of event before it (tests, checkpoints, rejections, notices) all are kept where they take no more
   than half of the room that is left; otherwise every second one, fourth one, and so on.
-- The header stays, and so do resumptions: all that say when a device was away, and the newest of the others, five
-  hundred at the most. What a resumption made void goes.
+- The header stays, where the first values came from, and resumptions: all that say when a device was away, and of the
+  others the newest, five hundred at the most. What a resumption made void goes.
 
 A :class:`~scadles.observe.events.Thinned` says what was removed, and sums it up, so that no reader takes it for a gap.
 The new file takes the old one's place at once: a crash leaves the one or the other.
@@ -180,15 +180,14 @@ def _end(chosen: np.ndarray) -> int:
 
 
 def _choose(lines: _Lines, most_bytes: int) -> _Choice:
-    header, resumed, is_step = lines.of("header"), lines.of("resumed"), lines.of("step")
-    stays = ~lines.void & ~header & ~resumed & ~lines.of("thinned")
+    first, resumed, is_step = _beginning(lines), lines.of("resumed"), lines.of("step")
+    stays = ~lines.void & ~first & ~lines.of("header") & ~resumed & ~lines.of("thinned")
     from_end = np.cumsum((lines.size * stays)[::-1])[::-1]
     before_new = stays & (from_end > most_bytes // 2)
     cut = max(int(lines.step[before_new].max(initial=0)), lines.before.step)
     old = stays & (lines.step <= cut)
     # resumptions among what is old go before the record: they take back nothing of what it says
     begins = int(np.argmax(stays & ~old)) if (stays & ~old).any() else len(stays)
-    first = header.copy()
     first[_resumptions(lines, np.flatnonzero(resumed[:begins]))] = True
     stays[begins:] |= resumed[begins:]
     room = most_bytes - int(lines.size[first | (stays & ~old)].sum())
@@ -198,6 +197,13 @@ def _choose(lines: _Lines, most_bytes: int) -> _Choice:
         every *= 2
     stays &= ~steps | (lines.step % every == 0)
     return _Choice(stays, first, every, cut)
+
+
+def _beginning(lines: _Lines) -> np.ndarray:
+    """Return which lines say what the run began with, bool."""
+    begins = lines.of("header")
+    begins[np.flatnonzero(lines.of("initial_values") & ~lines.void)[:1]] = True
+    return begins
 
 
 def _resumptions(lines: _Lines, numbers: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from scadles.observe import (
     EventLog,
     Finished,
     Header,
+    InitialValues,
     Notice,
     Rejection,
     Resumed,
@@ -120,6 +121,20 @@ def test_tests_checkpoints_and_rejections_are_bounded_as_well(log, path, make_st
     assert len(thinned.rejected) <= 17
     assert thinned.rejected["other reasons"] > 0
     assert scan_events(path).models[1999] == "1999"
+
+
+def test_where_the_first_values_came_from_stays(log, path, make_step):
+    event = InitialValues(step=0, time_s=0.0, path="model.safetensors", sha256="5" * 64, tensors=4)
+    log.write(event)
+    write(log, make_step, range(1, 1500))
+    assert only(read_events(path), InitialValues) == [event]
+    assert_whole(path, 1499)
+    with EventLog(path, read_events(path)[0], append=True, most_bytes=MOST) as log:
+        log.write(Resumed(step=0, time_s=0.0, position=0, started_at=""))
+        log.write(event)
+        write(log, make_step, range(1, 500))
+    assert only(read_events(path), InitialValues) == [event]
+    assert path.read_text().count("initial_values") == 1
 
 
 def test_notices_of_one_step_are_bounded(log, path):
