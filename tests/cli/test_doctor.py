@@ -41,6 +41,28 @@ def test_only_what_is_needed_decides_the_exit_code(monkeypatch):
     assert "BROKEN" in result.stdout
 
 
+class TestNetwork:
+    @pytest.fixture(autouse=True)
+    def surroundings(self, monkeypatch):
+        for name in ("GLOO_SOCKET_IFNAME", "MASTER_ADDR"):
+            monkeypatch.setenv(name, "")  # what the check sets goes when the test ends
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+
+    def test_an_address_that_other_hosts_cannot_reach_is_told_with_its_remedy(self, monkeypatch):
+        """Debian and Raspberry Pi OS give a host's own name this address."""
+        monkeypatch.setenv("MASTER_ADDR", "127.0.1.1")
+        finding = module.network()
+        assert (finding.ok, finding.value) == (False, "MASTER_ADDR = 127.0.1.1 is no way to other hosts")
+        assert "export GLOO_SOCKET_IFNAME=NAME" in finding.remedy
+
+    def test_where_devices_will_connect_is_told(self, monkeypatch):
+        assert module.network().value == "the interface that leads to MASTER_ADDR, once it is set"
+        monkeypatch.setenv("MASTER_ADDR", "10.7.0.1")
+        monkeypatch.setenv("GLOO_SOCKET_IFNAME", "wlan0")
+        assert module.network().value == "wlan0, towards 10.7.0.1"
+
+
 def test_gloo_really_sums():
     assert module._sum_alone() == 1.0
     assert module.gloo().ok
