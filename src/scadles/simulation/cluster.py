@@ -60,6 +60,9 @@ class Cluster:
         charge: what each step takes.
         on_step: told of every step; returns whether to go on.
         sharing: lets devices share samples; None where none are shared.
+
+    Attributes:
+        brings_nothing: whether all streams had ended before the first step.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Cluster:
         sharing: Sharing | None = None,
     ) -> None:
         self._devices = devices
+        self.brings_nothing = False
         self._learner = learner
         self._gradients = gradients
         self._charge = charge
@@ -94,10 +98,12 @@ class Cluster:
         return self._queue.now_s
 
     def run(self) -> None:
-        """Let steps happen until ``on_step`` says to stop, or nobody will ever be on again."""
+        """Let steps happen until ``on_step`` says to stop, or nobody will ever be on again; none without a record."""
         for device in self._devices:
             device.begin()
-        self._queue.at(0.0, self._begin_step)
+        self.brings_nothing = all(device.exhausted for device in self._devices)
+        if not self.brings_nothing:
+            self._queue.at(0.0, self._begin_step)
         self._queue.run()
 
     def _begin_step(self) -> None:

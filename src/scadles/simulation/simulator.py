@@ -105,7 +105,8 @@ class Simulator:
         try:
             with self._stop:
                 self._cluster.run()
-                return self._finish(self._reason or "deserted")
+                without_a_step = "streams" if self._cluster.brings_nothing else "deserted"
+                return self._finish(self._reason or without_a_step)
         finally:
             torch.set_num_threads(threads)
             self._record.close()

@@ -300,6 +300,20 @@ class TestStreamsThatEnd:
         summary = run(merged(self.ENDING, {"stream": {"rates": [400, 120, 0]}})).summary
         assert (summary.ended_by, summary.samples.trained) == ("streams", 2 * 481)
 
+    def test_streams_that_bring_nothing_end_a_run_before_its_first_step(self, run, in_threads, tmp_path):
+        """As they do where devices are real."""
+        nothing = {**self.ENDING, "picture": False, "stream": {"rates": 0, "end": "stop"}}
+        simulated = run(nothing).summary
+
+        def work(fabric):
+            about = {"fabric": fabric, "clock": scadles.VirtualClock(), "out": tmp_path / "real", "quiet": True}
+            with scadles.join({**nothing, "devices": 3}, **about) as device:
+                assert list(device.batches()) == []
+            return device.summary
+
+        for summary in (simulated, *in_threads(3, work)):
+            assert (summary.ended_by, summary.steps, summary.samples.received) == ("streams", 0, 0)
+
     def test_devices_that_are_gone_for_good_hold_nobody_up(self, run):
         cost = {"availability": [{}, {}, {"windows_s": [[0, 1.5]]}]}
         summary = run({**self.ENDING, "cost": cost}).summary
