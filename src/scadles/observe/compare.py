@@ -235,7 +235,8 @@ def _warnings(runs: Sequence[RunFolder], names: Sequence[str]) -> tuple[str, ...
     unread = [name for name, config in zip(names, configs, strict=True) if not config] if len(runs) > 1 else []
     if all(configs):
         for section in ("stream", "clock"):
-            facts[f"{section} settings"] = [json.dumps(config.get(section), sort_keys=True) for config in configs]
+            parts = _differing([config.get(section) for config in configs])
+            facts[f"{section} settings"] = [json.dumps(part, sort_keys=True) for part in parts]
     unknown = [f"settings are not compared: {CONFIG_FILE} of {', '.join(unread)} cannot be read"] if unread else []
     differences = [
         f"the runs differ in {fact}: " + ", ".join(f"{n} {v}" for n, v in zip(names, values, strict=True))
@@ -243,6 +244,19 @@ def _warnings(runs: Sequence[RunFolder], names: Sequence[str]) -> tuple[str, ...
         if len(set(values)) > 1
     ]
     return (*unknown, *differences, *(gap for run in runs for gap in run.gaps()))
+
+
+def _differing(sections: Sequence[object]) -> list[object]:
+    """Return of each section what is not the same in all of them.
+
+    >>> _differing([{"end": "wait", "rates": 50}, {"end": "wait", "rates": 9}])
+    [{'rates': 50}, {'rates': 9}]
+    """
+    trees = [section for section in sections if isinstance(section, dict)]
+    if len(trees) < len(sections):
+        return list(sections)
+    same = [name for name in trees[0] if all(name in tree and tree[name] == trees[0][name] for tree in trees)]
+    return [{name: value for name, value in tree.items() if name not in same} for tree in trees]
 
 
 def _config(run: RunFolder) -> dict[str, object]:

@@ -48,6 +48,10 @@ def test_unequal_targets_are_warned_of_and_give_no_speed_up(new_run):
         ({"model": "cnn"}, "model: a mlp, b cnn"),
         ({"clock": "virtual"}, "clock: a wall, b virtual"),
         ({"config": "stream:\n  rates: 9\n"}, 'stream settings: a {"rates": 50.0}, b {"rates": 9}'),
+        (
+            {"config": "stream:\n  end: stop\n  rates: 50.0\n"},
+            'stream settings: a {}, b {"end": "stop"}',
+        ),
     ],
 )
 def test_what_should_be_equal_and_is_not_is_warned_of(new_run, change, fact, capsys):
