@@ -272,7 +272,7 @@ def _read_summary(path: Path) -> Summary:
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(
             f"{path} has no {SUMMARY_FILE}: it is not a run folder, or the run did not end; "
-            f"resume it with: scadles train --resume {path}"
+            f"go on with it by: scadles train {path / CONFIG_FILE} --local N --out {path} --resume"
         ) from None
     except OSError as error:
         raise DataError(f"cannot read {file}: {error.strerror or error}") from error

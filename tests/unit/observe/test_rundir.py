@@ -129,7 +129,8 @@ def test_a_run_without_events_has_no_accuracy(new_run):
 
 
 def test_a_folder_without_a_summary_is_no_run(tmp_path):
-    with pytest.raises(DataError, match="not a run folder, or the run did not end; resume it with"):
+    way_on = f"scadles train {tmp_path}/config.yaml --local N --out {tmp_path} --resume"
+    with pytest.raises(DataError, match=f"not a run folder, or the run did not end; go on with it by: {way_on}$"):
         RunFolder(tmp_path)
 
 
