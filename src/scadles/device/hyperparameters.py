@@ -102,13 +102,23 @@ class Hyperparameters:
             for name in sorted(new):
                 if name != "initial_lr" and new[name] != old.get(name, new[name]):
                     group[name] = tuple(new[name]) if isinstance(new[name], list) else new[name]
-                    changes.append(f"the optimizer's {name}{where} was {old[name]} and is now {new[name]}")
+                    was, now = _short(old[name]), _short(new[name])
+                    changes.append(f"the optimizer's {name}{where} was {was} and is now {now}")
         self.asked = self._here
         self._agreed = self._signature()
         return changes
 
     def _signature(self) -> list[Any]:
         return [(len(group["params"]), _plain(group)) for group in self._optimizer.param_groups]
+
+
+def _short(value: Any) -> Any:
+    """Return ``value`` without the digits that only rounding made.
+
+    >>> _short(0.0025000000000000005), _short(0.1), _short(1e-05), _short(True)
+    (0.0025, 0.1, 1e-05, True)
+    """
+    return float(f"{value:.12g}") if isinstance(value, float) else value
 
 
 def _plain(group: Group) -> Group:
