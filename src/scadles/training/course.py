@@ -129,6 +129,9 @@ class Course:
             self._emit(Notice, message=f"resumed: {change}")
         for message in self._tools.notices:
             self._emit(Notice, message=message)
+        if self._ended_by is not None and self.rank == 0:
+            said = f"the run had ended already ({self._ended_by}, after step {self._learner.step_number})"
+            self._emit(Notice, message=f"{said}: raise steps, duration_s or target_accuracy to go on")
         if self._tools.origin is not None:
             self._emit(InitialValues, **self._tools.origin._asdict())
         self._check_same_model()

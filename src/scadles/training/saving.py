@@ -52,6 +52,7 @@ def save(
         "exchange": exchange,
         "tally": statistics.up_to_now(device).as_dict(),
         "next_evaluation_s": schedule.next_evaluation_s,
+        "target": schedule.target_accuracy,
         "clock_s": device.clock.now(),
         "hooks": states,
         **members,
@@ -97,6 +98,8 @@ def restore(
             device.learner.exchange.go_on(kept_back(checkpoint), state["exchange"])
         intake, tally = IntakeState(**state["intake"]), RunStatistics(**state["tally"])
         schedule.next_evaluation_s = state["next_evaluation_s"]
+        if state.get("target", schedule.target_accuracy) != schedule.target_accuracy:
+            tally.time_to_target_s = None  # it was of another target
         if hooks is not None:
             hooks.load(state.get("hooks", {}), beside)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:

@@ -21,6 +21,11 @@ class Schedule:
         self._config = config
         self.next_evaluation_s = config.evaluation.every_s
 
+    @property
+    def target_accuracy(self) -> float | None:
+        """The accuracy that the run is to reach."""
+        return self._config.target_accuracy
+
     def evaluation_due(self, learner: Learner) -> bool:
         """Whether to test the model now."""
         return learner.time_s >= self.next_evaluation_s

@@ -367,6 +367,21 @@ class TestRates:
         with pytest.raises(ConfigError, match=r"optimizer was .* a resumed run must keep it"):
             scadles.train(settings | {"optimizer": {"name": "adam"}}, resume=True, **whole)
 
+    def test_another_target_has_yet_to_be_reached(self, settings, tmp_path, monkeypatch):
+        monkeypatch.delenv("WORLD_SIZE", raising=False)
+        whole = {"out": tmp_path / "run", "quiet": True}
+        easy = settings | {"steps": 4, "target_accuracy": 0.0001, "evaluation": {"every_s": 0.05}}
+        reached = scadles.train(easy, **whole)
+        assert (reached.ended_by, reached.steps) == ("target", 1)
+        again = scadles.train(easy, resume=True, **whole)
+        assert (again.ended_by, again.time_to_target_s) == ("target", reached.time_to_target_s)
+        said = [event.message for event in RunFolder(tmp_path / "run").events(0) if isinstance(event, Notice)]
+        assert said == [
+            "the run had ended already (target, after step 1): raise steps, duration_s or target_accuracy to go on"
+        ]
+        hard = scadles.train(easy | {"target_accuracy": 1.0}, resume=True, **whole)
+        assert (hard.ended_by, hard.steps, hard.time_to_target_s) == ("steps", 4, None)
+
     @pytest.mark.parametrize("crashed", [False, True], ids=["at once", "after a crash that came before a checkpoint"])
     @pytest.mark.parametrize("now", [{}, {"ratio": 0.05, "values": "float16"}, {"ratio": 0.5, "method": "powersgd"}])
     def test_compression_may_change(self, settings, tmp_path, monkeypatch, now, crashed):
