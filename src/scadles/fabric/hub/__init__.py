@@ -1,0 +1,8 @@
+"""A fabric whose devices reach only one process, the hub, each over connections that it opens itself."""
+
+from __future__ import annotations
+
+from scadles.fabric.hub.client import HubFabric
+from scadles.fabric.hub.server import Hub
+
+__all__ = ["Hub", "HubFabric"]

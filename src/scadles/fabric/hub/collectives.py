@@ -1,0 +1,139 @@
+"""What a hub makes of the messages of one collective; nothing in here knows of sockets or of who comes and goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from scadles.fabric.hub.frames import PIECE_BYTES, Frame, FrameError, Kind, pieces
+
+
+class Delivery(NamedTuple):
+    """A frame for some devices.
+
+    Attributes:
+        seats: whose.
+        frame, piece: what goes there.
+    """
+
+    seats: Sequence[int]
+    frame: Frame
+    piece: Any
+
+
+@dataclass
+class _Sum:
+    """One piece of a reduction: what has been added up, of whom."""
+
+    lock: Lock = field(default_factory=Lock)
+    seats: set[int] = field(default_factory=set)
+    total: np.ndarray = field(default_factory=lambda: np.empty(0))
+
+
+class Collective:
+    """One collective of a view.
+
+    All members bring messages of one kind and length, in any order and in pieces; what a member brings twice counts
+    once. The sum of a piece goes out as soon as it is whole.
+
+    Args:
+        first: the header of the first piece of any member.
+        members: seats of all who take part.
+        seats: how many seats there are; who is no member counts as one who brings zeros.
+    """
+
+    def __init__(self, first: Frame, members: Sequence[int], seats: int) -> None:
+        self._first = first
+        self._members = tuple(members)
+        self._seats = seats
+        self._lock = Lock()
+        self._sums: dict[int, _Sum] = {}
+        self._rows: dict[int, bytearray] = {}
+        self._brought: set[tuple[int, int]] = set()
+        self._left = len(pieces(first.total)) * (1 if first.kind is Kind.REDUCE else len(members))
+
+    def bring(self, seat: int, frame: Frame, piece: memoryview) -> tuple[list[Delivery], bool]:
+        """Add a member's piece; return what goes out, and whether this completes the collective.
+
+        Raises:
+            FrameError: the member brings something else than the others.
+        """
+        expected = self._first
+        if (frame.kind, frame.dtype, frame.total) != (expected.kind, expected.dtype, expected.total):
+            raise FrameError(
+                f"device {seat} brings {frame.total} bytes to a {frame.kind.name.lower()} where others bring "
+                f"{expected.total} to a {expected.kind.name.lower()}"
+            )
+        if frame.kind is Kind.REDUCE:
+            return self._add(seat, frame, piece)
+        return self._collect(seat, frame, piece)
+
+    def awaited(self) -> set[int]:
+        """Return the seats of which something is still to come."""
+        with self._lock:
+            if self._first.kind is not Kind.REDUCE:
+                last = pieces(self._first.total)[-1]
+                return {seat for seat in self._members if (seat, last) not in self._brought}
+            whole = len(self._sums) == len(pieces(self._first.total))
+            return {
+                seat for seat in self._members if not whole or any(seat not in s.seats for s in self._sums.values())
+            }
+
+    def _add(self, seat: int, frame: Frame, piece: memoryview) -> tuple[list[Delivery], bool]:
+        with self._lock:
+            entry = self._sums.setdefault(frame.offset, _Sum())
+        values = np.frombuffer(piece, frame.numpy_dtype)
+        with entry.lock:
+            if seat in entry.seats:
+                return [], False
+            if entry.seats:
+                np.add(entry.total, values, out=entry.total)
+            else:
+                entry.total = values.copy()
+            entry.seats.add(seat)
+            if len(entry.seats) < len(self._members):
+                return [], False
+        complete = self._count()
+        return [Delivery(self._members, frame, entry.total.data)], complete
+
+    def _count(self) -> bool:
+        with self._lock:
+            self._left -= 1
+            return self._left == 0
+
+    def _collect(self, seat: int, frame: Frame, piece: memoryview) -> tuple[list[Delivery], bool]:
+        with self._lock:
+            row = self._rows.setdefault(seat, bytearray())
+            if frame.offset != len(row) or (seat, frame.offset) in self._brought:
+                return [], False
+            self._brought.add((seat, frame.offset))
+            row += piece
+            self._left -= 1
+            if self._left:
+                return [], False
+        frame = frame._replace(seat=0)
+        if frame.kind is Kind.GATHER:
+            table = b"".join(bytes(self._rows.get(other, bytearray(frame.total))) for other in range(self._seats))
+            return list(_cut(self._members, frame, table)), True
+        width = frame.total // self._seats
+        empty = bytes(width)
+        deliveries: list[Delivery] = []
+        for receiver in self._members:
+            rows = (self._rows.get(sender) for sender in range(self._seats))
+            here = [empty if row is None else bytes(row[receiver * width : (receiver + 1) * width]) for row in rows]
+            deliveries += _cut([receiver], frame, b"".join(here))
+        return deliveries, True
+
+
+def _cut(seats: Sequence[int], frame: Frame, content: bytes) -> list[Delivery]:
+    """Return a message in pieces."""
+    total, view = len(content), memoryview(content)
+    lengths = ((begin, min(PIECE_BYTES, total - begin)) for begin in pieces(total))
+    return [
+        Delivery(seats, frame._replace(offset=begin, total=total, length=length), view[begin : begin + length])
+        for begin, length in lengths
+    ]

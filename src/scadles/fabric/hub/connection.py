@@ -1,0 +1,121 @@
+"""One connection: frames out, frames in, counted and with sizes known before memory is taken."""
+
+from __future__ import annotations
+
+import json
+import socket
+from contextlib import suppress
+from typing import Any
+
+from scadles.fabric.hub.frames import HEADER_BYTES, Frame, FrameError, Kind, parse
+
+_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", None)
+
+
+class ClosedError(ConnectionError):
+    """The other end has closed the connection, or it broke."""
+
+
+class Connection:
+    """A stream of frames over a socket, which one thread at a time reads and one at a time writes.
+
+    Args:
+        sock: connected, blocking.
+
+    Attributes:
+        sent, received: bytes so far, headers included.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._header = bytearray(HEADER_BYTES)
+        self.sent = 0
+        self.received = 0
+        with suppress(OSError):  # not for every kind of socket
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+    @classmethod
+    def open(cls, host: str, port: int, timeout_s: float) -> Connection:
+        """Connect to a hub.
+
+        Raises:
+            OSError: nobody answers within the timeout.
+        """
+        sock = socket.create_connection((host, port), timeout_s)
+        sock.settimeout(None)
+        return cls(sock)
+
+    def limit(self, seconds: float | None) -> None:
+        """Let every later read or write take at most so long; None lets it take any time."""
+        with suppress(OSError):
+            self._socket.settimeout(seconds)
+
+    def send(self, frame: Frame, piece: Any = b"") -> None:
+        """Send a frame and its piece.
+
+        Raises:
+            ClosedError: the connection is broken.
+        """
+        header = frame.pack()
+        rest = memoryview(piece).cast("B") if frame.length else memoryview(b"")
+        try:
+            sent = self._socket.sendmsg([header, rest])
+            if sent < len(header):
+                self._socket.sendall(header[sent:])
+                sent = len(header)
+            if sent - len(header) < len(rest):
+                self._socket.sendall(rest[sent - len(header) :])
+        except (OSError, ValueError) as error:
+            raise ClosedError(str(error)) from None
+        self.sent += len(header) + len(rest)
+
+    def send_text(self, kind: Kind, content: Any, *, view: int = 0, sequence: int = 0) -> None:
+        """Send a message of JSON."""
+        text = json.dumps(content).encode()
+        self.send(Frame(kind, view=view, sequence=sequence, total=len(text), length=len(text)), text)
+
+    def receive(self) -> Frame:
+        """Return the next frame's header; its piece must be read next.
+
+        Raises:
+            ClosedError: the connection has ended.
+            FrameError: what came is no frame.
+        """
+        self.read_into(memoryview(self._header))
+        return parse(self._header)
+
+    def receive_text(self, frame: Frame) -> Any:
+        """Return the content of a message of text.
+
+        Raises:
+            FrameError: it is no JSON object.
+        """
+        data = bytearray(frame.length)
+        self.read_into(memoryview(data))
+        try:
+            content = json.loads(data)
+        except (ValueError, RecursionError):
+            content = None
+        if not isinstance(content, dict):
+            raise FrameError(f"{frame.kind.name}: what it says is no JSON object")
+        return content
+
+    def read_into(self, view: memoryview) -> None:
+        """Fill ``view``."""
+        filled = 0
+        while filled < len(view):
+            try:
+                count = self._socket.recv_into(view[filled:])
+            except (OSError, ValueError) as error:
+                raise ClosedError(str(error)) from None
+            if not count:
+                raise ClosedError("the other end has closed the connection")
+            filled += count
+            self.received += count
+
+    def close(self) -> None:
+        """Close both directions; whoever reads or writes gets :class:`ClosedError`."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()

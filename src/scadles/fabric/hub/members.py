@@ -1,0 +1,136 @@
+"""The devices that a hub knows: their seats, connections and notes, and whether they are still there."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Any
+
+from scadles.fabric.hub.connection import Connection
+
+#: Between two signs of life of either end.
+PULSE_S = 0.2
+_LEAST_S = 1.0
+_KEPT = 64
+_SUSPICION = 8.0
+_ROUGH_S = 0.1
+
+
+class Pulse:
+    """Whether silence means that the other end is gone: phi accrual over the intervals between its signs of life.
+
+    An interval is taken to be of a normal distribution about those before; phi is the negative logarithm, to base 10,
+    of the probability of a silence as long as the present one. Source: Hayashibara et al., "The phi accrual failure
+    detector" (SRDS 2004).
+
+    Args:
+        now_s: monotonic seconds at which the other end was heard.
+
+    >>> pulse = Pulse(0.0)
+    >>> for i in range(1, 20):
+    ...     pulse.heard(i * PULSE_S)
+    >>> pulse.suspicion(19 * PULSE_S + 0.3) < 8 < pulse.suspicion(19 * PULSE_S + 1.5)
+    True
+    """
+
+    def __init__(self, now_s: float) -> None:
+        self._heard_s = now_s
+        self._intervals: deque[float] = deque([PULSE_S], maxlen=_KEPT)
+
+    def heard(self, now_s: float) -> None:
+        """Take note of a sign of life."""
+        self._intervals.append(now_s - self._heard_s)
+        self._heard_s = now_s
+
+    def silent_s(self, now_s: float) -> float:
+        """Return for how long there has been none."""
+        return now_s - self._heard_s
+
+    def suspicion(self, now_s: float) -> float:
+        """Return phi."""
+        mean = math.fsum(self._intervals) / len(self._intervals)
+        variance = math.fsum((interval - mean) ** 2 for interval in self._intervals) / len(self._intervals)
+        deviation = max(math.sqrt(variance), _ROUGH_S)
+        tail = math.erfc((self.silent_s(now_s) - mean) / deviation / math.sqrt(2)) / 2
+        return -math.log10(tail) if tail > 0 else math.inf
+
+    def is_gone(self, now_s: float) -> bool:
+        """Whether the other end must be taken to be gone."""
+        return self.silent_s(now_s) > _LEAST_S and self.suspicion(now_s) > _SUSPICION
+
+
+@dataclass(eq=False)
+class Member:
+    """A device, from its welcome to the end of its connections.
+
+    Attributes:
+        name, seat: who it is.
+        session: a secret of its connections; a later one of the same name has another.
+        epoch: counts the sessions of a name.
+        control, up, down: its connections; the latter two are None until they are there.
+        outgoing: frames and pieces for the device; None ends it.
+        pulse: its signs of life.
+        step: how far its model has come, as it said last.
+        is_ready: whether it waits to be admitted.
+        note: what it sent with the present step, with its number; counts once the step is whole.
+        boundary: the collective that ends this step.
+        moves: changes, as the device says, whenever its stream brings something.
+    """
+
+    name: str
+    seat: int
+    session: str
+    epoch: int
+    control: Connection
+    pulse: Pulse
+    up: Connection | None = None
+    down: Connection | None = None
+    outgoing: SimpleQueue[Any] = field(default_factory=SimpleQueue)
+    step: int = -1
+    is_ready: bool = False
+    is_gone: bool = False
+    note: tuple[int, dict[str, Any]] | None = None
+    boundary: int = -1
+    moves: object = None
+    _moved: tuple[object, int] = (None, 0)
+    _moved_s: float = -math.inf
+
+    def hangs_s(self, now_s: float, *, is_awaited: bool) -> float:
+        """Return for how long others have waited for this device while nothing has moved."""
+        moved = (self.moves, self.up.received if self.up is not None else 0)
+        if moved != self._moved or not is_awaited or self._moved_s == -math.inf:
+            self._moved, self._moved_s = moved, now_s
+        return now_s - self._moved_s
+
+    def connections(self) -> list[Connection]:
+        """Return those that there are."""
+        return [one for one in (self.control, self.up, self.down) if one is not None]
+
+
+class Notes:
+    """What devices have said of themselves together with steps that were taken.
+
+    A note counts when its step is whole. If its device is lost before anybody has begun the next step, the step may
+    have to be repeated without it: then the note is in doubt until one of the others begins a step.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[int, dict[str, Any]]] = {}
+        self._fresh: dict[str, tuple[int, dict[str, Any]]] = {}
+
+    def whole(self, name: str, note: tuple[int, dict[str, Any]]) -> None:
+        """Take a note of a step for which all messages are here."""
+        self._fresh[name] = note
+
+    def begun(self, step: int) -> None:
+        """Somebody has begun a step: those before are taken, and notes of this one or later are void."""
+        for name, note in list(self._fresh.items()):
+            del self._fresh[name]
+            if note[0] < step:
+                self._kept[name] = note
+
+    def of(self, name: str) -> tuple[int, dict[str, Any]] | None:
+        """Return the newest note that counts."""
+        return self._kept.get(name)

@@ -1,0 +1,374 @@
+"""The hub: one open port, to which every device connects, and what it does with what they send.
+
+Threads: one that accepts, one that looks for silent devices, and for each device one that reads what it sends up, one
+that writes what goes down to it, and one that answers its signs of life. A lock guards who is there; sums are added
+up outside of it.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from threading import Event, RLock, Thread
+from typing import Any
+
+from scadles.clock import wall_seconds
+from scadles.errors import ConfigError
+from scadles.fabric.hub.collectives import Collective, Delivery
+from scadles.fabric.hub.connection import ClosedError, Connection
+from scadles.fabric.hub.frames import COLLECTIVES, PIECE_BYTES, Frame, FrameError, Kind
+from scadles.fabric.hub.members import PULSE_S, Member, Notes, Pulse
+
+_HELLO_S = 10.0
+_MOST_NAME = 64
+_MOST_WAITING = 256
+_MOST_NOTE_BYTES = 1 << 16
+
+
+class Hub:
+    """Adds up what devices send, and sends the sum to all of them.
+
+    A *view* is a set of devices that take part; it has a number, and a new one begins whenever somebody is lost, or is
+    admitted after a step. What belongs to an older view than the present one is let go.
+
+    Args:
+        host, port: where to listen; port 0 takes a free one.
+        seats: how many devices there may be.
+        least: how many must be there for a step.
+        deadline_s: how long a device for which others wait may send nothing and gather nothing.
+        run: what the run is called; devices of others are refused.
+        settings: what a device is told of the run when it joins.
+        say: told one line about whoever comes, goes or is refused.
+
+    Attributes:
+        address: host and port that it listens on.
+        refused: connections that were turned away.
+
+    Raises:
+        ConfigError: it cannot listen there.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        seats: int,
+        *,
+        least: int = 1,
+        deadline_s: float = 120.0,
+        run: str = "",
+        settings: dict[str, Any] | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        try:
+            self._listening = socket.create_server((host, port), backlog=128)
+        except OSError as error:
+            raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --listen") from None
+        self.address: tuple[str, int] = self._listening.getsockname()[:2]
+        self.refused = 0
+        self._seats = seats
+        self._least = least
+        self._deadline_s = deadline_s
+        self._run = run
+        self._settings = settings or {}
+        self._say = say
+        self._lock = RLock()
+        self._members: dict[int, Member] = {}
+        self._names: dict[str, int] = {}
+        self._epochs: dict[str, int] = {}
+        self._greeting = 0
+        self._notes = Notes()
+        self._view = 0
+        self._here: tuple[int, ...] = ()
+        self._collectives: dict[int, Collective] = {}
+        self._closed = Event()
+        self._threads = [Thread(target=work, daemon=True) for work in (self._accept, self._look_for_silent)]
+
+    def start(self) -> None:
+        """Begin to answer."""
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """Stop listening and close all connections."""
+        self._closed.set()
+        with suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        with self._lock:
+            members = list(self._members.values())
+        for member in members:
+            for connection in member.connections():
+                connection.close()
+            member.outgoing.put(None)
+
+    def members(self) -> dict[int, str]:
+        """Return who takes part now, name by seat."""
+        with self._lock:
+            return {seat: self._members[seat].name for seat in self._here}
+
+    def _accept(self) -> None:
+        while not self._closed.is_set():
+            try:
+                sock, (peer, *_) = self._listening.accept()
+            except OSError:
+                if self._closed.wait(0.05):  # else out of descriptors, say
+                    return
+                continue
+            with self._lock:
+                self._greeting += 1
+                too_many = self._greeting > _MOST_WAITING
+            if too_many:
+                sock.close()
+                self._turn_away(peer, "too many connections that have not said hello")
+                continue
+            Thread(target=self._greet, args=(Connection(sock), str(peer)), daemon=True).start()
+
+    def _greet(self, connection: Connection, peer: str) -> None:
+        """Hear who is there, then serve the connection until it ends."""
+        try:
+            connection.limit(_HELLO_S)
+            frame = connection.receive()
+            if frame.kind is not Kind.HELLO:
+                raise FrameError(f"it begins with {frame.kind.name}, not with a hello")
+            hello = connection.receive_text(frame)
+            serve = self._welcome(connection, hello)
+            connection.limit(None)
+        except (FrameError, ClosedError) as error:
+            self._turn_away(peer, str(error))
+            with suppress(ClosedError):
+                connection.send_text(Kind.REFUSAL, {"why": str(error)})
+            connection.close()
+            return
+        finally:
+            with self._lock:
+                self._greeting -= 1
+        serve()
+
+    def _turn_away(self, peer: str, why: str) -> None:
+        with self._lock:
+            self.refused += 1
+        self._say(f"{peer} was refused: {why}")
+
+    def _welcome(self, connection: Connection, hello: dict[str, Any]) -> Callable[[], None]:
+        role = hello.get("role")
+        if role == "control":
+            member = self._seat(connection, hello)
+            return lambda: self._answer(member)
+        with self._lock:
+            known = (one for one in self._members.values() if _same(one.session, hello.get("session")))
+            member_or_none = next(known, None)
+            if member_or_none is None or role not in ("up", "down"):
+                raise FrameError("a second connection of no device that is here")
+            member = member_or_none
+            setattr(member, role, connection)
+            connection.send_text(Kind.WELCOME, {})
+        return (lambda: self._read(member)) if role == "up" else (lambda: self._write(member))
+
+    def _seat(self, connection: Connection, hello: dict[str, Any]) -> Member:
+        """Give a device its seat: the one that its name had, or a free one."""
+        name, run = hello.get("name"), hello.get("run", "")
+        if not isinstance(name, str) or not 0 < len(name) <= _MOST_NAME or not name.isprintable():
+            raise FrameError(f"a name must be 1 to {_MOST_NAME} printable characters")
+        if run and self._run and run != self._run:
+            raise FrameError("it belongs to another run than this hub's")
+        with self._lock:
+            if (seat := self._names.get(name)) is None:
+                seat = next((free for free in range(self._seats) if free not in self._names.values()), None)
+                if seat is None:
+                    taken = ", ".join(sorted(self._names))
+                    raise FrameError(f"all {self._seats} seats are taken, by {taken}: set devices higher at the hub")
+                self._names[name] = seat
+            if seat in self._members:
+                self._lose(self._members[seat], "it has connected anew")
+            epoch = self._epochs[name] = self._epochs.get(name, 0) + 1
+            member = Member(name, seat, secrets.token_hex(16), epoch, connection, Pulse(wall_seconds()))
+            self._members[seat] = member
+        welcome = {"seat": seat, "seats": self._seats, "session": member.session, "run": self._run}
+        connection.send_text(Kind.WELCOME, welcome | {"settings": self._settings})
+        return member
+
+    def _answer(self, member: Member) -> None:
+        """Hear a device's signs of life and wishes until its control connection ends."""
+        control = member.control
+        why = "its connection ended"
+        try:
+            while not member.is_gone:
+                frame = control.receive()
+                if frame.kind in COLLECTIVES:
+                    raise FrameError(f"{frame.kind.name} on a control connection")
+                content = control.receive_text(frame)
+                with self._lock:
+                    member.pulse.heard(wall_seconds())
+                    if frame.kind is Kind.READY:
+                        self._become_ready(member, content)
+                if frame.kind is Kind.GOODBYE:
+                    why = "it has said goodbye"
+                    break
+                if frame.kind is Kind.PULSE:
+                    member.moves = content.get("moves")
+                    control.send_text(Kind.PULSE, {})
+        except ClosedError:
+            pass
+        except FrameError as error:
+            why = str(error)
+        self._leave(member, why)
+
+    def _become_ready(self, member: Member, content: dict[str, Any]) -> None:
+        step = content.get("step")
+        if not isinstance(step, int) or member.up is None or member.down is None:
+            raise FrameError("READY without its step, or before all its connections are there")
+        member.step, member.is_ready = step, True
+        if not self._here:
+            waiting = [one for one in self._members.values() if one.is_ready]
+            if len(waiting) >= self._least:
+                self._notes.begun(max(one.step for one in waiting) + 1)
+                self._change_view()
+
+    def _read(self, member: Member) -> None:
+        """Take what a device sends up until the connection ends."""
+        up, why = member.up or member.control, "its connection ended"
+        room = memoryview(bytearray(PIECE_BYTES))
+        try:
+            while not member.is_gone:
+                frame = up.receive()
+                if frame.kind is Kind.NOTE:
+                    self._note(member, frame, up.receive_text(frame))
+                    continue
+                if frame.kind not in COLLECTIVES:
+                    raise FrameError(f"{frame.kind.name} among the messages of collectives")
+                piece = room[: frame.length]
+                up.read_into(piece)
+                self._bring(member, frame, piece)
+        except ClosedError:
+            pass
+        except FrameError as error:
+            why = str(error)
+        self._leave(member, why)
+
+    def _note(self, member: Member, frame: Frame, content: dict[str, Any]) -> None:
+        step = content.get("step")
+        if not isinstance(step, int) or frame.length > _MOST_NOTE_BYTES:
+            raise FrameError("a note without its step, or one that is too long")
+        with self._lock:
+            if frame.view == self._view and member.seat in self._here:
+                self._notes.begun(step)
+                member.note, member.boundary = (step, content), frame.sequence
+
+    def _bring(self, member: Member, frame: Frame, piece: memoryview) -> None:
+        with self._lock:
+            if frame.view != self._view or member.seat not in self._here:
+                return  # of a view that is over
+            if frame.kind is Kind.RELAY:
+                others, passed_on = [seat for seat in self._here if seat != member.seat], bytes(piece)
+                for seat in others:
+                    self._members[seat].outgoing.put((frame._replace(seat=member.seat), passed_on))
+                return
+            collective = self._collectives.get(frame.sequence)
+            if collective is None:
+                collective = Collective(frame, self._here, self._seats)
+                self._collectives[frame.sequence] = collective
+        deliveries, complete = collective.bring(member.seat, frame, piece)
+        if deliveries or complete:
+            self._deliver(frame, deliveries, complete=complete)
+
+    def _deliver(self, frame: Frame, deliveries: list[Delivery], *, complete: bool) -> None:
+        with self._lock:
+            if frame.view != self._view:
+                return
+            is_boundary = complete and self._end_of_step(frame.sequence)
+            admits = is_boundary and any(one.is_ready for one in self._members.values())
+            for delivery in deliveries:
+                going = delivery.frame._replace(last=admits)
+                for seat in delivery.seats:
+                    self._members[seat].outgoing.put((going, delivery.piece))
+            if complete:
+                del self._collectives[frame.sequence]
+            if admits:
+                self._change_view()
+
+    def _end_of_step(self, sequence: int) -> bool:
+        """Whether a collective was the last one of a step; then what came with it counts."""
+        noted = [self._members[seat] for seat in self._here if self._members[seat].boundary == sequence]
+        for member in noted:
+            if member.note is not None:
+                self._notes.whole(member.name, member.note)
+        return bool(noted)
+
+    def _write(self, member: Member) -> None:
+        """Send a device what is for it until the connection ends."""
+        down = member.down or member.control
+        with suppress(ClosedError):
+            while (item := member.outgoing.get()) is not None:
+                if isinstance(item, dict):
+                    down.send_text(Kind.VIEW, item)
+                else:
+                    down.send(*item)
+        self._leave(member, "its connection ended")
+
+    def _look_for_silent(self) -> None:
+        while not self._closed.wait(PULSE_S):
+            now_s = wall_seconds()
+            with self._lock:
+                silent = [one for one in self._members.values() if one.pulse.is_gone(now_s)]
+                awaited = {seat for one in self._collectives.values() for seat in one.awaited()}
+                idle_s = {one: one.hangs_s(now_s, is_awaited=seat in awaited) for seat, one in self._members.items()}
+            for member in silent:
+                self._leave(member, f"silent for {member.pulse.silent_s(now_s):.1f} s")
+            for member in (one for one, seconds in idle_s.items() if seconds > self._deadline_s):
+                self._leave(member, f"alive, but nothing has moved for {self._deadline_s:g} s while others wait for it")
+
+    def _leave(self, member: Member, why: str) -> None:
+        with self._lock:
+            if not member.is_gone:
+                self._lose(member, why)
+
+    def _lose(self, member: Member, why: str) -> None:
+        """Go on without a device; what its view had not finished is void."""
+        member.is_gone = True
+        if self._members.get(member.seat) is member:
+            del self._members[member.seat]
+        for connection in member.connections():
+            connection.close()
+        member.outgoing.put(None)
+        if self._closed.is_set():
+            return
+        self._say(f"{member.name} (device {member.seat}) has left: {why}")
+        if member.seat in self._here:
+            self._here = tuple(seat for seat in self._here if seat != member.seat)
+            self._change_view(admit=False)
+
+    def _change_view(self, *, admit: bool = True) -> None:
+        """Let a new view begin, with those who wait where they are admitted, or none where too few are left."""
+        stayed = list(self._here)
+        new = sorted(seat for seat, one in self._members.items() if one.is_ready) if admit or not stayed else []
+        self._view += 1
+        self._collectives.clear()
+        for member in self._members.values():
+            member.boundary, member.note = -1, None
+        if len(stayed) + len(new) < self._least:
+            self._here = ()
+            for seat in stayed:
+                self._send_view(self._members[seat], {"members": {}})
+            return
+        self._here = tuple(sorted([*stayed, *new]))
+        source = stayed[0] if stayed else max(new, key=lambda seat: (self._members[seat].step, -seat), default=None)
+        names = {str(seat): self._members[seat].name for seat in self._here}
+        receivers = [seat for seat in new if seat != source]
+        for seat in self._here:
+            member = self._members[seat]
+            note = self._notes.of(member.name) if seat in new else None
+            self._send_view(member, {"members": names, "source": source, "receivers": receivers, "note": note})
+        for seat in new:
+            self._members[seat].is_ready = False
+            self._say(f"{self._members[seat].name} (device {seat}) takes part")
+
+    def _send_view(self, member: Member, content: dict[str, Any]) -> None:
+        member.outgoing.put({"view": self._view, **content})
+
+
+def _same(secret: str, given: object) -> bool:
+    return isinstance(given, str) and hmac.compare_digest(secret.encode(), given.encode(errors="replace"))
