@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from threading import Condition, Event, Thread
@@ -60,12 +60,13 @@ class _Arrival:
     room: memoryview | bytearray
     left: int
     total: int = -1
+    ends_view: bool = False
 
     def take(self, frame: Frame, connection: Connection) -> None:
         if isinstance(self.room, bytearray) and len(self.room) < frame.offset + frame.length:
             self.room.extend(bytes(frame.offset + frame.length - len(self.room)))
         connection.read_into(memoryview(self.room)[frame.offset : frame.offset + frame.length])
-        self.total = frame.total
+        self.total, self.ends_view = frame.total, self.ends_view or frame.last
         self.left -= 1
 
 
@@ -295,9 +296,11 @@ class HubFabric(Fabric):
             MembershipChangedError: it will not come, because somebody came or went.
         """
         with self._changed:
-            while not _is_here(self._arriving[arrival]) and not self._is_void(arrival[0]):
+            arrived = self._arriving[arrival]
+            # whoever ends a view with a step knows of the next one before it goes on
+            while (not _is_here(arrived) or arrived.ends_view) and not self._is_void(arrival[0]):
                 self._changed.wait(PULSE_S)
-            arrived = self._arriving.pop(arrival)
+            del self._arriving[arrival]
         if not _is_here(arrived):
             raise self._void(phase)
         return arrived.room  # type: ignore[return-value]
@@ -355,16 +358,20 @@ class HubFabric(Fabric):
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     def _open_session(self) -> _Session:
-        control = Connection.open(*self._address, _CONNECT_S)
-        welcome = self._hello(control, {"role": "control", "name": self._name, "run": self._run})
-        self.rank, self.size = int(welcome["seat"]), int(welcome["seats"])
-        self._run, self.settings = str(welcome["run"]), dict(welcome["settings"])
-        pair = []
-        for role in ("up", "down"):
-            connection = Connection.open(*self._address, _CONNECT_S)
-            self._hello(connection, {"role": role, "session": welcome["session"]})
-            pair.append(connection)
-        session = _Session(control, pair[0], pair[1], Pulse(wall_seconds()))
+        with ExitStack() as failing:
+
+            def connect(**hello: Any) -> tuple[Connection, dict[str, Any]]:
+                connection = Connection.open(*self._address, _CONNECT_S)
+                failing.callback(connection.close)
+                return connection, self._hello(connection, hello)
+
+            control, welcome = connect(role="control", name=self._name, run=self._run)
+            self.rank, self.size = int(welcome["seat"]), int(welcome["seats"])
+            self._run, self.settings = str(welcome["run"]), dict(welcome["settings"])
+            up, _ = connect(role="up", session=welcome["session"])
+            down, _ = connect(role="down", session=welcome["session"])
+            failing.pop_all()
+        session = _Session(control, up, down, Pulse(wall_seconds()))
         for work in (self._send_up, self._take_down, self._beat, self._hear):
             Thread(target=work, args=(session,), daemon=True).start()
         return session
@@ -430,7 +437,7 @@ class HubFabric(Fabric):
                 if arrival.left < 0:
                     arrival.left = len(pieces(frame.total))
                 arrival.take(frame, session.down)
-                if frame.last or not arrival.left:
+                if not arrival.left:
                     with self._changed:
                         self._changed.notify_all()
         except (ClosedError, FrameError) as error:

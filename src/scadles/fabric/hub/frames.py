@@ -125,9 +125,7 @@ def parse(data: bytes | bytearray | memoryview) -> Frame:
     if kind not in COLLECTIVES and length != total:
         raise FrameError(f"{kind.name}: {length} bytes of {total}, and it travels in one piece")
     if length < min(PIECE_BYTES, total - offset):
-        raise FrameError(
-            f"{kind.name}: a piece of {length} bytes at {offset} of {total}, where all but the last are full"
-        )
+        raise FrameError(f"{kind.name}: {length} bytes at {offset} of {total}, and only a last piece may be short")
     if offset % PIECE_BYTES:
         raise FrameError(f"{kind.name}: a piece at {offset}, which is no multiple of {PIECE_BYTES}")
     if dtype >= len(DTYPES) or (kind is Kind.REDUCE and (dtype == len(DTYPES) - 1 or total % DTYPES[dtype].itemsize)):

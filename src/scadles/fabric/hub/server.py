@@ -360,7 +360,8 @@ class Hub:
         receivers = [seat for seat in new if seat != source]
         for seat in self._here:
             member = self._members[seat]
-            note = self._notes.of(member.name) if seat in new else None
+            said = self._notes.of(member.name) if seat in new else None
+            note = said[1] if said is not None else None
             self._send_view(member, {"members": names, "source": source, "receivers": receivers, "note": note})
         for seat in new:
             self._members[seat].is_ready = False

@@ -1,0 +1,404 @@
+"""The hub over loopback: the contract of fabrics, and who takes part when devices come and go."""
+
+import random
+import socket
+import struct
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from threading import Event, Thread
+
+import pytest
+import torch
+
+from scadles.clock import wall_seconds
+from scadles.errors import FabricError, PeerLostError
+from scadles.fabric.hub import Hub, HubFabric
+from scadles.fabric.hub.client import MembershipChangedError
+from scadles.fabric.hub.connection import Connection
+from scadles.fabric.hub.frames import HEADER_BYTES, PIECE_BYTES, VERSION, Frame, FrameError, Kind, parse
+from scadles.testing import FABRIC_CHECKS
+
+LIMIT_S = 60.0
+
+
+@pytest.fixture
+def hub():
+    """Start hubs, and close them in the end."""
+    with ExitStack() as closing:
+
+        def start(seats, port=0, **more):
+            one = Hub("127.0.0.1", port, seats, **more)
+            closing.callback(one.close)
+            one.start()
+            return one
+
+        yield start
+
+
+@pytest.fixture
+def connect():
+    with ExitStack() as leaving:
+
+        def one(hub, name, **more):
+            fabric = HubFabric(*hub.address, name=name, deadline_s=LIMIT_S, **more)
+            leaving.callback(fabric.close)
+            return fabric
+
+        yield one
+
+
+def together(fabrics, work):
+    """Call ``work(fabric)`` of all in threads; return what came of each."""
+    with ThreadPoolExecutor(len(fabrics)) as pool:
+        return list(pool.map(work, fabrics, timeout=LIMIT_S))
+
+
+def until(condition, what):
+    give_up_s = wall_seconds() + LIMIT_S
+    while not condition():
+        assert wall_seconds() < give_up_s, f"waited {LIMIT_S} s for {what}"
+        Event().wait(0.01)
+
+
+def fleet(hub, connect, count, least=None):
+    """A hub with so many devices in their first view, by seat; later it goes on with fewer."""
+    serving = hub(count + 1, least=count)
+    fabrics = sorted((connect(serving, f"cam-{i}") for i in range(count)), key=lambda one: one.rank)
+    together(fabrics, lambda fabric: fabric.enter(0))
+    serving._least = least or count
+    return serving, fabrics
+
+
+def total(fabric, value, phase="a test"):
+    bucket = torch.full((200_000,), float(value))
+    fabric.reduce(bucket, phase).wait()
+    assert bool((bucket == bucket[0]).all())
+    return float(bucket[0])
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_it_keeps_the_contract(hub, connect, size):
+    serving = hub(size, least=size)
+
+    def all_of_them(name):
+        fabric = connect(serving, name)
+        fabric.enter(0)
+        for check in FABRIC_CHECKS:
+            check(fabric)
+
+    together([f"cam-{i}" for i in range(size)], all_of_them)
+
+
+def test_a_device_alone_computes_with_zeros_of_the_others(hub, connect):
+    fabric = connect(hub(3), "cam-1")
+    assert (fabric.rank, fabric.size) == (0, 3)
+    assert total(fabric, 2) == 2
+    assert fabric.gather(torch.tensor([5]), "alone").tolist() == [[5], [0], [0]]
+    assert fabric.share(torch.ones(3, dtype=torch.uint8), [0, 1], 3, "alone") == {}
+
+
+def test_who_is_absent_counts_as_zeros(hub, connect):
+    _, (one, two) = fleet(hub, connect, 2)
+    gathered = together([one, two], lambda fabric: fabric.gather(torch.tensor([fabric.rank + 7]), "a test").tolist())
+    assert gathered == [[[7], [8], [0]]] * 2
+    assert one.members == {0: "cam-0", 1: "cam-1"}
+
+
+class TestLoss:
+    def test_the_others_go_on_with_the_same_collective(self, hub, connect):
+        _, fabrics = fleet(hub, connect, 3, least=1)
+
+        def step(fabric):
+            assert total(fabric, fabric.rank + 1) == 6
+            if fabric.rank == 1:
+                fabric.close()
+                return None
+            with pytest.raises(MembershipChangedError) as caught:
+                total(fabric, 1, "gradients of step 2")
+            assert not caught.value.detached
+            view = fabric.enter(1)
+            assert (sorted(view.members), view.receivers) == ([0, 2], ())
+            return total(fabric, fabric.rank + 1)
+
+        assert together(fabrics, step) == [4.0, None, 4.0]
+
+    def test_too_few_wait_until_enough_are_there_again(self, hub, connect):
+        serving, (one, two) = fleet(hub, connect, 2)
+        two.close()
+        with pytest.raises(MembershipChangedError):
+            total(one, 1)
+
+        def come_back(late):
+            fabric = connect(serving, "cam-1") if late else one
+            view = fabric.enter(4 if fabric is one else 0)
+            return view.source, view.receivers, total(fabric, 1)
+
+        assert together([False, True], come_back) == [(0, (1,), 2.0)] * 2
+
+    def test_a_hub_that_restarts_is_found_again(self, hub, connect):
+        said = []
+        serving = hub(2, least=2)
+        port = serving.address[1]
+        fabrics = [connect(serving, f"cam-{i}", say=said.append) for i in range(2)]
+        together(fabrics, lambda fabric: fabric.enter(0))
+        assert together(fabrics, lambda fabric: total(fabric, 3)) == [6, 6]
+        serving.close()
+        for fabric in fabrics:
+            with pytest.raises(MembershipChangedError) as caught:
+                total(fabric, 1)
+            assert caught.value.detached
+
+        def return_with(step):
+            fabric = fabrics[step - 7]
+            return fabric.enter(step), total(fabric, 1)
+
+        Thread(target=lambda: (Event().wait(0.5), hub(2, port=port, least=2)), daemon=True).start()
+        (first, one), (second, other) = together([7, 8], return_with)
+        assert one == other == 2
+        assert first.source == second.source == fabrics[1].rank, "whoever has come furthest is the source"
+        assert sum("looking for it" in line for line in said) == 2
+
+    def test_the_newest_connection_of_a_name_counts(self, hub, connect):
+        serving, (one, two) = fleet(hub, connect, 2, least=1)
+        again = connect(serving, two._name)
+        assert again.rank == two.rank
+        with pytest.raises(MembershipChangedError) as caught:
+            total(two, 1)
+        assert caught.value.detached
+
+        def step(fabric):
+            if fabric is one:
+                with pytest.raises(MembershipChangedError):
+                    total(fabric, 1)
+                fabric.enter(1)
+                fabric.note(2, {})
+                assert total(fabric, 5) in (5, 6)
+                while not fabric.changed and len(fabric.members) == 1:
+                    fabric.note(3, {})
+                    total(fabric, 5)
+            return fabric.enter(2).receivers
+
+        assert together([one, again], step) == [(again.rank,)] * 2
+
+    def test_a_silent_device_is_lost_and_a_slow_one_is_not(self, hub, connect):
+        """Its pulse is stopped, as by SIGSTOP; a slow one goes on giving signs of life."""
+        _, (one, two) = fleet(hub, connect, 2, least=1)
+        slow = Event()
+
+        def late():
+            slow.wait(2.5)
+            return total(two, 2)
+
+        with ThreadPoolExecutor(1) as pool:
+            came = pool.submit(late)
+            assert total(one, 1) == 3
+            assert came.result(LIMIT_S) == 3
+        two._session.over.set()  # no sign of life from now on
+        began_s = wall_seconds()
+        with pytest.raises(MembershipChangedError):
+            total(one, 1)
+        assert wall_seconds() - began_s > 0.5
+
+    def test_one_that_is_alive_and_does_nothing_is_left_out_after_the_deadline(self, hub, connect):
+        said = []
+        serving = hub(2, least=1, deadline_s=0.6, say=said.append)
+        one = connect(serving, "cam-0")
+        one.enter(0)
+        two = connect(serving, "cam-1")
+        admitted = Thread(target=two.enter, args=(0,), daemon=True)
+        admitted.start()
+        step = 0
+        while not one.changed:
+            step += 1
+            one.note(step, {})
+            total(one, 1)
+        one.enter(step)
+        admitted.join(LIMIT_S)
+        with pytest.raises(MembershipChangedError):
+            total(one, 1)
+        assert any("nothing has moved for 0.6 s while others wait" in line for line in said)
+
+
+class TestAdmission:
+    def test_a_joiner_comes_in_after_a_step(self, hub, connect):
+        serving, (one, two) = fleet(hub, connect, 2)
+        late = connect(serving, "cam-9")
+        entered = []
+        joining = Thread(target=lambda: entered.append(late.enter(0)), daemon=True)
+        joining.start()
+
+        def go_on(fabric):
+            for step in range(1, 2000):
+                assert total(fabric, 1, "no boundary") == 2
+                fabric.note(step, {"position": 10 * step})
+                assert total(fabric, 1, "the last of a step") == 2, "what ends a step is whole"
+                if fabric.changed:
+                    view = fabric.enter(step)
+                    return step, view.source, view.receivers, total(fabric, 1)
+            raise AssertionError("nobody was admitted")
+
+        def or_late(fabric):
+            if fabric is not late:
+                return go_on(fabric)
+            joining.join(LIMIT_S)
+            return total(fabric, 1)
+
+        first, second, third = together([one, two, late], or_late)
+        assert first == second
+        assert first[1:] == (0, (late.rank,), 3.0)
+        assert (third, entered[0].note) == (3.0, None)
+
+    @pytest.mark.parametrize("lost_within", [False, True], ids=["after step 1", "within step 2"])
+    def test_what_a_lost_device_said_counts_when_its_step_does(self, hub, connect, lost_within):
+        """Of step 1 the others have the sum; step 2 they repeat without it."""
+        serving, (one, two) = fleet(hub, connect, 2, least=1)
+
+        def step(fabric, number):
+            fabric.note(number, {"position": 100 * number + fabric.rank})
+            return total(fabric, 1)
+
+        assert together([one, two], lambda fabric: step(fabric, 1)) == [2, 2]
+        if lost_within:
+            two.note(2, {"position": 201})
+            two.reduce(torch.zeros(200_000), "step 2")
+            until(lambda: not two._session.outgoing.qsize(), "the gradient to leave")
+        two.close()
+        with pytest.raises(MembershipChangedError):
+            step(one, 2)
+        one.enter(1)
+        assert step(one, 2) == 1
+        again = connect(serving, two._name)
+        entered = []
+        joining = Thread(target=lambda: entered.append(again.enter(0)), daemon=True)
+        joining.start()
+        number = 2
+        while not one.changed:
+            number += 1
+            step(one, number)
+        one.enter(number)
+        joining.join(LIMIT_S)
+        assert entered[0].note == {"step": 1, "position": 101}
+
+
+class TestRefusals:
+    def test_no_seat_is_left(self, hub, connect):
+        serving = hub(1)
+        connect(serving, "cam-0")
+        with pytest.raises(FabricError, match=r"refuses cam-1: all 1 seats are taken, by cam-0: set devices higher"):
+            connect(serving, "cam-1")
+        assert serving.refused == 1
+
+    def test_another_run(self, hub, connect):
+        with pytest.raises(FabricError, match="belongs to another run"):
+            connect(hub(1, run="a"), "cam-0", run="b")
+
+    @pytest.mark.parametrize("name", ["", "x" * 65, "two\nlines", "\x1b[31m"])
+    def test_names(self, hub, connect, name):
+        with pytest.raises(FabricError, match="printable characters"):
+            connect(hub(1), name)
+
+    def test_nobody_there(self):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            with pytest.raises(PeerLostError, match="does not answer"):
+                HubFabric(*free.getsockname(), name="cam-0", deadline_s=0.3)
+
+    def test_devices_that_bring_different_things(self, hub, connect):
+        said = []
+        serving = hub(2, least=2, say=said.append)
+        fabrics = [connect(serving, f"cam-{i}") for i in range(2)]
+        together(fabrics, lambda fabric: fabric.enter(0))
+
+        def differ(fabric):
+            with pytest.raises(MembershipChangedError):
+                fabric.reduce(torch.zeros(3 + fabric.rank), "a test").wait()
+
+        together(fabrics, differ)
+        assert any("where others bring" in line for line in said)
+
+
+class TestFrames:
+    def test_a_header_is_read_back(self):
+        frame = Frame(Kind.REDUCE, 1, 3, 2**31, 77, PIECE_BYTES, PIECE_BYTES + 8, 8, last=True)
+        assert parse(frame.pack()) == frame
+        assert len(frame.pack()) == HEADER_BYTES
+
+    @pytest.mark.parametrize(
+        ("frame", "said"),
+        [
+            (Frame(Kind.GATHER, total=2**40, length=8), "at most"),
+            (Frame(Kind.HELLO, total=2**20, length=2**18), "at most"),
+            (Frame(Kind.GATHER, total=10, length=PIECE_BYTES + 1), "10"),
+            (Frame(Kind.GATHER, total=10, length=4), "only a last piece may be short"),
+            (Frame(Kind.GATHER, offset=5, total=10, length=5), "no multiple"),
+            (Frame(Kind.REDUCE, 0, total=10, length=10), "unknown numbers"),
+            (Frame(Kind.REDUCE, 9, total=8, length=8), "unknown numbers"),
+        ],
+    )
+    def test_sizes_that_do_not_fit(self, frame, said):
+        with pytest.raises(FrameError, match=said):
+            parse(frame.pack())
+
+    def test_another_version(self):
+        header = bytearray(Frame(Kind.HELLO).pack())
+        header[4] = VERSION + 1
+        with pytest.raises(FrameError, match=f"speaks version {VERSION + 1}"):
+            parse(header)
+
+    def test_ten_thousand_headers_of_noise(self):
+        noise = random.Random(0)
+        good = Frame(Kind.REDUCE, 0, 1, 1, 1, 0, 8, 8).pack()
+        for _ in range(10_000):
+            data = bytearray(good)
+            for _ in range(noise.randint(1, 4)):
+                data[noise.randrange(HEADER_BYTES)] = noise.randrange(256)
+            if noise.random() < 0.5:  # with a checksum that is right
+                data[-4:] = struct.pack("!I", zlib.crc32(bytes(data[:-4])))
+            try:
+                frame = parse(data)
+            except FrameError:
+                continue
+            assert frame.length <= PIECE_BYTES
+
+
+class TestStrangers:
+    def test_noise_hurts_nobody(self, hub, connect):
+        serving, fabrics = fleet(hub, connect, 2)
+        noise = random.Random(1)
+        for _ in range(200):
+            with socket.create_connection(serving.address, 5.0) as stranger:
+                stranger.sendall(noise.randbytes(noise.randrange(1, 200)))
+        until(lambda: serving.refused == 200, "all to be turned away")
+        assert together(fabrics, lambda fabric: total(fabric, 1)) == [2, 2]
+
+    def test_half_a_hello_and_a_huge_one(self, hub, connect):
+        serving, fabrics = fleet(hub, connect, 2)
+        half = socket.create_connection(serving.address, 5.0)
+        half.sendall(Frame(Kind.HELLO, total=100, length=100).pack() + b"{")
+        with socket.create_connection(serving.address, 5.0) as huge:
+            huge.sendall(Frame(Kind.HELLO, total=2**18 + 1, length=2**18 + 1).pack())
+            assert parse(huge.recv(HEADER_BYTES)).kind == Kind.REFUSAL
+        assert together(fabrics, lambda fabric: total(fabric, 1)) == [2, 2]
+        half.close()
+
+    def test_a_frame_that_is_sent_twice_counts_once(self, hub, connect):
+        _, (one, two) = fleet(hub, connect, 2)
+        content = torch.ones(4)
+        frame = Frame(Kind.REDUCE, 0, one.rank, one._view.number, 1, 0, 16, 16)
+        one._session.up.send(frame, content.numpy().data)
+        assert together([one, two], lambda fabric: reduced(fabric)) == [3, 3]
+
+    def test_a_session_that_is_guessed(self, hub, connect):
+        serving, fabrics = fleet(hub, connect, 2)
+        stranger = Connection.open(*serving.address, 5.0)
+        stranger.send_text(Kind.HELLO, {"role": "up", "session": "0" * 32})
+        assert stranger.receive().kind is Kind.REFUSAL
+        stranger.close()
+        assert together(fabrics, lambda fabric: total(fabric, 1)) == [2, 2]
+
+
+def reduced(fabric):
+    bucket = torch.full((4,), float(fabric.rank + 1))
+    fabric.reduce(bucket, "a test").wait()
+    return float(bucket[0])
