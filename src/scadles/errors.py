@@ -9,6 +9,7 @@ ScadlesError                 exit code 1
 ├── RunError                 the run cannot go on as it was set up
 └── FabricError              the exchange between devices failed         exit code 3
     ├── PeerLostError        a device did not answer within the deadline
+    ├── MembershipChangedError   devices came or went, where a run goes on with those that are there
     ├── DivergedError        devices no longer hold the same model
     └── WireError            a compressed message is torn, altered or foreign (scadles.compression)
 
@@ -86,6 +87,18 @@ class PeerLostError(FabricError):
         super().__init__(f"lost {who} during {phase}: {detail}")
         self.devices = tuple(devices)
         self.phase = phase
+
+
+class MembershipChangedError(FabricError):
+    """A device came or went, and a collective is void: all who are there do it again.
+
+    Attributes:
+        detached: whether it is this device that has been cut off from the others.
+    """
+
+    def __init__(self, message: str, *, detached: bool = False) -> None:
+        super().__init__(message)
+        self.detached = detached
 
 
 class DivergedError(FabricError):

@@ -12,9 +12,8 @@ import pytest
 import torch
 
 from scadles.clock import wall_seconds
-from scadles.errors import FabricError, PeerLostError
+from scadles.errors import FabricError, MembershipChangedError, PeerLostError
 from scadles.fabric.hub import Hub, HubFabric
-from scadles.fabric.hub.client import MembershipChangedError
 from scadles.fabric.hub.connection import Connection
 from scadles.fabric.hub.frames import HEADER_BYTES, PIECE_BYTES, VERSION, Frame, FrameError, Kind, parse
 from scadles.testing import FABRIC_CHECKS

@@ -123,7 +123,13 @@ def build_network(config: RunConfig, dataset: Dataset, model: nn.Module | None =
 
 
 def build_fabric(config: RunConfig, torch_device: torch.device) -> Fabric:
-    """Return the way to the other devices: torchrun's process group, or nobody for a run of one."""
+    """Return the way to the other devices: torchrun's process group, or nobody for a run of one.
+
+    Raises:
+        ConfigError: devices are to meet at a hub, which :class:`scadles.fabric.hub.HubFabric` does.
+    """
+    if config.fabric.backend == "hub":
+        raise ConfigError("fabric.backend = hub: start scadles hub CONFIG, then scadles join HOST:PORT on each device")
     if "WORLD_SIZE" not in os.environ:
         return LocalFabric.create(1)[0]
     backend = config.fabric.backend

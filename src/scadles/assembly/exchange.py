@@ -38,7 +38,7 @@ from scadles.exchange.reduction import (
     TimedLink,
     choose_reducer,
 )
-from scadles.fabric import Fabric, LocalFabric
+from scadles.fabric import ElasticFabric, Fabric, LocalFabric
 
 _FLOAT32 = 4
 _REDUCERS: dict[str, type[GatherReducer | SplitReducer | QuantizedDenseReducer]] = {
@@ -50,13 +50,14 @@ _REDUCERS: dict[str, type[GatherReducer | SplitReducer | QuantizedDenseReducer]]
 
 def build_exchange(config: RunConfig, parameters: Sequence[Parameter], fabric: Fabric) -> GradientExchange:
     """Return the exchange of one device at its end of a fabric."""
+    keeps = isinstance(fabric, ElasticFabric)
     if config.compression.ratio is not None and fabric.size > 1:
         link = TimedLink(fabric, wall_seconds)
-        return CompressedExchange(parameters, link, build_compressor(config, parameters, link))
+        return CompressedExchange(parameters, link, build_compressor(config, parameters, link), keeps=keeps)
     on_cuda = parameters[0].is_cuda
     overlap = config.fabric.overlap == "on" or (config.fabric.overlap == "auto" and on_cuda)
-    bucket_bytes = int(config.fabric.bucket_mb * 2**20) if overlap else None
-    return GradientExchange(parameters, fabric.reduce, fabric.rank, fabric.size, bucket_bytes)
+    bucket_bytes = int(config.fabric.bucket_mb * 2**20) if overlap and not keeps else None
+    return GradientExchange(parameters, fabric.reduce, fabric.rank, fabric.size, bucket_bytes, keeps=keeps)
 
 
 def build_cluster_exchange(config: RunConfig, parameters: Sequence[Parameter], fabric: Fabric) -> GradientExchange:
@@ -110,6 +111,8 @@ def _way(config: RunConfig, n: int, k: int, size: int, charged: int | None) -> t
     settings = config.compression
     if settings.method == "whole":
         return "whole", "all entries are sent"
+    if config.fabric.backend == "hub":
+        return "gather", "any device may be lost, and none must be missed for its slice"
     if settings.reduction != "auto":
         return settings.reduction, "as configured"
     if charged is not None:

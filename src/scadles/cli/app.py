@@ -11,6 +11,7 @@ import typer
 from scadles.cli.compare import compare
 from scadles.cli.data import data
 from scadles.cli.doctor import doctor
+from scadles.cli.hub import hub, join
 from scadles.cli.paper import paper
 from scadles.cli.publish import publish
 from scadles.cli.settings import settings
@@ -26,6 +27,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(train)
+app.command()(hub)
+app.command()(join)
 app.command()(simulate)
 app.command()(publish)
 app.command()(compare)

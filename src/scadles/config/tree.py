@@ -125,7 +125,11 @@ Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)]
 class FabricConfig(Section):
     """How devices exchange gradients."""
 
-    backend: Literal["auto", "gloo", "nccl", "mpi"] = Field(default="auto", description="auto: nccl on CUDA, else gloo")
+    backend: Literal["auto", "gloo", "nccl", "mpi", "hub"] = Field(
+        default="auto",
+        description="auto: nccl on CUDA, else gloo; hub: devices come and go, and reach one process only",
+    )
+    min_devices: int = Field(default=1, ge=1, description="devices that must be there for a step through a hub")
     deadline_s: float = Field(
         default=120.0, gt=0, le=1e9, description="wall seconds after which a silent device is lost"
     )

@@ -35,6 +35,10 @@ class Ahead:
         """Return the number of runs."""
         return len(self._runs)
 
+    def count_from(self, position: int) -> int:
+        """Return how many there are in the runs that :meth:`forget_before` would leave."""
+        return sum(count for offset, count in self._runs if offset >= position)
+
     @property
     def count(self) -> int:
         """How many records there are in all runs."""

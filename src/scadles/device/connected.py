@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from scadles.device.intake import Intake
 from scadles.device.learner import Learner
 from scadles.device.parts import Parts, backward, check_loss
 from scadles.device.trial import changed_buffers, compile_now
-from scadles.errors import RunError
+from scadles.errors import MembershipChangedError, RunError
 from scadles.exchange.aggregation import (
     REJECTS_TOO_MUCH,
     STREAM_ENDED,
@@ -27,7 +27,7 @@ from scadles.exchange.aggregation import (
     Report,
     Reports,
 )
-from scadles.fabric import Fabric
+from scadles.fabric import ElasticFabric, Fabric
 from scadles.observe.events import Step
 from scadles.records import Records
 
@@ -120,9 +120,17 @@ class ConnectedDevice(Device):
         buffers.remember()
         self.learner.exchange.watch(buffers)
 
-    def start(self) -> None:
-        """Start the clock on all devices at once; what is slow only the first time has happened before."""
+    def start(self, at_s: float = 0.0) -> None:
+        """Start the clock on all devices at once; what is slow only the first time has happened before.
+
+        Args:
+            at_s: the stream time of the others, where this device comes to them.
+        """
         self.learner.optimizer.zero_grad()  # torch loads its compiler here
+        if isinstance(self.fabric, ElasticFabric):  # somebody may come at any time
+            self.clock.start(at_s)
+            self.begin()
+            return
         ended = self.fabric.gather(torch.tensor([float(self.exhausted)]), "starting the clocks")
         self.all_ended = bool(ended.all())
         self.clock.start()
@@ -210,7 +218,7 @@ class ConnectedDevice(Device):
         # a virtual clock waits for the last one here; a wall clock has done so by itself
         self.clock.advance_to(self._last_end_s + float(reports.ready_s.max()))
         synced_s = self.clock.now()
-        result = self.learner.update(reports)
+        result = self.learner.update(reports, self.fabric.present)
         self.rejecting, self.all_ended = result.rejecting, result.ended
         self.settle(trained=trained or self._counts_for_nothing)
         if trained:
@@ -282,4 +290,46 @@ class ConnectedDevice(Device):
             wish = REJECTS_TOO_MUCH
         news = self.learner.hyperparameters.news()
         mine = Report(size, weight, self._ready_s, self._elapsed_s, value if weight else 0.0, wish, news)
-        return self.learner.exchange.finish(mine)
+        return self._send(mine)
+
+    def _send(self, report: Report) -> Reports:
+        """Exchange gradients with those who are there, again if some of them are lost meanwhile."""
+        fabric, learner = self.fabric, self.learner
+        while True:
+            try:
+                if isinstance(fabric, ElasticFabric):
+                    fabric.note(learner.step_number + 1, self._own_state(trained=report.weight > 0))
+                return learner.exchange.finish(report)
+            except MembershipChangedError as change:
+                # whoever is given the state of others must begin a step with them
+                if change.detached or not isinstance(fabric, ElasticFabric):
+                    raise
+                if fabric.enter(learner.step_number).receivers:
+                    raise
+                learner.exchange.again()
+
+    def _own_state(self, *, trained: bool) -> dict[str, Any]:
+        """Return what is this device's alone, as it will be once the present step counts."""
+        intake = asdict(self.intake.state_after(trained=trained or self._counts_for_nothing))
+        intake["ledger"]["injected"] += self.injected * trained
+        return {
+            "intake": intake,
+            "device": {
+                "non_finite_steps": self.non_finite_steps + (self.batch_size > 0 and not trained),
+                "shared": self.sender.state() if self.sender is not None else self._shared_before,
+            },
+        }
+
+    def void_step(self, *, counted: bool) -> None:
+        """Begin anew: the present step came to nothing for this device, or the others have taken it.
+
+        Args:
+            counted: whether its gradient is part of what the others have gone on with.
+        """
+        if counted:
+            self.settle(trained=True)
+            self.end_step()
+            return
+        self.undo_collect()
+        self.batchnorm.restore()
+        self._has_shared = False

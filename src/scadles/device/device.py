@@ -166,6 +166,11 @@ class Device:
         if self.batch_size == 1 and self.learner.needs_two:
             self.undo_collect()
 
+    def collect_nothing(self) -> None:
+        """Take part in the present step without a batch."""
+        self._taken = NOTHING
+        self.injected = 0
+
     def undo_collect(self) -> None:
         """Undo the last :meth:`collect`: its samples wait in the buffer again, and the batch is empty."""
         if self._taken is not None and len(self._taken):

@@ -213,8 +213,19 @@ class Intake:
         """Return what a checkpoint needs; only between steps, with no samples in flight."""
         position = self._oldest()
         self._forget_before(position)
-        # the source will bring these again, and miss those again
-        ahead, missing = (0 if found is None else found.count for found in (self._rejected, self._lost))
+        return self._as_of(position)
+
+    def state_after(self, *, trained: bool) -> IntakeState:
+        """Return what :meth:`state` will be once what was taken last is settled; nothing changes."""
+        taken, self._taken = self._taken, NOTHING
+        after = self._as_of(self._oldest())
+        self._taken = taken
+        after.ledger["trained" if trained else "rejected"] += len(taken)
+        return after
+
+    def _as_of(self, position: int) -> IntakeState:
+        """Return what there is before a position; the source will bring again, or miss again, what lies behind it."""
+        ahead, missing = (0 if found is None else found.count_from(position) for found in (self._rejected, self._lost))
         ledger = self.ledger.as_dict()
         ledger["received"] -= self.held + ahead + missing
         ledger["rejected"] -= ahead

@@ -6,7 +6,7 @@ A device process has a learner of its own, the same everywhere; all simulated de
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -67,7 +67,7 @@ class Learner:
     Attributes:
         step_number: steps taken.
         samples_seen: samples of all devices that these steps were on.
-        time_s: stream time of the last step as device 0 tells it; decisions that all must take alike go by it.
+        time_s: stream time of the last step as the first device tells it; decisions that all must take alike go by it.
         managed: all that devices must have alike.
         frozen_otherwise: parameters that a checkpoint has frozen or unfrozen, by name.
         hyperparameters: what the optimizer's groups say.
@@ -138,12 +138,18 @@ class Learner:
         weight = checked_weight(given)
         return weight if math.isfinite(loss) else 0.0
 
-    def update(self, reports: Reports) -> StepResult:
+    def update(self, reports: Reports, present: Sequence[int] | None = None) -> StepResult:
         """Take a step with the mean gradient that the parameters hold, the same on every device.
+
+        Args:
+            reports: of all devices.
+            present: those that took part, ascending; None where all did.
 
         Raises:
             RunError: the optimizer's groups were changed, and not alike on all devices; no step is taken.
         """
+        numbers = range(len(reports)) if present is None else present
+        reports = reports.of(numbers)
         self.hyperparameters.agree(reports.redo, self.step_number + 1)
         batches = np.where(reports.weight > 0, reports.batch, 0.0)
         total = int(batches.sum())
@@ -165,10 +171,10 @@ class Learner:
             lr=self._lr,
             lr_scale=scale,
             ready_s=float(reports.ready_s[slowest]),
-            slowest=slowest,
+            slowest=numbers[slowest],
             slowest_s=float(reports.ready_s[slowest] - reports.ready_s.min()),
             stop=bool((reports.stop > 0).any()),
-            rejecting=tuple(np.flatnonzero(reports.stop == REJECTS_TOO_MUCH).tolist()),
+            rejecting=tuple(numbers[row] for row in np.flatnonzero(reports.stop == REJECTS_TOO_MUCH).tolist()),
             ended=bool((reports.stop == STREAM_ENDED).all()),
         )
 

@@ -1,7 +1,7 @@
 """What connects the devices."""
 
-from scadles.fabric.contract import Fabric, Pending
+from scadles.fabric.contract import ElasticFabric, Fabric, Pending, View
 from scadles.fabric.local import LocalFabric
 from scadles.fabric.torch_dist import TorchFabric
 
-__all__ = ["Fabric", "LocalFabric", "Pending", "TorchFabric"]
+__all__ = ["ElasticFabric", "Fabric", "LocalFabric", "Pending", "TorchFabric", "View"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -31,6 +32,12 @@ class Fabric(ABC):
 
     rank: int
     size: int
+
+    @property
+    def present(self) -> Sequence[int]:
+        """Who takes part now, ascending; all devices, unless this fabric goes on without some."""
+        return range(self.size)
+
     #: How :meth:`bytes_sent` is known: by the transport's own counters, or computed from messages.
     bytes_counted_by: str
 
@@ -92,6 +99,65 @@ class Fabric(ABC):
     @abstractmethod
     def close(self) -> None:
         """Leave the fabric. Closing twice is no error."""
+
+
+class View(NamedTuple):
+    """Who takes part in an elastic fabric, from one change to the next.
+
+    Attributes:
+        number: of the view.
+        members: names by number of the device.
+        source: the device whose state those that come take.
+        receivers: devices that have come with this view and are to take the state of the source.
+        note: what this device said with its last step that counted; only on one that has come with this view.
+    """
+
+    number: int
+    members: Mapping[int, str]
+    source: int | None
+    receivers: tuple[int, ...]
+    note: Mapping[str, Any] | None = None
+
+
+class ElasticFabric(Fabric):
+    """A fabric that goes on when devices are lost, and takes in those that come, between two steps.
+
+    A device has its number for good; whoever is not there counts as one that brings zeros. Until :meth:`enter` a device
+    is alone. From then on every collective may raise :class:`~scadles.errors.MembershipChangedError` instead: on all
+    who are there, of the same collective. They go on with :meth:`enter` and do again what was void.
+    """
+
+    #: What the run is called, the same for all of its devices.
+    run: str
+    #: Why the run ended, once it has; empty before.
+    ended_by: str = ""
+
+    @property
+    @abstractmethod
+    def members(self) -> Mapping[int, str]:
+        """Names of those who take part in the present view, by number."""
+
+    @property
+    @abstractmethod
+    def changed(self) -> bool:
+        """Whether a new view has begun since the present one was entered, or this device has been cut off."""
+
+    @abstractmethod
+    def enter(self, step: int) -> View:
+        """Go over to the newest view, once this device is admitted to it, which may take any time.
+
+        Args:
+            step: how many steps this device's model has taken.
+        """
+
+    @abstractmethod
+    def note(self, step: int, content: Mapping[str, Any]) -> None:
+        """Say, with the next reduction, what this device is to go on from if it is lost after this step.
+
+        Args:
+            step: which step ends with that reduction; the note counts once all have the sum.
+            content: what goes into JSON.
+        """
 
 
 def check_length(device: int, length: int, most: int, phase: str) -> None:

@@ -235,10 +235,25 @@ class Thinned(Event):
         return replace(self, step=step, trained=None, removed={}, rejected={}, missing=missing)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Membership(Event):
+    """Who takes part from now on, where devices come and go.
+
+    Attributes:
+        names: of those who are there, by number.
+        joined, left: numbers of those that have come and gone since the last such event.
+    """
+
+    kind: ClassVar[str] = "membership"
+    names: dict[str, str]
+    joined: tuple[int, ...] = ()
+    left: tuple[int, ...] = ()
+
+
 EVENTS: dict[str, type[Event]] = {
     cls.kind: cls
     for cls in (
         *(Header, Thinned, Step, Evaluation, Rejection, Loss, Notice, NonFinite, CheckpointWritten, Resumed),
-        *(InitialValues, Finished),
+        *(InitialValues, Membership, Finished),
     )
 }

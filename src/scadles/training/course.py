@@ -15,6 +15,7 @@ from scadles.clock import timestamp, wall_seconds
 from scadles.config import RunConfig
 from scadles.device.connected import ConnectedDevice
 from scadles.observe import (
+    Away,
     CheckpointWritten,
     Evaluation,
     Event,
@@ -89,6 +90,7 @@ class Course:
         self._told_of_losses = False
         self._schedule = Schedule(config)
         self._started_wall_s = wall_seconds()
+        self._asked_to_stop = False
 
     @property
     def rank(self) -> int:
@@ -148,7 +150,7 @@ class Course:
         device = self._device
         self._tools.progress.waiting("exchanging gradients")
         bad_before, size = device.non_finite_steps, device.batch_size
-        event, asked_to_stop = device.step(loss, stop=self._stop.wanted, correct=correct, weight=weight)
+        event = self._take_step(loss, correct, weight)
         self._record(event)
         self.statistics.add(event, self.rank)
         if device.non_finite_steps > bad_before:
@@ -158,17 +160,25 @@ class Course:
         self._tell_of_losses()
         self._tell()
         self._hooks(event)
+        self._after_step()
+        return event
+
+    def _take_step(self, loss: Tensor | None, correct: int | None, weight: float | None) -> Step:
+        event, self._asked_to_stop = self._device.step(loss, stop=self._stop.wanted, correct=correct, weight=weight)
+        return event
+
+    def _after_step(self) -> None:
+        """Test the model, end the run and write a checkpoint where it is time to: the same on all devices."""
         if self._schedule.evaluation_due(self._learner):
             self._evaluate()
         self._ended_by = self._schedule.reason_to_end(
             *(self._learner, self.statistics),
-            stopped=asked_to_stop,
-            rejecting=bool(device.rejecting),
-            ended=device.all_ended,
+            stopped=self._asked_to_stop,
+            rejecting=bool(self._device.rejecting),
+            ended=self._device.all_ended,
         )
         if self._ended_by is None and self._learner.step_number % self.config.checkpoint.every_steps == 0:
             self._checkpoint()
-        return event
 
     def _end_early(self) -> None:
         """The caller left before the run was over: tell the others, so that all end after the same step."""
@@ -186,18 +196,25 @@ class Course:
             self._evaluate()
         model_sha256 = self._checkpoint()
         self._emit(Finished, reason=self._ended_by, ledger=self._device.intake.describe(), model_sha256=model_sha256)
-        self.summary = summarise(
+        self.summary = self._summarise(model_sha256)
+
+    def _summarise(self, model_sha256: str) -> Summary:
+        return summarise(
             self._device,
             self.config,
             self.statistics,
             ended_by=str(self._ended_by),
             wall_s=wall_seconds() - self._started_wall_s,
             model_sha256=model_sha256,
-            away=self._tools.members.away,
+            away=self._away(model_sha256),
         )
 
+    def _away(self, model_sha256: str) -> tuple[Away, ...]:
+        """Return the accounts of those who took part once and do not now."""
+        return self._tools.members.away
+
     def _write_results(self) -> None:
-        if self.summary is not None and self.rank == 0:
+        if self.summary is not None and self.rank == self._device.fabric.present[0]:
             write_results(self.summary, self.model, self.run_dir, self._tools.draw)
 
     def _refuse_to_go_on(self) -> None:
@@ -240,7 +257,7 @@ class Course:
             loss=score.loss,
             samples_trained=self._learner.samples_seen,
             per_label=score.per_label,
-            own_accuracy=score.own[self.rank] if score.own else None,
+            own_accuracy=score.own[device.fabric.present.index(self.rank)] if score.own else None,
         )
         self._schedule.evaluated(self._learner)
         if stream_waits:
@@ -255,13 +272,17 @@ class Course:
         ledger = self._device.intake.describe()
         store = self._tools.checkpoints
         members = {
-            "accounts": accounts(mine, said),
+            "accounts": self._known(accounts(mine, said)),
             "compression": hash_of_compression(self.config),
             "away": [one.model_dump() for one in self._tools.members.away],
         }
         position = save(self._device, self.statistics, self._schedule, store, model_sha256, self._hooks, members)
         self._emit(CheckpointWritten, position=position, ledger=ledger, model_sha256=model_sha256)
         return model_sha256
+
+    def _known(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the accounts of all devices, given those of the devices that are there."""
+        return rows
 
     def _check_same_model(self, account: bytes = b"") -> tuple[str, list[bytes]]:
         """Return the model's fingerprint, once all are known to have it, and the accounts of all devices."""

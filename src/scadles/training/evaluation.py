@@ -26,7 +26,7 @@ class Score:
     Attributes:
         per_label: accuracy on each label's samples, to four digits; None where there are none.
         latest_s: the latest stream time that a device had when it came to the test.
-        own: accuracy of each device's own model, where it has one.
+        own: accuracy of each present device's own model, where it has one.
     """
 
     accuracy: float
@@ -60,8 +60,8 @@ class Score:
 class Evaluator:
     """Measures top-1 accuracy and mean loss.
 
-    A common model is tested once: each of N devices takes every N-th sample. Where each has a model of its own, each
-    tests it on all samples.
+    A common model is tested once: each of the N devices present takes every N-th sample. Where each has a model of its
+    own, each tests it on all samples.
 
     Args:
         x: all test samples, prepared, float ``[n, *shape]``.
@@ -89,8 +89,7 @@ class Evaluator:
         own: bool = False,
         scores: Scores = find_scores,
     ) -> None:
-        mine = slice(None) if own else slice(fabric.rank, None, fabric.size)
-        self._x, self._y = x[mine], y[mine]
+        self._x, self._y = x, y
         self._own = own
         self._classes = classes
         self._loss = on_scores(loss, scores)
@@ -99,9 +98,16 @@ class Evaluator:
         self.scores = scores
 
     @property
+    def _mine(self) -> slice:
+        if self._own:
+            return slice(None)
+        present = self._fabric.present
+        return slice(present.index(self._fabric.rank), None, len(present))
+
+    @property
     def example(self) -> Tensor:
         """A few samples to try a model with, ``[n, *shape]``; none where this device has none."""
-        return self._x[:2]
+        return self._x[self._mine][:2]
 
     def check(self, model: nn.Module) -> None:
         """Refuse a model whose outputs hold no score for each label, by trying it on two samples.
@@ -127,7 +133,7 @@ class Evaluator:
             now_s: this device's stream time.
         """
         sums = self.count(model)
-        everybody = self._fabric.gather(torch.cat([sums, sums.new_tensor([now_s])]), phase)
+        everybody = self._fabric.gather(torch.cat([sums, sums.new_tensor([now_s])]), phase)[list(self._fabric.present)]
         return Score.of(everybody[:, :-1], latest_s=float(everybody[:, -1].max()), own=self._own)
 
     def count(self, model: nn.Module) -> Tensor:
@@ -137,9 +143,10 @@ class Evaluator:
         """
         sums = torch.zeros(1 + 2 * self._classes, dtype=torch.float64)
         with _testing(model) as torch_device:
-            for start in range(0, len(self._y), self._batch_size):
+            x, y = self._x[self._mine], self._y[self._mine]
+            for start in range(0, len(y), self._batch_size):
                 rows = slice(start, start + self._batch_size)
-                outputs, labels = model(self._x[rows].to(torch_device)), self._y[rows].to(torch_device)
+                outputs, labels = model(x[rows].to(torch_device)), y[rows].to(torch_device)
                 right = labels[self.right_answers(outputs, labels)]
                 sums[0] += float(self._loss(outputs, labels)) * len(labels)
                 sums[1:] += torch.cat([torch.bincount(some.cpu(), minlength=self._classes) for some in (right, labels)])

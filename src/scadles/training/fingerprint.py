@@ -88,7 +88,7 @@ def _votes(mine: str, fabric: Fabric, phase: str, beside: bytes = b"") -> tuple[
     """Return how many devices have the most frequent fingerprint, which ones have another, and what all say beside."""
     everybody = fabric.gather(torch.tensor(list(bytes.fromhex(mine) + beside), dtype=torch.uint8), phase)
     rows = [bytes(row.tolist()) for row in everybody]
-    prints = [row[:_SHA256_BYTES] for row in rows]
-    common, votes = Counter(prints).most_common(1)[0]
-    others = [device for device, other in enumerate(prints) if other != common]
+    prints = {device: rows[device][:_SHA256_BYTES] for device in fabric.present}
+    common, votes = Counter(prints.values()).most_common(1)[0]
+    others = [device for device, other in prints.items() if other != common]
     return votes, others, [row[_SHA256_BYTES:] for row in rows]

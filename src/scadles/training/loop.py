@@ -14,7 +14,7 @@ from scadles.device.connected import Batch
 from scadles.device.parts import checked_weight
 from scadles.errors import RunError
 from scadles.observe import Step
-from scadles.training.course import Course
+from scadles.training.elastic import ElasticCourse
 from scadles.training.evaluation import right_answers
 from scadles.training.hooks import Hook
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class LiveDevice(Course):
+class LiveDevice(ElasticCourse):
     """A device in a running cluster, as :func:`scadles.join` returns it.
 
     Use it as a context manager, iterate over :meth:`batches`, and give each batch's mean loss to :meth:`step`. The

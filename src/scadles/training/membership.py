@@ -15,6 +15,7 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -78,7 +79,7 @@ def take_up(agreed: Agreed, store: CheckpointStore, fabric: Fabric, *, replayed:
         own = _own(back.get(fabric.rank), store, fabric)
     if fabric.rank >= before:
         since = back[fabric.rank].after_step if fabric.rank in back else 0
-        checkpoint = _joined(checkpoint, own, replayed=replayed)
+        checkpoint = joined(checkpoint, own, replayed=replayed)
     notices = _told(agreed, left, back, now, checkpoint) if fabric.rank == 0 else []
     members = sorted([*away.values(), *left], key=lambda one: one.device)
     return checkpoint, Members(tuple(members), since, notices)
@@ -136,14 +137,33 @@ def _left(checkpoint: Checkpoint, devices: range) -> list[Away]:
     return [Away(device=d, after_step=step, model_sha256=model_sha256, **accounts[d]) for d in devices]
 
 
+def common_state(checkpoint: Checkpoint) -> Tensor:
+    """Return what a checkpoint has in common with those of all devices, as bytes, uint8 ``[m]``."""
+    common = {name: t for name, t in checkpoint.tensors.items() if not name.startswith(OF_THE_DEVICE)}
+    said = json.dumps(checkpoint._replace(tensors={})).encode()
+    common[_STATE] = torch.frombuffer(bytearray(said), dtype=torch.uint8)
+    return torch.frombuffer(bytearray(save(common)), dtype=torch.uint8)
+
+
+def read_common_state(message: Tensor) -> Checkpoint:
+    """Return what :func:`common_state` made bytes of.
+
+    Raises:
+        CheckpointError: these are other bytes.
+    """
+    try:
+        tensors: dict[str, Tensor] = load(message.numpy().tobytes())
+        said = json.loads(tensors.pop(_STATE).numpy().tobytes())
+        return Checkpoint(*said)._replace(tensors=tensors)
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"the state that came is none: {error}") from None
+
+
 def _share(checkpoint: Checkpoint | None, fabric: Fabric) -> Checkpoint:
     """Give all devices what device 0's checkpoint has in common with theirs; those that have their own keep it."""
     message = torch.empty(0, dtype=torch.uint8)
     if fabric.rank == 0 and checkpoint is not None:
-        common = {name: t for name, t in checkpoint.tensors.items() if not name.startswith(OF_THE_DEVICE)}
-        said = json.dumps(checkpoint._replace(tensors={})).encode()
-        common[_STATE] = torch.frombuffer(bytearray(said), dtype=torch.uint8)
-        message = torch.frombuffer(bytearray(save(common)), dtype=torch.uint8)
+        message = common_state(checkpoint)
     length = torch.tensor([len(message)])
     fabric.broadcast([length], _PHASE)
     if fabric.rank > 0:
@@ -151,8 +171,7 @@ def _share(checkpoint: Checkpoint | None, fabric: Fabric) -> Checkpoint:
     fabric.broadcast([message], _PHASE)
     if checkpoint is not None:
         return checkpoint
-    tensors: dict[str, Tensor] = load(message.numpy().tobytes())
-    return Checkpoint(*json.loads(tensors.pop(_STATE).numpy().tobytes()))._replace(tensors=tensors)
+    return read_common_state(message)
 
 
 def _own(place: Away | None, store: CheckpointStore, fabric: Fabric) -> Checkpoint | None:
@@ -174,7 +193,7 @@ def _own(place: Away | None, store: CheckpointStore, fabric: Fabric) -> Checkpoi
     return own
 
 
-def _joined(common: Checkpoint, own: Checkpoint | None, *, replayed: bool) -> Checkpoint:
+def joined(common: Checkpoint, own: Checkpoint | None, *, replayed: bool) -> Checkpoint:
     """Return a checkpoint of what all devices have, with what one of them had of its own when it left, if it did."""
     run = dict(common.state["run"])
     mine: Mapping[str, Any] = own.state["run"] if own is not None else {}

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from scadles.errors import CheckpointError, ConfigError
 from scadles.fabric import Fabric
 from scadles.observe import events_path, scan_events
 from scadles.training.agreement import newest_common
@@ -86,6 +87,31 @@ def start_again(
     )
     write_identity(run_dir, store.identity, fabric.rank)
     return Start(store, checkpoint, notices, members)
+
+
+def come_in(run_dir: Path, fabric: Fabric, keep: int, settings: Mapping[str, str], run: str) -> Start:
+    """Find what a device comes with into a run whose devices come and go: its own newest checkpoint, if it has one.
+
+    Args:
+        run_dir, fabric, keep, settings: those of :func:`start_anew`.
+        run: what the run is called.
+    """
+    here = read_identity(run_dir)
+    if here is not None and here.run != run:
+        raise ConfigError(
+            f"{run_dir} is of another run ({here.run[:8]}) than the one of this hub ({run[:8]}): give another --out"
+        )
+    identity = RunIdentity(run, fabric.size, settings, dealt=fabric.size)
+    write_identity(run_dir, identity, fabric.rank)
+    store = CheckpointStore(run_dir, fabric.rank, keep, identity)
+    notices: list[str] = []
+    for step in reversed(store.steps()):
+        try:
+            return Start(store, store.read(step), notices)
+        except CheckpointError as error:
+            store.refuse(step)
+            notices.append(f"a checkpoint is refused: {error}")
+    return Start(store, None, notices)
 
 
 def _missing(run_dir: Path, device: int, checkpoint: Checkpoint) -> list[str]:

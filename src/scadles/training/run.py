@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from scadles import assembly
 from scadles.clock import Clock, WallClock, timestamp_number
 from scadles.config import ConfigLike, RunConfig, load_config
 from scadles.errors import ConfigError, RunError
-from scadles.fabric import Fabric
+from scadles.fabric import ElasticFabric, Fabric
 from scadles.observe import CONFIG_FILE, Summary, new_run_folder, occupied, write_config
 from scadles.seeding import derive_seed
 from scadles.training.changes import Changes, hashes_of_kept, look_for_changes
@@ -26,7 +26,7 @@ from scadles.training.identity import gather_texts
 from scadles.training.lock import RunLock
 from scadles.training.loop import LiveDevice
 from scadles.training.portable import share_extra_state
-from scadles.training.resuming import Start, start_again, start_anew
+from scadles.training.resuming import Start, come_in, start_again, start_anew
 from scadles.training.scores import LossFunction, Scores, find_scores, on_scores
 from scadles.training.starting_values import start_from
 from scadles.training.tools import build_tools
@@ -104,13 +104,18 @@ def join(
     fabric = fabric or assembly.build_fabric(settings, torch_device)
     with ExitStack() as failing:
         failing.callback(fabric.close)
+        if isinstance(fabric, ElasticFabric):  # whoever has a folder goes on in it
+            resume = out is not None and (Path(out) / CONFIG_FILE).exists()
         run_dir, lock, changes = _run_folder(settings, out, fabric, resume=resume)
         failing.callback(lock.release)
         torch.manual_seed(derive_seed(settings.seed, "torch", fabric.rank))
         network = _materialised(assembly.build_network(settings, dataset, model)).to(torch_device)
         place = (run_dir, fabric, settings.checkpoint.keep, hashes_of_kept(settings), f"{lock.attempt:016x}")
         replayed = settings.stream.url.startswith("replay:")
-        start = start_again(*place, replayed=replayed) if resume else start_anew(*place)
+        if isinstance(fabric, ElasticFabric):
+            start = come_in(*place[:-1], fabric.run)
+        else:
+            start = start_again(*place, replayed=replayed) if resume else start_anew(*place)
         if settings.init_from is not None:
             start = _with_values(start, settings.init_from, network, fabric)
         start_s = start.checkpoint.state["run"]["clock_s"] if start.checkpoint else 0.0
@@ -125,6 +130,40 @@ def join(
         )
         failing.pop_all()
     return live
+
+
+def join_hub(
+    host: str,
+    port: int,
+    name: str,
+    own: Sequence[str],
+    out: Path,
+    *,
+    quiet: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Take part in the run of a hub until it ends, or until this process is told to stop.
+
+    Args:
+        host, port: where the hub listens.
+        name: of this device.
+        own: settings that are this device's, as ``key=value``.
+        out: the run folder.
+        quiet: show no progress.
+        say: told one line when the hub is lost or found again.
+    """
+    from scadles.fabric.hub import HubFabric
+
+    fabric = HubFabric(host, port, name, say=say)
+    try:
+        settings = load_config(fabric.settings, [*own, f"devices={fabric.size}"])
+    except BaseException:
+        fabric.close()
+        raise
+    with join(settings, out=out, quiet=quiet, fabric=fabric) as device:
+        for batch in device.batches():
+            outputs = device.model(batch.x)
+            device.step(cross_entropy(outputs, batch.y), outputs)
 
 
 def _settings(config: ConfigLike, fabric: Fabric | None) -> RunConfig:

@@ -41,14 +41,35 @@ def save(
     Raises:
         RunError: the disk is full or cannot be written to; older checkpoints stay.
     """
-    learner, intake = device.learner, device.intake.state()
+    checkpoint = current_state(device, statistics, schedule, hooks, members)
+    position: int = checkpoint.state["run"]["intake"]["position"]
+    store.write(device.learner.step_number, checkpoint._replace(model_sha256=model_sha256))
+    device.intake.source.commit(position)
+    return position
+
+
+def current_state(
+    device: ConnectedDevice,
+    statistics: RunStatistics,
+    schedule: Schedule,
+    hooks: StepHooks | None = None,
+    members: Mapping[str, Any] = NOBODY,
+    *,
+    opened: bool = True,
+) -> Checkpoint:
+    """Return what a checkpoint holds, between two steps; arguments are those of :func:`save`.
+
+    Without ``opened`` nothing is said of the stream, which need not be open then.
+    Its tensors are not copied where that can be helped, and change with the model.
+    """
+    learner = device.learner
     tensors, exchange = learner.exchange.state()
     states, beside = hooks.state() if hooks is not None else ({}, {})
     beside |= {f"{_MANAGED}{name}": tensor for name, tensor in learner.managed.not_in_the_model().items()}
     state = {
         "trained": [name for name, p in learner.managed.parameters.items() if p.requires_grad],
         "device": device.state(),
-        "intake": asdict(intake),
+        "intake": asdict(device.intake.state()) if opened else {},
         "exchange": exchange,
         "tally": statistics.up_to_now(device).as_dict(),
         "next_evaluation_s": schedule.next_evaluation_s,
@@ -57,10 +78,7 @@ def save(
         "hooks": states,
         **members,
     }
-    checkpoint = pack(learner.model, learner.optimizer, state, tensors, beside)
-    store.write(learner.step_number, checkpoint._replace(model_sha256=model_sha256))
-    device.intake.source.commit(intake.position)
-    return intake.position
+    return pack(learner.model, learner.optimizer, state, tensors, beside)
 
 
 def restore(
@@ -69,6 +87,8 @@ def restore(
     schedule: Schedule,
     hooks: StepHooks | None = None,
     compression: str = "",
+    *,
+    opens: bool = True,
 ) -> RunStatistics:
     """Bring a device to where it was, its stream opened there; return its sums until then.
 
@@ -77,6 +97,7 @@ def restore(
         device, schedule, hooks: what is brought there.
         compression: a hash of how gradients are compressed from now on; where it has changed, what compression had kept
             back goes on where it fits.
+        opens: whether the stream is opened there; otherwise it goes on as it is.
 
     Raises:
         CheckpointError: the checkpoint is of another model or optimizer, or (of an earlier version) altered.
@@ -106,5 +127,6 @@ def restore(
         if checkpoint.has_identity:  # its checksum is right, so it is what a version of this code wrote
             raise
         raise CheckpointError(f"the checkpoint does not hold what it should: {error!r}") from None
-    device.intake.open(intake)
+    if opens:
+        device.intake.open(intake)
     return tally

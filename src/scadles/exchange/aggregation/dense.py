@@ -39,6 +39,7 @@ class GradientExchange:
             their weighted gradients, and ends with :meth:`finish_many`.
         bucket_bytes: None sends one message after the backward pass; otherwise messages of about this size leave while
             the backward pass runs.
+        keeps: whether gradients stay outside of the messages, so that :meth:`again` can send them once more.
 
     Attributes:
         parameters: those that require gradients, or did since the start, in the order of the model. A parameter that no
@@ -61,7 +62,10 @@ class GradientExchange:
         rank: int,
         size: int,
         bucket_bytes: int | None = None,
+        *,
+        keeps: bool = False,
     ) -> None:
+        self._keeps = keeps
         self._managed = list(parameters)
         self._reduce = reduce
         self._rank = rank
@@ -111,7 +115,7 @@ class GradientExchange:
         self._listening = overlaps and weight > 0 and not in_parts and not self._wish
         for bucket in self._buckets:
             bucket.missing = len(bucket.parameters)
-        if overlaps or self._wish:
+        if overlaps or self._wish or self._keeps:
             # what has left is overwritten by the sum; gradients that may have to be sent again stay outside
             for parameter in self._managed:
                 parameter.grad = None
@@ -126,6 +130,10 @@ class GradientExchange:
             for parameter in self._managed:
                 if parameter.grad is not None:
                     parameter.grad.mul_(factor)
+
+    def again(self) -> None:
+        """Get ready to send once more what :meth:`finish` could not, because devices came or went."""
+        self._launched.clear()
 
     def finish(self, report: Report) -> Reports:
         """Send what has not left yet, wait for everybody, and give the parameters the mean gradient.

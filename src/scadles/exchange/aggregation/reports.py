@@ -69,6 +69,10 @@ class Reports(Sequence[Report]):
         redo[says] -= said
         return bool(says.any())
 
+    def of(self, devices: Sequence[int]) -> Reports:
+        """Return the reports of these devices."""
+        return self if len(devices) == len(self) else Reports(self._rows[list(devices)])
+
     def __len__(self) -> int:
         return len(self._rows)
 

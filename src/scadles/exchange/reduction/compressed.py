@@ -28,6 +28,7 @@ class CompressedExchange(GradientExchange):
         parameters: those that require gradients, float32.
         link: connects the devices, and tells waiting for them from coding, for the gate that decides by cost.
         compressor: what this device carries from step to step; its reducer must use the same link.
+        keeps: whether :meth:`again` can send once more.
     """
 
     def __init__(
@@ -35,8 +36,10 @@ class CompressedExchange(GradientExchange):
         parameters: Iterable[torch.nn.Parameter],
         link: TimedLink,
         compressor: Compressor,
+        *,
+        keeps: bool = False,
     ) -> None:
-        super().__init__(parameters, link.reduce, link.rank, link.size)
+        super().__init__(parameters, link.reduce, link.rank, link.size, keeps=keeps)
         check_compressible(self.parameters)
         self.compressor = compressor
         self._link = link
@@ -65,6 +68,10 @@ class CompressedExchange(GradientExchange):
         self._transfer_s = self._link.transfer_s - waited_s
         self._coding_s = self._link.seconds() - began_s - self._transfer_s
         return self._hear_of_use(reports)
+
+    def again(self) -> None:
+        super().again()
+        self.compressor.again()
 
     def _hear_of_use(self, reports: Reports) -> Reports:
         """Hear of parameters that are used for the first time, where any device says that there are some."""

@@ -98,6 +98,8 @@ class Compressor:
         self._kept_sum, self._measured = 0.0, 0
         self._present = True
         self._last_compressed: bool | None = None
+        self._begun: Tensor | None = None
+        self._waiting: Tensor | None = None
         self._sparse_bytes = reducer.volume(SCALARS).gloo_bytes
         self._dense_bytes = dense_volume(reducer.n + SCALARS * size, size).gloo_bytes
 
@@ -111,14 +113,21 @@ class Compressor:
         A device that is not present sends nothing, and keeps what it has. Where the reducer sends anything but picked
         entries there are no statistics: what it keeps is known too late for this step's report.
         """
-        self.step += 1
-        self._present = present
-        self.compressed = self._decide()
-        whole = self._feedback.add(update) if present else torch.zeros_like(update)
+        whole, self._waiting = self._waiting, None
+        if whole is None:
+            self.step += 1
+            self._present = present
+            self.compressed = self._decide()
+            whole = self._feedback.add(update) if present else torch.zeros_like(update)
+        self._begun = whole
         if self.selects and self.reducer.picks:
             picked = self._selector.pick(whole, self.step)
             report[_NORM_SQ], report[_KEPT_SQ] = squared_norm(whole), squared_norm(picked.values)
         return whole
+
+    def again(self) -> None:
+        """Let :meth:`begin` begin the same step once more, with what it had: nothing came of the messages."""
+        self._waiting = self._begun
 
     def end(self, reports: Reports, reduction: Reduction | None) -> None:
         """Take note of what came of the step.

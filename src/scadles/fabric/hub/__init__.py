@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from scadles.fabric.hub.client import HubFabric
+from scadles.fabric.hub.journal import Journal, journal_of
 from scadles.fabric.hub.server import Hub
 
-__all__ = ["Hub", "HubFabric"]
+__all__ = ["Hub", "HubFabric", "Journal", "journal_of"]

@@ -2,55 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from threading import Condition, Event, Thread
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from scadles.clock import wall_seconds
-from scadles.errors import FabricError, PeerLostError
-from scadles.fabric.contract import Fabric, Pending, check_length
+from scadles.errors import FabricError, MembershipChangedError, PeerLostError
+from scadles.fabric.contract import ElasticFabric, Pending, View, check_length
 from scadles.fabric.hub.connection import ClosedError, Connection
 from scadles.fabric.hub.frames import DTYPES, PIECE_BYTES, Frame, FrameError, Kind, pieces
 from scadles.fabric.hub.members import PULSE_S, Pulse
 
 _CONNECT_S = 10.0
 _LONGEST_PAUSE_S = 5.0
-
-
-class View(NamedTuple):
-    """Who takes part, from one change to the next.
-
-    Attributes:
-        number: of the view.
-        members: names by seat.
-        source: the device whose state the others take.
-        receivers: devices that have come with this view and take the state of the source.
-        note: what this device said with the last step of its that counted; only for one that has come with this view.
-    """
-
-    number: int
-    members: dict[int, str]
-    source: int | None
-    receivers: tuple[int, ...]
-    note: dict[str, Any] | None = None
-
-
-class MembershipChangedError(FabricError):
-    """A device came or went, and what this collective was about is void: all who are there do it again.
-
-    Attributes:
-        detached: whether it is this device that has lost its hub.
-    """
-
-    def __init__(self, message: str, *, detached: bool = False) -> None:
-        super().__init__(message)
-        self.detached = detached
 
 
 @dataclass
@@ -91,7 +61,7 @@ class _Session:
         self.outgoing.put(None)
 
 
-class HubFabric(Fabric):
+class HubFabric(ElasticFabric):
     """One device's end of a hub.
 
     Until :meth:`enter` it is alone: sums are its own, and the rows of others are zeros. The number of a device is its
@@ -106,6 +76,7 @@ class HubFabric(Fabric):
         say: told one line when the hub is lost or found again.
 
     Attributes:
+        run: what the run is called.
         settings: of the run, as the hub tells them.
         members: names of those who take part in the present view, by seat.
 
@@ -129,7 +100,7 @@ class HubFabric(Fabric):
     ) -> None:
         self._address = (host, port)
         self._name = name
-        self._run = run
+        self.run = run
         self._stopped = stopped
         self._say = say
         self._changed = Condition()
@@ -147,21 +118,19 @@ class HubFabric(Fabric):
         self._session = self._connect(deadline_s)
 
     @property
-    def members(self) -> dict[int, str]:
+    def members(self) -> Mapping[int, str]:
         return self._view.members if self._view is not None else {self.rank: self._name}
 
     @property
+    def present(self) -> Sequence[int]:
+        return sorted(self.members)
+
+    @property
     def changed(self) -> bool:
-        """Whether a new view has begun since the present one was entered, or the hub is lost."""
         return self._view is not None and (self._next_view is not None or self._session.over.is_set())
 
     def enter(self, step: int) -> View:
-        """Take part from now on, once the hub admits this device; or go over to the view that has begun.
-
-        A lost hub is looked for until it is found again.
-
-        Args:
-            step: how far this device's model has come.
+        """Go over to the newest view, as :meth:`.ElasticFabric.enter` does; a lost hub is looked for until it is found.
 
         Raises:
             FabricError: the hub refuses this device, or it was told to stop while it waited.
@@ -191,8 +160,7 @@ class HubFabric(Fabric):
         self._view, self._next_view = view, None
         return view
 
-    def note(self, step: int, content: dict[str, Any]) -> None:
-        """Say something with the next reduction, the last one of a step; it counts when the step does."""
+    def note(self, step: int, content: Mapping[str, Any]) -> None:
         if self._view is not None:
             self._session.outgoing.put((Kind.NOTE, {"step": step, **content}, self._view.number, self._sequence + 1))
 
@@ -284,7 +252,7 @@ class HubFabric(Fabric):
             return
         self._closed = True
         with suppress(ClosedError):
-            self._session.control.send_text(Kind.GOODBYE, {})
+            self._session.control.send_text(Kind.GOODBYE, {"ended_by": self.ended_by})
         self._session.close("this device has left")
         with self._changed:
             self._changed.notify_all()
@@ -365,9 +333,9 @@ class HubFabric(Fabric):
                 failing.callback(connection.close)
                 return connection, self._hello(connection, hello)
 
-            control, welcome = connect(role="control", name=self._name, run=self._run)
+            control, welcome = connect(role="control", name=self._name, run=self.run)
             self.rank, self.size = int(welcome["seat"]), int(welcome["seats"])
-            self._run, self.settings = str(welcome["run"]), dict(welcome["settings"])
+            self.run, self.settings = str(welcome["run"]), dict(welcome["settings"])
             up, _ = connect(role="up", session=welcome["session"])
             down, _ = connect(role="down", session=welcome["session"])
             failing.pop_all()

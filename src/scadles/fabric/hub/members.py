@@ -9,6 +9,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from scadles.fabric.hub.connection import Connection
+from scadles.fabric.hub.journal import Journal
 
 #: Between two signs of life of either end.
 PULSE_S = 0.2
@@ -114,15 +115,22 @@ class Notes:
 
     A note counts when its step is whole. If its device is lost before anybody has begun the next step, the step may
     have to be repeated without it: then the note is in doubt until one of the others begins a step.
+
+    Args:
+        journal: keeps notes when this process is killed; None keeps them in memory alone.
     """
 
-    def __init__(self) -> None:
-        self._kept: dict[str, tuple[int, dict[str, Any]]] = {}
-        self._fresh: dict[str, tuple[int, dict[str, Any]]] = {}
+    def __init__(self, journal: Journal | None = None) -> None:
+        self._journal = journal
+        last = journal.last if journal is not None else {}
+        self._kept = {name: notes[0] for name, notes in last.items() if len(notes) > 1}
+        self._fresh = {name: notes[-1] for name, notes in last.items()}
 
     def whole(self, name: str, note: tuple[int, dict[str, Any]]) -> None:
         """Take a note of a step for which all messages are here."""
         self._fresh[name] = note
+        if self._journal is not None:
+            self._journal.note(name, *note)
 
     def begun(self, step: int) -> None:
         """Somebody has begun a step: those before are taken, and notes of this one or later are void."""

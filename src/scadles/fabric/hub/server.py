@@ -20,6 +20,7 @@ from scadles.errors import ConfigError
 from scadles.fabric.hub.collectives import Collective, Delivery
 from scadles.fabric.hub.connection import ClosedError, Connection
 from scadles.fabric.hub.frames import COLLECTIVES, PIECE_BYTES, Frame, FrameError, Kind
+from scadles.fabric.hub.journal import Journal
 from scadles.fabric.hub.members import PULSE_S, Member, Notes, Pulse
 
 _HELLO_S = 10.0
@@ -39,13 +40,14 @@ class Hub:
         seats: how many devices there may be.
         least: how many must be there for a step.
         deadline_s: how long a device for which others wait may send nothing and gather nothing.
-        run: what the run is called; devices of others are refused.
+        journal: says what the run is called, and keeps what must outlive this process; None keeps nothing.
         settings: what a device is told of the run when it joins.
         say: told one line about whoever comes, goes or is refused.
 
     Attributes:
         address: host and port that it listens on.
         refused: connections that were turned away.
+        ended_by: why the run ended, as the first device said that came to its end; empty before.
 
     Raises:
         ConfigError: it cannot listen there.
@@ -59,7 +61,7 @@ class Hub:
         *,
         least: int = 1,
         deadline_s: float = 120.0,
-        run: str = "",
+        journal: Journal | None = None,
         settings: dict[str, Any] | None = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -69,18 +71,20 @@ class Hub:
             raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --listen") from None
         self.address: tuple[str, int] = self._listening.getsockname()[:2]
         self.refused = 0
+        self.ended_by = ""
         self._seats = seats
         self._least = least
         self._deadline_s = deadline_s
-        self._run = run
+        self._run = journal.run if journal is not None else ""
         self._settings = settings or {}
         self._say = say
         self._lock = RLock()
         self._members: dict[int, Member] = {}
-        self._names: dict[str, int] = {}
+        self._journal = journal
+        self._names: dict[str, int] = dict(journal.seats) if journal is not None else {}
         self._epochs: dict[str, int] = {}
         self._greeting = 0
-        self._notes = Notes()
+        self._notes = Notes(journal)
         self._view = 0
         self._here: tuple[int, ...] = ()
         self._collectives: dict[int, Collective] = {}
@@ -104,6 +108,12 @@ class Hub:
             for connection in member.connections():
                 connection.close()
             member.outgoing.put(None)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run has ended and all devices have left."""
+        with self._lock:
+            return bool(self.ended_by) and not self._members
 
     def members(self) -> dict[int, str]:
         """Return who takes part now, name by seat."""
@@ -182,6 +192,8 @@ class Hub:
                     taken = ", ".join(sorted(self._names))
                     raise FrameError(f"all {self._seats} seats are taken, by {taken}: set devices higher at the hub")
                 self._names[name] = seat
+                if self._journal is not None:
+                    self._journal.seat(name, seat)
             if seat in self._members:
                 self._lose(self._members[seat], "it has connected anew")
             epoch = self._epochs[name] = self._epochs.get(name, 0) + 1
@@ -207,6 +219,7 @@ class Hub:
                         self._become_ready(member, content)
                 if frame.kind is Kind.GOODBYE:
                     why = "it has said goodbye"
+                    self.ended_by = self.ended_by or str(content.get("ended_by", ""))[:_MOST_NAME]
                     break
                 if frame.kind is Kind.PULSE:
                     member.moves = content.get("moves")

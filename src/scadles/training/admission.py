@@ -1,0 +1,163 @@
+"""How a device comes into a run whose devices come and go, and how it follows when others do.
+
+What all devices have in common (model, optimizer, schedule, statistics of the run) is given by one that has come
+furthest. What is a device's own stays with it: in its memory, or where its process was killed, in the note that it
+sent with the last step that counted, which the hub keeps; else in its last checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from scadles.config import RunConfig
+from scadles.device.connected import ConnectedDevice
+from scadles.device.intake import IntakeState
+from scadles.errors import MembershipChangedError
+from scadles.fabric import ElasticFabric, View
+from scadles.training.changes import hash_of_compression
+from scadles.training.checkpoint import Checkpoint
+from scadles.training.hooks import StepHooks
+from scadles.training.membership import common_state, joined, read_common_state
+from scadles.training.packing import OF_THE_DEVICE
+from scadles.training.run_statistics import RunStatistics
+from scadles.training.saving import current_state, restore
+from scadles.training.schedule import Schedule
+
+_PHASE = "giving the common state to those that come"
+_MOST_BYTES = 1 << 36
+_BUFFERS = "active_buffers"
+_ANOTHER_NUMBER = -1  # so that what belongs to devices is not expected in it
+
+
+class Entry(NamedTuple):
+    """What came of entering a view.
+
+    Attributes:
+        view: who takes part now.
+        statistics: of this device from now on.
+        since: the step after which this device took no part until now; None where it did, or where the run begins.
+        carried: what the source wants those that come to know, as JSON.
+    """
+
+    view: View
+    statistics: RunStatistics
+    since: int | None
+    carried: Mapping[str, Any]
+
+
+class Admission:
+    """A device's way into views of an elastic fabric.
+
+    Args:
+        fabric: connects the devices.
+        device: this one.
+        schedule, hooks: what of the run goes along with the model.
+        config: the run.
+
+    Attributes:
+        fabric: as given.
+    """
+
+    def __init__(
+        self,
+        fabric: ElasticFabric,
+        device: ConnectedDevice,
+        schedule: Schedule,
+        hooks: StepHooks,
+        config: RunConfig,
+    ) -> None:
+        self.fabric = fabric
+        self._device = device
+        self._schedule = schedule
+        self._hooks = hooks
+        self._compression = hash_of_compression(config)
+        self._replayed = config.stream.url.startswith("replay:")
+
+    def enter(self, own: Checkpoint | None, carried: Mapping[str, Any]) -> Entry:
+        """Come into the run with a new process, and open the stream where this device has to go on.
+
+        Args:
+            own: this device's last checkpoint; None where it has none.
+            carried: what those that come are to know, if this device is the source.
+        """
+        statistics = RunStatistics()
+        if own is not None:
+            statistics = self._restore(own, opens=False)
+        view, common, carried = self._go_over(statistics, carried)
+        if common is None:
+            self._device.intake.open(IntakeState(**own.state["run"]["intake"]) if own is not None else None)
+            return Entry(view, statistics, None, carried)
+        note, mine = view.note, own
+        if note is not None and (own.step if own is not None else -1) < note["step"] <= common.step:
+            kept = own.tensors if own is not None else {}
+            mine = Checkpoint(kept, {"run": dict(note)}, step=note["step"])
+        statistics = self._restore(joined(common, _own_part(mine), replayed=self._replayed), opens=True)
+        since = mine.step if mine is not None else 0
+        return Entry(view, statistics, since if common.step else None, carried)
+
+    def follow(self, statistics: RunStatistics, carried: Mapping[str, Any], *, in_step: bool) -> Entry:
+        """Go over to the newest view with this device as it is; take the common state if it has come anew.
+
+        Args:
+            statistics: of this device so far.
+            carried: what those that come are to know, if this device is the source.
+            in_step: whether a batch was taken for a step that came to nothing here.
+        """
+        device = self._device
+        was = device.learner.step_number
+        view, common, carried = self._go_over(statistics, carried)
+        if in_step:
+            note = view.note
+            counted = note is not None and common is not None and was + 1 == note["step"] <= common.step
+            device.void_step(counted=counted)
+        if common is None:
+            return Entry(view, statistics, None, carried)
+        own = current_state(device, statistics, self._schedule, self._hooks)
+        statistics = self._restore(joined(common, _own_part(own), replayed=self._replayed), opens=False)
+        return Entry(view, statistics, was, carried)
+
+    def _go_over(
+        self, statistics: RunStatistics, carried: Mapping[str, Any]
+    ) -> tuple[View, Checkpoint | None, Mapping[str, Any]]:
+        """Enter the newest view; give or take the common state where somebody has come with it."""
+        fabric = self.fabric
+        while True:
+            view = fabric.enter(self._device.learner.step_number)
+            try:
+                if not view.receivers:
+                    return view, None, carried
+                is_source = fabric.rank == view.source
+                message = common_state(self._state(statistics, carried)) if is_source else None
+                came = fabric.share(message, [view.source] if view.source is not None else [], _MOST_BYTES, _PHASE)
+                if fabric.rank not in view.receivers:
+                    return view, None, carried
+                if view.source in came:
+                    common = read_common_state(came[view.source])
+                    return view, common, common.state["run"]["carried"]
+            except MembershipChangedError:
+                continue
+
+    def _state(self, statistics: RunStatistics, carried: Mapping[str, Any]) -> Checkpoint:
+        device = self._device
+        more = {"compression": self._compression, "carried": carried, _BUFFERS: device.buffers.active}
+        state = current_state(device, statistics, self._schedule, self._hooks, more, opened=False)
+        return state._replace(step=device.learner.step_number, devices=_ANOTHER_NUMBER)
+
+    def _restore(self, checkpoint: Checkpoint, *, opens: bool) -> RunStatistics:
+        run, device = checkpoint.state["run"], self._device
+        if (active := run.get(_BUFFERS)) is not None and len(device.buffers) and active != device.buffers.active:
+            device.buffers.active = list(active)
+            device.learner.exchange.watch(device.buffers)
+        statistics = restore(*(checkpoint, device, self._schedule, self._hooks, self._compression), opens=opens)
+        if len(device.buffers):
+            device.buffers.remember()
+        return statistics
+
+
+def _own_part(checkpoint: Checkpoint | None) -> Checkpoint | None:
+    """Return of a checkpoint what is the device's own."""
+    if checkpoint is None:
+        return None
+    tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if name.startswith(OF_THE_DEVICE)}
+    return checkpoint._replace(tensors=tensors)

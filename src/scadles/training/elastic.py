@@ -1,0 +1,173 @@
+"""The course of a run whose devices come and go: who is lost is done without, and who comes is taken in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from scadles.clock import timestamp
+from scadles.errors import MembershipChangedError, RunError
+from scadles.fabric import ElasticFabric
+from scadles.observe import Away, Finished, Membership, Notice, Resumed, Step, Summary
+from scadles.training.admission import Admission, Entry
+from scadles.training.changes import hash_of_compression
+from scadles.training.course import Course
+from scadles.training.fingerprint import fingerprint
+from scadles.training.saving import save
+
+#: How a run ends for a device that leaves it while the others go on.
+LEFT = "left"
+T = TypeVar("T")
+
+
+class _OverError(Exception):
+    """The run ended while this device was cut off in a step."""
+
+
+class ElasticCourse(Course):
+    """A course that follows the views of an elastic fabric; over any other fabric it is that of :class:`.Course`."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        fabric = self._device.fabric
+        self._latest: Step | None = None
+        self._names: dict[int, str] = {}
+        self._accounts: list[dict[str, Any]] = []
+        self._admission: Admission | None = None
+        if isinstance(fabric, ElasticFabric):
+            self._admission = Admission(fabric, self._device, self._schedule, self._hooks, self.config)
+
+    def _start(self) -> None:
+        if self._admission is None:
+            super()._start()
+            return
+        device, own = self._device, self._checkpoint_to_load
+        self._checkpoint_to_load = None
+        with device.buffers.untouched():
+            self._tools.evaluator.check(self.model)
+        device.try_out(self._tools.evaluator.example)
+        self._tools.progress.waiting("waiting to be admitted")
+        entry = self._admission.enter(own, self._carried())
+        since = entry.since
+        self._tools.checkpoints.discard_after(self._learner.step_number if since is None else since)
+        device.start(entry.carried["clock_s"])
+        if self._resuming or since is not None:
+            self._emit(Resumed, position=device.intake.source.position, started_at=timestamp(), away_since=since)
+        for message in self._tools.notices:
+            self._emit(Notice, message=message)
+        self._take_note(entry)
+        self._after_step()
+
+    def _complete(self, loss: Tensor | None, correct: int | None = None, weight: float | None = None) -> Step:
+        try:
+            self._latest = super()._complete(loss, correct, weight)
+        except _OverError:
+            if self._latest is None:
+                raise RunError("the run ended before this device took part in a step") from None
+        return self._latest
+
+    def _take_step(self, loss: Tensor | None, correct: int | None, weight: float | None) -> Step:
+        """Take part in a step; where it comes to nothing for this device, in the next one, without a batch."""
+        if self._admission is None:
+            return super()._take_step(loss, correct, weight)
+        while True:
+            try:
+                event, self._asked_to_stop = self._device.step(loss, correct=correct, weight=weight)
+            except MembershipChangedError:
+                self._follow(self._admission, in_step=True)
+                self._after_step()
+                if self._ended_by is not None:
+                    raise _OverError from None
+                self._device.collect_nothing()
+                loss = correct = weight = None
+                continue
+            self._tell_of_members(dict(self._admission.fabric.members))
+            return event
+
+    def _after_step(self) -> None:
+        if self._admission is not None and self._admission.fabric.changed:
+            self._follow(self._admission, in_step=False)
+        super()._after_step()
+        if self._admission is not None and self._ended_by is None and self._stop.wanted:
+            self._ended_by = LEFT
+
+    def _evaluate(self) -> None:
+        self._with_others(super()._evaluate)
+
+    def _checkpoint(self) -> str:
+        return self._with_others(super()._checkpoint)
+
+    def _summarise(self, model_sha256: str) -> Summary:
+        if self._admission is not None:
+            self._admission.fabric.ended_by = str(self._ended_by)
+        return self._with_others(lambda: super(ElasticCourse, self)._summarise(model_sha256))
+
+    def _with_others(self, work: Callable[[], T]) -> T:
+        """Do what all devices do together, again where one comes or goes meanwhile."""
+        while True:
+            try:
+                return work()
+            except MembershipChangedError:
+                if self._admission is None:
+                    raise
+                self._follow(self._admission, in_step=False)
+
+    def _follow(self, admission: Admission, *, in_step: bool) -> None:
+        """Go over to the newest view."""
+        self._tools.progress.waiting("waiting to be admitted")
+        entry = admission.follow(self.statistics, self._carried(), in_step=in_step)
+        if entry.since is not None:
+            position = self._device.intake.source.position
+            self._emit(Resumed, position=position, started_at=timestamp(), away_since=entry.since)
+        self._take_note(entry)
+
+    def _carried(self) -> dict[str, Any]:
+        """Return what those that come must know beside the state of a checkpoint."""
+        return {"asked_to_stop": self._asked_to_stop, "accounts": self._accounts, "clock_s": self.clock_now_s}
+
+    def _take_note(self, entry: Entry) -> None:
+        """Take up what a view came with."""
+        self.statistics = entry.statistics
+        self._asked_to_stop = bool(entry.carried["asked_to_stop"])
+        self._accounts = list(entry.carried["accounts"])
+        self._tell_of_members(dict(entry.view.members))
+
+    def _tell_of_members(self, names: dict[int, str]) -> None:
+        """Say who has come and who has gone."""
+        joined, left = names.keys() - self._names.keys(), self._names.keys() - names.keys()
+        self._names = names
+        if joined or left:
+            said = {str(device): name for device, name in sorted(names.items())}
+            self._emit(Membership, names=said, joined=tuple(sorted(joined)), left=tuple(sorted(left)))
+
+    def _end_early(self) -> None:
+        if self._admission is None:
+            super()._end_early()
+        elif self._ended_by is None:
+            self._device.undo_collect()
+            self._ended_by = LEFT
+
+    def _finish(self) -> None:
+        if self._ended_by != LEFT:
+            super()._finish()
+            return
+        # the run goes on without this device, which can come back with what is its own
+        self._tools.log.check(now=True)
+        model_sha256 = fingerprint(self.model, buffers=self.config.aggregation.batchnorm == "aggregate")
+        store, hashed = self._tools.checkpoints, {"compression": hash_of_compression(self.config)}
+        save(self._device, self.statistics, self._schedule, store, model_sha256, self._hooks, hashed)
+        ledger = self._device.intake.describe()
+        self._emit(Finished, reason=LEFT, ledger=ledger, model_sha256=model_sha256)
+
+    def _away(self, model_sha256: str) -> tuple[Away, ...]:
+        here, step = self._device.fabric.present, self._learner.step_number
+        absent = [device for device in range(len(self._accounts)) if device not in here]
+        gone = [Away(device=d, after_step=step, model_sha256=model_sha256, **self._accounts[d]) for d in absent]
+        return (*super()._away(model_sha256), *(one for one in gone if one.samples.received))
+
+    def _known(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        here, before = self._device.fabric.present, self._accounts
+        self._accounts = [row if d in here or d >= len(before) else before[d] for d, row in enumerate(rows)]
+        return self._accounts
