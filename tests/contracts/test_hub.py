@@ -13,7 +13,7 @@ import torch
 
 from scadles.clock import wall_seconds
 from scadles.errors import FabricError, MembershipChangedError, PeerLostError
-from scadles.fabric.hub import Hub, HubFabric
+from scadles.fabric.hub import Hub, HubFabric, journal_of
 from scadles.fabric.hub.connection import Connection
 from scadles.fabric.hub.frames import HEADER_BYTES, PIECE_BYTES, VERSION, Frame, FrameError, Kind, parse
 from scadles.testing import FABRIC_CHECKS
@@ -288,9 +288,9 @@ class TestRefusals:
             connect(serving, "cam-1")
         assert serving.refused == 1
 
-    def test_another_run(self, hub, connect):
-        with pytest.raises(FabricError, match="belongs to another run"):
-            connect(hub(1, run="a"), "cam-0", run="b")
+    def test_another_run(self, hub, connect, tmp_path):
+        with journal_of(tmp_path) as journal, pytest.raises(FabricError, match="belongs to another run"):
+            connect(hub(1, journal=journal), "cam-0", run="b")
 
     @pytest.mark.parametrize("name", ["", "x" * 65, "two\nlines", "\x1b[31m"])
     def test_names(self, hub, connect, name):
