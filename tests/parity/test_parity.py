@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 import scadles
 from scadles.assembly import build_dataset, build_network
 from scadles.config import load_config
+from scadles.fabric.hub import Hub, HubFabric
 from scadles.observe import CheckpointWritten, Header, events_path, read_events
 from scadles.simulation import simulate
 
@@ -236,6 +237,28 @@ def test_processes_end_where_threads_end(whole, in_processes, tmp_path, name):
     outcomes = in_processes(__file__, DEVICES, name, tmp_path)
     assert [code for code, _ in outcomes] == [0] * DEVICES
     assert_same_outcome(json.loads(outcomes[0][1]), expected, model, load_file(tmp_path / "model.safetensors"))
+
+
+@pytest.mark.parametrize("name", [name for name, given in CONFIGS.items() if "compression" not in given])
+def test_through_a_hub_all_end_where_threads_end(whole, in_threads, tmp_path, name):
+    expected, model, *_ = whole(name)
+    config = load_config(make_config(name, STEPS), ["fabric.backend=hub"])
+    models = [make_model(config) for _ in range(DEVICES)]
+    hub = Hub("127.0.0.1", 0, DEVICES, least=DEVICES)
+    hub.start()
+    try:
+        fabrics = [HubFabric(*hub.address, name=f"device-{i}", deadline_s=60.0) for i in range(DEVICES)]
+
+        def work(fabric):
+            surroundings = {"model": models[fabric.rank], "fabric": fabric, "clock": scadles.VirtualClock()}
+            return take_part(config, tmp_path / f"device-{fabric.rank}", **surroundings)
+
+        found, *others = in_threads(fabrics, work)
+    finally:
+        hub.close()
+    for other in others:  # who takes the state of another takes its count of messages, too
+        assert other | {"collectives_per_step": 0} == found | {"collectives_per_step": 0}
+    assert_same_outcome(found, expected, model, load_file(tmp_path / "device-0" / "model.safetensors"))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
