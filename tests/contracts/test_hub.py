@@ -14,8 +14,10 @@ import torch
 from scadles.clock import wall_seconds
 from scadles.errors import FabricError, MembershipChangedError, PeerLostError
 from scadles.fabric.hub import Hub, HubFabric, journal_of
+from scadles.fabric.hub.collectives import Collective
 from scadles.fabric.hub.connection import Connection
-from scadles.fabric.hub.frames import HEADER_BYTES, PIECE_BYTES, VERSION, Frame, FrameError, Kind, parse
+from scadles.fabric.hub.frames import HEADER_BYTES, PIECE_BYTES, VERSION, Frame, FrameError, Kind, parse, pieces
+from scadles.fabric.hub.rooms import Rooms
 from scadles.testing import FABRIC_CHECKS
 
 LIMIT_S = 60.0
@@ -315,6 +317,33 @@ class TestRefusals:
 
         together(fabrics, differ)
         assert any("where others bring" in line for line in said)
+
+
+class TestSums:
+    def test_many_threads_add_up_in_any_order(self):
+        """Pieces out of order, and some of them twice: each counts once, and one thread alone gets the whole sum."""
+        devices, rooms, total = 8, Rooms(), 40 * PIECE_BYTES
+        first = Frame(Kind.REDUCE, 0, total=total, length=PIECE_BYTES)
+        collective = Collective(first, range(devices), devices)
+
+        def bring(seat):
+            order = random.Random(seat).sample(pieces(total), 40)
+            out, completed = [], 0
+            for offset in [*order, *order[:5]]:
+                room = rooms.take()
+                torch.frombuffer(room.memory, dtype=torch.float32).fill_(2.0**seat)
+                deliveries, complete = collective.bring(seat, first._replace(offset=offset), room)
+                out += [(one.frame.offset, bytes(one.piece)) for one in deliveries]
+                completed += complete
+            return out, completed
+
+        with ThreadPoolExecutor(devices) as pool:
+            done = list(pool.map(bring, range(devices), timeout=LIMIT_S))
+        whole = dict(piece for out, _ in done for piece in out)
+        assert sum(len(out) for out, _ in done) == len(whole) == 40
+        assert sum(completed for _, completed in done) == 1
+        expected = torch.full((PIECE_BYTES // 4,), 2.0**devices - 1).numpy().tobytes()
+        assert all(piece == expected for piece in whole.values())
 
 
 class TestFrames:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from scadles.fabric.hub.frames import PIECE_BYTES, Frame, FrameError, Kind, pieces
+from scadles.fabric.hub.rooms import Room
 
 
 class Delivery(NamedTuple):
@@ -18,20 +19,28 @@ class Delivery(NamedTuple):
     Attributes:
         seats: whose.
         frame, piece: what goes there.
+        room: where the piece lies; None for memory of its own.
     """
 
     seats: Sequence[int]
     frame: Frame
-    piece: Any
+    piece: memoryview
+    room: Room | None = None
 
 
 @dataclass
 class _Sum:
-    """One piece of a reduction: what has been added up, of whom."""
+    """One piece of a reduction.
 
-    lock: Lock = field(default_factory=Lock)
+    Attributes:
+        seats: who has brought it.
+        room: what has been added up and nobody is adding to just now; None while there is none.
+        brought: of how many devices that is.
+    """
+
     seats: set[int] = field(default_factory=set)
-    total: np.ndarray = field(default_factory=lambda: np.empty(0))
+    room: Room | None = None
+    brought: int = 0
 
 
 class Collective:
@@ -56,8 +65,13 @@ class Collective:
         self._brought: set[tuple[int, int]] = set()
         self._left = len(pieces(first.total)) * (1 if first.kind is Kind.REDUCE else len(members))
 
-    def bring(self, seat: int, frame: Frame, piece: memoryview) -> tuple[list[Delivery], bool]:
+    def bring(self, seat: int, frame: Frame, room: Room) -> tuple[list[Delivery], bool]:
         """Add a member's piece; return what goes out, and whether this completes the collective.
+
+        Args:
+            seat: of the member.
+            frame: the piece's header.
+            room: where it lies; the collective keeps it, and may write to it.
 
         Raises:
             FrameError: the member brings something else than the others.
@@ -69,8 +83,8 @@ class Collective:
                 f"{expected.total} to a {expected.kind.name.lower()}"
             )
         if frame.kind is Kind.REDUCE:
-            return self._add(seat, frame, piece)
-        return self._collect(seat, frame, piece)
+            return self._add(seat, frame, room)
+        return self._collect(seat, frame, room[: frame.length])
 
     def awaited(self) -> set[int]:
         """Return the seats of which something is still to come."""
@@ -83,22 +97,24 @@ class Collective:
                 seat for seat in self._members if not whole or any(seat not in s.seats for s in self._sums.values())
             }
 
-    def _add(self, seat: int, frame: Frame, piece: memoryview) -> tuple[list[Delivery], bool]:
+    def _add(self, seat: int, frame: Frame, room: Room) -> tuple[list[Delivery], bool]:
+        """Add up without a lock: whoever brings a piece takes the sum so far out, adds it, and puts it back."""
         with self._lock:
             entry = self._sums.setdefault(frame.offset, _Sum())
-        values = np.frombuffer(piece, frame.numpy_dtype)
-        with entry.lock:
             if seat in entry.seats:
                 return [], False
-            if entry.seats:
-                np.add(entry.total, values, out=entry.total)
-            else:
-                entry.total = values.copy()
             entry.seats.add(seat)
-            if len(entry.seats) < len(self._members):
-                return [], False
-        complete = self._count()
-        return [Delivery(self._members, frame, entry.total.data)], complete
+        brought, piece = 1, room[: frame.length]
+        values = np.frombuffer(piece, frame.numpy_dtype)
+        while brought < len(self._members):
+            with self._lock:
+                if entry.room is None:
+                    entry.room, entry.brought = room, brought
+                    return [], False
+                other, more, entry.room = entry.room, entry.brought, None
+            np.add(values, np.frombuffer(other[: frame.length], frame.numpy_dtype), out=values)
+            brought += more
+        return [Delivery(self._members, frame, piece, room)], self._count()
 
     def _count(self) -> bool:
         with self._lock:
@@ -117,14 +133,14 @@ class Collective:
                 return [], False
         frame = frame._replace(seat=0)
         if frame.kind is Kind.GATHER:
-            table = b"".join(bytes(self._rows.get(other, bytearray(frame.total))) for other in range(self._seats))
+            table = b"".join(self._rows.get(other, bytearray(frame.total)) for other in range(self._seats))
             return list(_cut(self._members, frame, table)), True
         width = frame.total // self._seats
         empty = bytes(width)
         deliveries: list[Delivery] = []
         for receiver in self._members:
             rows = (self._rows.get(sender) for sender in range(self._seats))
-            here = [empty if row is None else bytes(row[receiver * width : (receiver + 1) * width]) for row in rows]
+            here = [empty if row is None else row[receiver * width : (receiver + 1) * width] for row in rows]
             deliveries += _cut([receiver], frame, b"".join(here))
         return deliveries, True
 

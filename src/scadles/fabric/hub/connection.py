@@ -9,7 +9,10 @@ from typing import Any
 
 from scadles.fabric.hub.frames import HEADER_BYTES, Frame, FrameError, Kind, parse
 
-_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", None)
+#: Wake up for less only where a timeout is set, or the connection ends.
+_WHOLE = getattr(socket, "MSG_WAITALL", 0)
+#: Read at once, so that the count of what has come moves on slow links.
+_MOST_AT_ONCE = 1 << 18
 
 
 class ClosedError(ConnectionError):
@@ -106,7 +109,7 @@ class Connection:
         filled = 0
         while filled < len(view):
             try:
-                count = self._socket.recv_into(view[filled:])
+                count = self._socket.recv_into(view[filled:], min(_MOST_AT_ONCE, len(view) - filled), _WHOLE)
             except (OSError, ValueError) as error:
                 raise ClosedError(str(error)) from None
             if not count:

@@ -20,7 +20,7 @@ from scadles.errors import FabricError
 #: Of this protocol; both ends must have the same.
 VERSION = 1
 #: The longest piece.
-PIECE_BYTES = 1 << 19
+PIECE_BYTES = 1 << 20
 #: The longest message.
 MOST_BYTES = 1 << 36
 #: The longest message of text.

@@ -19,9 +19,10 @@ from scadles.clock import wall_seconds
 from scadles.errors import ConfigError
 from scadles.fabric.hub.collectives import Collective, Delivery
 from scadles.fabric.hub.connection import ClosedError, Connection
-from scadles.fabric.hub.frames import COLLECTIVES, PIECE_BYTES, Frame, FrameError, Kind
+from scadles.fabric.hub.frames import COLLECTIVES, Frame, FrameError, Kind
 from scadles.fabric.hub.journal import Journal
 from scadles.fabric.hub.members import PULSE_S, Member, Notes, Pulse
+from scadles.fabric.hub.rooms import Room, Rooms
 
 _HELLO_S = 10.0
 _MOST_NAME = 64
@@ -88,6 +89,7 @@ class Hub:
         self._view = 0
         self._here: tuple[int, ...] = ()
         self._collectives: dict[int, Collective] = {}
+        self._rooms = Rooms()
         self._closed = Event()
         self._threads = [Thread(target=work, daemon=True) for work in (self._accept, self._look_for_silent)]
 
@@ -244,7 +246,6 @@ class Hub:
     def _read(self, member: Member) -> None:
         """Take what a device sends up until the connection ends."""
         up, why = member.up or member.control, "its connection ended"
-        room = memoryview(bytearray(PIECE_BYTES))
         try:
             while not member.is_gone:
                 frame = up.receive()
@@ -253,9 +254,10 @@ class Hub:
                     continue
                 if frame.kind not in COLLECTIVES:
                     raise FrameError(f"{frame.kind.name} among the messages of collectives")
-                piece = room[: frame.length]
-                up.read_into(piece)
-                self._bring(member, frame, piece)
+                room = self._rooms.take()
+                up.read_into(room[: frame.length])
+                self._bring(member, frame, room)
+                del room
         except ClosedError:
             pass
         except FrameError as error:
@@ -271,20 +273,21 @@ class Hub:
                 self._notes.begun(step)
                 member.note, member.boundary = (step, content), frame.sequence
 
-    def _bring(self, member: Member, frame: Frame, piece: memoryview) -> None:
+    def _bring(self, member: Member, frame: Frame, room: Room) -> None:
         with self._lock:
             if frame.view != self._view or member.seat not in self._here:
                 return  # of a view that is over
             if frame.kind is Kind.RELAY:
-                others, passed_on = [seat for seat in self._here if seat != member.seat], bytes(piece)
-                for seat in others:
-                    self._members[seat].outgoing.put((frame._replace(seat=member.seat), passed_on))
+                going = (frame._replace(seat=member.seat), room[: frame.length], room)
+                for seat in self._here:
+                    if seat != member.seat:
+                        self._members[seat].outgoing.put(going)
                 return
             collective = self._collectives.get(frame.sequence)
             if collective is None:
                 collective = Collective(frame, self._here, self._seats)
                 self._collectives[frame.sequence] = collective
-        deliveries, complete = collective.bring(member.seat, frame, piece)
+        deliveries, complete = collective.bring(member.seat, frame, room)
         if deliveries or complete:
             self._deliver(frame, deliveries, complete=complete)
 
@@ -297,7 +300,7 @@ class Hub:
             for delivery in deliveries:
                 going = delivery.frame._replace(last=admits)
                 for seat in delivery.seats:
-                    self._members[seat].outgoing.put((going, delivery.piece))
+                    self._members[seat].outgoing.put((going, delivery.piece, delivery.room))
             if complete:
                 del self._collectives[frame.sequence]
             if admits:
@@ -319,7 +322,8 @@ class Hub:
                 if isinstance(item, dict):
                     down.send_text(Kind.VIEW, item)
                 else:
-                    down.send(*item)
+                    frame, piece, _ = item
+                    down.send(frame, piece)
         self._leave(member, "its connection ended")
 
     def _look_for_silent(self) -> None:
