@@ -64,7 +64,7 @@ class CompressedExchange(GradientExchange):
         else:
             update.copy_(whole)
             reports = super()._exchange(mine)
-        self.compressor.end(reports, reduction)
+        self.compressor.end(reports, reduction, self._link.present)
         self._transfer_s = self._link.transfer_s - waited_s
         self._coding_s = self._link.seconds() - began_s - self._transfer_s
         return self._hear_of_use(reports)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -129,12 +130,13 @@ class Compressor:
         """Let :meth:`begin` begin the same step once more, with what it had: nothing came of the messages."""
         self._waiting = self._begun
 
-    def end(self, reports: Reports, reduction: Reduction | None) -> None:
+    def end(self, reports: Reports, reduction: Reduction | None, present: Sequence[int] | None = None) -> None:
         """Take note of what came of the step.
 
         Args:
-            reports: of all devices.
+            reports: of all devices; zeros of those that are absent.
             reduction: what came of the messages; None where all of the update was sent.
+            present: who took part, ascending; None where all did.
         """
         if float(reports.weight.sum()) > 0:  # otherwise nobody applies anything, and nothing counts as sent
             if reduction is not None:
@@ -149,10 +151,12 @@ class Compressor:
         if self._gates.norm is not None:
             self._gates.norm.observe(norm_sq, kept_sq)
         if self._gates.cost is not None and self._last_compressed is not None:
-            # times are of the step before; who was ready last waited for nobody
+            # times are of the step before, which not all of the present have taken; who was ready last waited for nobody
+            here = reports.of(range(len(reports)) if present is None else present).transfer_s
+            known = here[here > 0]
             self._gates.cost.observe(
                 compressed=self._last_compressed,
-                transfer_s=float(reports.transfer_s.min()),
+                transfer_s=float((known if len(known) else here).min()),
                 coding_s=float(reports.coding_s.max()),
             )
         self._last_compressed = self.compressed

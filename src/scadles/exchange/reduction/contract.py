@@ -23,7 +23,8 @@ class Reduction(NamedTuple):
     Attributes:
         total: the sum over devices of what they sent, float32 ``[n]``, the same to the bit on every device; memory of
             the reducer, valid until its next step.
-        scalars: of every device, by rank, float64 ``[size, s]``; rounded to float32, as in a dense message.
+        scalars: of every device, by rank, float64 ``[size, s]``; rounded to float32, as in a dense message; zeros of
+            a device that is absent.
         taken: what the caller subtracts from its own update to get its residual: what this device sent, as it was
             decoded, less what came back to it to keep.
         kept_sq: squared norm of what this device sent, before rounding.
@@ -58,6 +59,9 @@ class Collectives(Protocol):
 
     rank: int
     size: int
+
+    @property
+    def present(self) -> Sequence[int]: ...
 
     def gather(self, values: Tensor, phase: str) -> Tensor: ...
 
@@ -121,7 +125,8 @@ class SparseReducer(ABC):
         # a fabric of GPUs returns what it brings on a GPU
         received = None if slice_messages is None else self._fabric.swap(slice_messages, phase).cpu()
         message = self.message(received, scalars, step, phase)
-        reduction = self.settle(self.add_up(self._fabric.gather(message, phase).cpu(), step, phase))
+        messages, senders = self._exchange(message, phase)
+        reduction = self.settle(self.add_up(messages.cpu(), senders, step, phase))
         if v.device.type == "cpu":
             return reduction
         taken = Sparse(reduction.taken.indices.to(v.device), reduction.taken.values.to(v.device))
@@ -136,8 +141,11 @@ class SparseReducer(ABC):
         """Return the message for everybody, uint8 ``[m]``, made of those that came."""
 
     @abstractmethod
-    def add_up(self, messages: Tensor, step: int, phase: str) -> Sums:
-        """Return the sum of everybody's messages, uint8 ``[size, m]``; nothing in it is about this device."""
+    def add_up(self, messages: Tensor, senders: Sequence[int], step: int, phase: str) -> Sums:
+        """Return the sum of everybody's messages, uint8 ``[size, m]``; nothing in it is about this device.
+
+        Only rows of ``senders``, ascending, hold anything: who else there is takes no part now.
+        """
 
     @abstractmethod
     def settle(self, sums: Sums) -> Reduction:
@@ -146,6 +154,10 @@ class SparseReducer(ABC):
     @abstractmethod
     def volume(self, scalars: int) -> Volume:
         """Return what one device sends in a step with that many scalars."""
+
+    def _exchange(self, message: Tensor, phase: str) -> tuple[Tensor, Sequence[int]]:
+        """Return everybody's messages, uint8 ``[size, m]``, and whose rows hold any."""
+        return self._fabric.gather(message, phase), self._fabric.present
 
     def state(self) -> dict[str, Tensor]:
         """Return what a checkpoint must hold for the next step to be the same, where it depends on the last."""
@@ -188,7 +200,7 @@ def reduce_together(
     for rank, reducer in enumerate(reducers):
         sent = [rows[rank] for rows in slice_messages if rows is not None]
         messages.append(reducer.message(torch.stack(sent) if sent else None, scalars[rank], step, phase))
-    sums = reducers[0].add_up(torch.stack(messages), step, phase)
+    sums = reducers[0].add_up(torch.stack(messages), range(len(messages)), step, phase)
     return [reducer.settle(sums) for reducer in reducers]
 
 

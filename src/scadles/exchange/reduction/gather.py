@@ -39,20 +39,26 @@ class GatherReducer(SparseReducer):
         self._picked = encoded.sent
         return encoded.message
 
-    def add_up(self, messages: Tensor, step: int, phase: str) -> Sums:
+    def add_up(self, messages: Tensor, senders: Sequence[int], step: int, phase: str) -> Sums:
         total = self._zeros()
-        rows: list[tuple[float, ...]] = []
-        for rank, message in enumerate(messages):
+        rows: dict[int, tuple[float, ...]] = {}
+        for rank in senders:
             try:
-                header = add_message(message, total)
+                header = add_message(messages[rank], total)
                 if header.step != step:
                     raise WireError(f"a message of step {header.step}, this is step {step}")
-                if rows and len(header.scalars) != len(rows[0]):
-                    raise WireError(f"a message with {len(header.scalars)} scalars, device 0 has {len(rows[0])}")
+                first = rows.get(senders[0], header.scalars)
+                if len(header.scalars) != len(first):
+                    raise WireError(
+                        f"a message with {len(header.scalars)} scalars, device {senders[0]} has {len(first)}"
+                    )
             except WireError as error:
                 raise whose_fault(rank, phase, error) from None
-            rows.append(header.scalars)
-        return Sums(total, np.array(rows, np.float64))
+            rows[rank] = header.scalars
+        scalars = np.zeros((len(messages), len(rows[senders[0]])))
+        for rank, row in rows.items():
+            scalars[rank] = row
+        return Sums(total, scalars)
 
     def settle(self, sums: Sums) -> Reduction:
         return Reduction(sums.total, sums.scalars, self._picked, self._kept_sq, self._picked.indices)

@@ -185,7 +185,7 @@ class PowerSgdReducer(SparseReducer):
         self._sent = encoded.sent.clone()
         return encoded.message
 
-    def add_up(self, messages: Tensor, step: int, phase: str) -> Sums:
+    def add_up(self, messages: Tensor, senders: Sequence[int], step: int, phase: str) -> Sums:
         sums, rows = torch.zeros(self.plan.message_floats), list[tuple[float, ...]]()
         for device, message in enumerate(messages):
             scalars, part = open_dense(message, len(sums), device, step, phase, len(rows[0]) if rows else None)

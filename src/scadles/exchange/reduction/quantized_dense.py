@@ -70,7 +70,7 @@ class QuantizedDenseReducer(SparseReducer):
         self._sent[rank * self._span : (rank + 1) * self._span] -= sums - encoded.sent
         return encoded.message
 
-    def add_up(self, messages: Tensor, step: int, phase: str) -> Sums:
+    def add_up(self, messages: Tensor, senders: Sequence[int], step: int, phase: str) -> Sums:
         total, rows = self._zeros(), []
         for owner, message in enumerate(messages):
             scalars, part = open_dense(message, self._span, owner, step, phase)

@@ -86,7 +86,7 @@ class SplitReducer(SparseReducer):
         self._keep(sums, packed.indices, start, stop)
         return message
 
-    def add_up(self, messages: Tensor, step: int, phase: str) -> Sums:
+    def add_up(self, messages: Tensor, senders: Sequence[int], step: int, phase: str) -> Sums:
         total = self._zeros()
         sums = total.numpy()
         scalars = (messages.shape[1] - self.volume(0).message_bytes) // 4

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from torch import Tensor
@@ -47,6 +47,11 @@ class TimedLink:
         self.seconds = seconds
         self.transfer_s = 0.0
         self._link = link
+
+    @property
+    def present(self) -> Sequence[int]:
+        """Who takes part now, as the link says."""
+        return self._link.present
 
     def reduce(self, bucket: Tensor, phase: str) -> Waitable:
         return _TimedWait(self, self.timed(lambda: self._link.reduce(bucket, phase)))

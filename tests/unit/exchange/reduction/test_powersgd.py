@@ -202,7 +202,7 @@ class TestForeignMessages:
         good = encode_dense(torch.zeros(floats), value_type="int8", step=1, scalars=[0.0]).message
         bad = encode_dense(torch.zeros(floats + length), value_type="int8", step=step, scalars=[0.0] * scalars).message
         with pytest.raises(WireError, match=rf"device 1, {PHASE}: .*{said}"):
-            reducer.add_up([good, bad], 1, PHASE)
+            reducer.add_up([good, bad], range(2), 1, PHASE)
 
 
 def test_the_volume_is_what_is_made():

@@ -147,8 +147,8 @@ def test_an_altered_message_is_an_error_that_names_its_device(kind, where, place
         return
     messages = torch.stack([reducer.message(arrived[rank], [], 5, PHASE) for rank, reducer in enumerate(reducers)])
     with pytest.raises(WireError, match=f"^device 1, {PHASE}: "):
-        reducers[0].add_up(altered(messages, place), 5, PHASE)
-    reducers[0].add_up(messages, 5, PHASE)
+        reducers[0].add_up(altered(messages, place), range(len(messages)), 5, PHASE)
+    reducers[0].add_up(messages, range(len(messages)), 5, PHASE)
 
 
 @pytest.mark.parametrize(("kind", "where"), PLACES)
@@ -185,7 +185,7 @@ def test_a_device_at_another_step_is_named(kind):
         return
     messages = [reducer.message(None, [], steps[rank], PHASE) for rank, reducer in enumerate(reducers)]
     with pytest.raises(WireError, match=f"device 2, {PHASE}: a message of step 8, this is step 7"):
-        reducers[0].add_up(torch.stack(messages), 7, PHASE)
+        reducers[0].add_up(torch.stack(messages), range(len(messages)), 7, PHASE)
 
 
 def test_messages_have_the_size_that_the_volume_says(in_threads):
