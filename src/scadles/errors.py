@@ -10,6 +10,7 @@ ScadlesError                 exit code 1
 └── FabricError              the exchange between devices failed         exit code 3
     ├── PeerLostError        a device did not answer within the deadline
     ├── MembershipChangedError   devices came or went, where a run goes on with those that are there
+    ├── NotAdmittedError     a device is not let into a run, or not any more
     ├── DivergedError        devices no longer hold the same model
     └── WireError            a compressed message is torn, altered or foreign (scadles.compression)
 
@@ -99,6 +100,10 @@ class MembershipChangedError(FabricError):
     def __init__(self, message: str, *, detached: bool = False) -> None:
         super().__init__(message)
         self.detached = detached
+
+
+class NotAdmittedError(FabricError):
+    """A device is not let in (again): the run has ended without it, or it was told to stop while it waited."""
 
 
 class DivergedError(FabricError):

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from scadles.clock import wall_seconds
-from scadles.errors import FabricError, MembershipChangedError, PeerLostError
+from scadles.errors import FabricError, MembershipChangedError, NotAdmittedError, PeerLostError
 from scadles.fabric.hub import Hub, HubFabric, journal_of
 from scadles.fabric.hub.collectives import Collective
 from scadles.fabric.hub.connection import Connection
@@ -280,6 +280,122 @@ class TestAdmission:
         one.enter(number)
         joining.join(LIMIT_S)
         assert entered[0].note == {"step": 1, "position": 101}
+
+    def test_who_has_not_got_the_state_yet_is_still_to_be_given_it(self, hub, connect):
+        """A third device is lost while the state is handed over: the new one must not take its own for the others'."""
+        serving, (one, two, three) = fleet(hub, connect, 3, least=1)
+        late, entered = connect(serving, "cam-9"), []
+        joining = Thread(target=lambda: entered.append(late.enter(0)), daemon=True)
+        joining.start()
+
+        def until_admitted(fabric):
+            step = 0
+            while not fabric.changed:
+                step += 1
+                fabric.note(step, {})
+                total(fabric, 1)
+            return fabric.enter(step).receivers
+
+        assert together([one, two, three], until_admitted) == [(late.rank,)] * 3
+        joining.join(LIMIT_S)
+        three.close()
+        until(lambda: one.changed and late.changed, "news of the loss")
+        views = [fabric.enter(1) for fabric in (one, two, late)]
+        assert {(view.source, view.receivers) for view in views} == {(one.rank, (late.rank,))}
+        assert together([one, two, late], lambda fabric: total(fabric, 1)) == [3, 3, 3]
+        two.close()
+        until(lambda: late.changed, "news of the loss")
+        assert late.enter(1).receivers == (), "it has done something together with the others since"
+
+    def test_the_source_is_lost_before_anybody_has_its_state(self, hub, connect):
+        serving, (one,) = fleet(hub, connect, 1, least=1)
+        late, entered = connect(serving, "cam-9"), []
+        joining = Thread(target=lambda: entered.append(late.enter(3)), daemon=True)
+        joining.start()
+        step = 5
+        while not one.changed:
+            step += 1
+            one.note(step, {})
+            total(one, 1)
+        joining.join(LIMIT_S)
+        one.close()
+        until(lambda: late.changed, "news of the loss")
+        view = late.enter(3)
+        assert (view.source, view.receivers) == (late.rank, ())
+        assert serving._journal.newest == 3, "later steps are lost with their source"
+
+    def test_who_is_further_than_those_who_wait_is_waited_for_a_little(self, hub, connect):
+        serving, (one, two) = fleet(hub, connect, 2, least=1)
+
+        def step(fabric):
+            for number in (1, 2):
+                fabric.note(number, {})
+                total(fabric, 1)
+
+        together([one, two], step)
+        one._session.close("cut off")
+        two._session.close("cut off")
+        until(lambda: not serving.members(), "both to be lost")
+
+        def come_back(fabric):
+            if fabric is two:
+                Event().wait(0.5)
+            return fabric.enter(2 if fabric is two else 1)
+
+        views = together([one, two], come_back)
+        assert {view.source for view in views} == {two.rank}
+
+    def test_who_comes_after_the_end_hears_of_it(self, hub, connect):
+        serving, (one, two) = fleet(hub, connect, 2, least=1)
+
+        def step(fabric):
+            fabric.note(1, {})
+            total(fabric, 1)
+
+        together([one, two], step)
+        two._session.close("cut off")
+        one.ended_by = "steps"
+        one.close()
+        until(lambda: not serving.members(), "both to be gone")
+        assert not serving.is_over, "one has not heard of the end"
+        with pytest.raises(NotAdmittedError, match=r"the run has ended \(steps\)"):
+            two.enter(0)
+        two.close()
+        until(lambda: serving.is_over, "the end")
+
+    def test_who_is_at_the_end_comes_to_it_alone(self, hub, connect):
+        serving, (one, two) = fleet(hub, connect, 2, least=2)
+
+        def step(fabric):
+            fabric.note(1, {})
+            total(fabric, 1)
+
+        together([one, two], step)
+        two._session.close("cut off")
+        one.ended_by = "steps"
+        one.close()
+        assert list(two.enter(1).members) == [two.rank]
+        assert total(two, 3) == 3
+
+    def test_a_stop_ends_the_wait(self, hub, connect):
+        fabric = connect(hub(2, least=2), "cam-0")
+        asked = Event()
+        fabric.stopped = asked.is_set
+        Thread(target=lambda: (Event().wait(0.2), asked.set()), daemon=True).start()
+        with pytest.raises(NotAdmittedError, match="told to stop"):
+            fabric.enter(0)
+
+    def test_an_older_process_of_a_name_does_not_come_back(self, hub, connect):
+        serving = hub(2, least=1)
+        old = connect(serving, "cam-0")
+        old.enter(0)
+        new = connect(serving, "cam-0")
+        with pytest.raises(MembershipChangedError):
+            total(old, 1)
+        with pytest.raises(FabricError, match="another process has taken its place"):
+            old.enter(0)
+        new.enter(0)
+        assert total(new, 1) == 1
 
 
 class TestRefusals:

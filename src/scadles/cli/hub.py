@@ -43,7 +43,7 @@ def hub(
     checked = load_config(config, [*(settings or []), "fabric.backend=hub"])
     host, port = _address(listen, "--listen")
     folder = out or default_folder(f"{checked.method}-hub")
-    with journal_of(folder) as journal:
+    with journal_of(folder, kept=2 * checked.checkpoint.every_steps + 2) as journal:
         serving = Hub(
             *(host, port, checked.devices),
             least=checked.fabric.min_devices,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -131,6 +131,8 @@ class ElasticFabric(Fabric):
     run: str
     #: Why the run ended, once it has; empty before.
     ended_by: str = ""
+    #: Whether to give up waiting to be admitted.
+    stopped: Callable[[], bool]
 
     @property
     @abstractmethod
@@ -148,6 +150,9 @@ class ElasticFabric(Fabric):
 
         Args:
             step: how many steps this device's model has taken.
+
+        Raises:
+            NotAdmittedError: the run has ended without this device, or it was told to stop while it waited.
         """
 
     @abstractmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -13,14 +14,15 @@ import torch
 from torch import Tensor
 
 from scadles.clock import wall_seconds
-from scadles.errors import FabricError, MembershipChangedError, PeerLostError
+from scadles.errors import FabricError, MembershipChangedError, NotAdmittedError, PeerLostError
 from scadles.fabric.contract import ElasticFabric, Pending, View, check_length
 from scadles.fabric.hub.connection import ClosedError, Connection
 from scadles.fabric.hub.frames import DTYPES, PIECE_BYTES, Frame, FrameError, Kind, pieces
 from scadles.fabric.hub.members import PULSE_S, Pulse
 
 _CONNECT_S = 10.0
-_LONGEST_PAUSE_S = 5.0
+_LONGEST_PAUSE_S = 1.0
+_GOODBYE_S = 2.0
 
 
 @dataclass
@@ -101,8 +103,11 @@ class HubFabric(ElasticFabric):
         self._address = (host, port)
         self._name = name
         self.run = run
-        self._stopped = stopped
+        self.stopped = stopped
         self._say = say
+        self._process = secrets.token_hex(8)
+        self._was_welcome = False
+        self._over = ""
         self._changed = Condition()
         self._closed = False
         self._collectives = 0
@@ -133,7 +138,8 @@ class HubFabric(ElasticFabric):
         """Go over to the newest view, as :meth:`.ElasticFabric.enter` does; a lost hub is looked for until it is found.
 
         Raises:
-            FabricError: the hub refuses this device, or it was told to stop while it waited.
+            FabricError: the hub refuses this device.
+            NotAdmittedError: the run has ended, or this device was told to stop while it waited.
         """
         while True:
             with self._changed:
@@ -142,6 +148,8 @@ class HubFabric(ElasticFabric):
                 waits = self._next_view is None or self._session.over.is_set()
                 if not waits and self._next_view is not None and self._next_view.members:
                     return self._begin(self._next_view)
+                if self._over:
+                    raise NotAdmittedError(f"the run has ended ({self._over}) while this device was away")
             if self._session.over.is_set():
                 self._reconnect()
             with self._changed:
@@ -150,8 +158,8 @@ class HubFabric(ElasticFabric):
                 self._session.control.send_text(Kind.READY, {"step": step})
             with self._changed:
                 while self._next_view is None and not self._session.over.is_set():
-                    if self._stopped() or self._closed:
-                        raise FabricError("stopped while waiting to be admitted")
+                    if self.stopped() or self._closed:
+                        raise NotAdmittedError("told to stop while it waited to be admitted")
                     self._changed.wait(PULSE_S)
 
     def _begin(self, view: View) -> View:
@@ -253,6 +261,7 @@ class HubFabric(ElasticFabric):
         self._closed = True
         with suppress(ClosedError):
             self._session.control.send_text(Kind.GOODBYE, {"ended_by": self.ended_by})
+            self._session.over.wait(_GOODBYE_S)  # the hub hears it before it sees that a connection has ended
         self._session.close("this device has left")
         with self._changed:
             self._changed.notify_all()
@@ -320,7 +329,9 @@ class HubFabric(ElasticFabric):
             except OSError as error:
                 why = getattr(error, "strerror", None) or str(error)
             host, port = self._address
-            if wall_seconds() > give_up_s or self._stopped() or self._closed:
+            if self.stopped():
+                raise NotAdmittedError(f"told to stop while it looked for the hub at {host}:{port}")
+            if wall_seconds() > give_up_s or self._closed:
                 raise PeerLostError([], "joining", f"the hub at {host}:{port} does not answer: {why}") from None
             Event().wait(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
@@ -333,7 +344,9 @@ class HubFabric(ElasticFabric):
                 failing.callback(connection.close)
                 return connection, self._hello(connection, hello)
 
-            control, welcome = connect(role="control", name=self._name, run=self.run)
+            who = {"name": self._name, "run": self.run, "process": self._process, "again": self._was_welcome}
+            control, welcome = connect(role="control", **who)
+            self._was_welcome = True
             self.rank, self.size = int(welcome["seat"]), int(welcome["seats"])
             self.run, self.settings = str(welcome["run"]), dict(welcome["settings"])
             up, _ = connect(role="up", session=welcome["session"])
@@ -392,7 +405,7 @@ class HubFabric(ElasticFabric):
             while True:
                 frame = session.down.receive()
                 if frame.kind is Kind.VIEW:
-                    self._hear_of_view(session.down.receive_text(frame))
+                    self._hear_of_view(session, session.down.receive_text(frame))
                     continue
                 key = (frame.view, frame.sequence, frame.seat if frame.kind is Kind.RELAY else 0)
                 with self._changed:
@@ -411,7 +424,7 @@ class HubFabric(ElasticFabric):
         except (ClosedError, FrameError) as error:
             self._end(session, str(error))
 
-    def _hear_of_view(self, content: dict[str, Any]) -> None:
+    def _hear_of_view(self, session: _Session, content: dict[str, Any]) -> None:
         members = {int(seat): str(name) for seat, name in content["members"].items()}
         view = View(
             int(content["view"]),
@@ -421,7 +434,10 @@ class HubFabric(ElasticFabric):
             content.get("note"),
         )
         with self._changed:
+            if session.over.is_set():
+                return
             self._next_view = view
+            self._over = str(content.get("ended_by", ""))
             self._changed.notify_all()
 
     def _beat(self, session: _Session) -> None:

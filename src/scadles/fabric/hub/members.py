@@ -9,7 +9,6 @@ from queue import SimpleQueue
 from typing import Any
 
 from scadles.fabric.hub.connection import Connection
-from scadles.fabric.hub.journal import Journal
 
 #: Between two signs of life of either end.
 PULSE_S = 0.2
@@ -75,6 +74,8 @@ class Member:
         pulse: its signs of life.
         step: how far its model has come, as it said last.
         is_ready: whether it waits to be admitted.
+        has_state: whether it has the common state of the present view, as it shows by beginning a step.
+        process: a secret of the process that it is; a later one of the same name has another.
         note: what it sent with the present step, with its number; counts once the step is whole.
         boundary: the collective that ends this step.
         moves: changes, as the device says, whenever its stream brings something.
@@ -91,6 +92,8 @@ class Member:
     outgoing: SimpleQueue[Any] = field(default_factory=SimpleQueue)
     step: int = -1
     is_ready: bool = False
+    has_state: bool = False
+    process: str = ""
     is_gone: bool = False
     note: tuple[int, dict[str, Any]] | None = None
     boundary: int = -1
@@ -108,37 +111,3 @@ class Member:
     def connections(self) -> list[Connection]:
         """Return those that there are."""
         return [one for one in (self.control, self.up, self.down) if one is not None]
-
-
-class Notes:
-    """What devices have said of themselves together with steps that were taken.
-
-    A note counts when its step is whole. If its device is lost before anybody has begun the next step, the step may
-    have to be repeated without it: then the note is in doubt until one of the others begins a step.
-
-    Args:
-        journal: keeps notes when this process is killed; None keeps them in memory alone.
-    """
-
-    def __init__(self, journal: Journal | None = None) -> None:
-        self._journal = journal
-        last = journal.last if journal is not None else {}
-        self._kept = {name: notes[0] for name, notes in last.items() if len(notes) > 1}
-        self._fresh = {name: notes[-1] for name, notes in last.items()}
-
-    def whole(self, name: str, note: tuple[int, dict[str, Any]]) -> None:
-        """Take a note of a step for which all messages are here."""
-        self._fresh[name] = note
-        if self._journal is not None:
-            self._journal.note(name, *note)
-
-    def begun(self, step: int) -> None:
-        """Somebody has begun a step: those before are taken, and notes of this one or later are void."""
-        for name, note in list(self._fresh.items()):
-            del self._fresh[name]
-            if note[0] < step:
-                self._kept[name] = note
-
-    def of(self, name: str) -> tuple[int, dict[str, Any]] | None:
-        """Return the newest note that counts."""
-        return self._kept.get(name)

@@ -8,10 +8,12 @@ up outside of it.
 from __future__ import annotations
 
 import hmac
+import json
 import secrets
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from hashlib import sha256
 from threading import Event, RLock, Thread
 from typing import Any
 
@@ -21,13 +23,15 @@ from scadles.fabric.hub.collectives import Collective, Delivery
 from scadles.fabric.hub.connection import ClosedError, Connection
 from scadles.fabric.hub.frames import COLLECTIVES, Frame, FrameError, Kind
 from scadles.fabric.hub.journal import Journal
-from scadles.fabric.hub.members import PULSE_S, Member, Notes, Pulse
+from scadles.fabric.hub.members import PULSE_S, Member, Pulse
 from scadles.fabric.hub.rooms import Room, Rooms
 
 _HELLO_S = 10.0
 _MOST_NAME = 64
 _MOST_WAITING = 256
 _MOST_NOTE_BYTES = 1 << 16
+_PATIENCE_S = 3.0
+_LINGER_S = 30.0
 
 
 class Hub:
@@ -72,20 +76,23 @@ class Hub:
             raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --listen") from None
         self.address: tuple[str, int] = self._listening.getsockname()[:2]
         self.refused = 0
-        self.ended_by = ""
         self._seats = seats
         self._least = least
         self._deadline_s = deadline_s
-        self._run = journal.run if journal is not None else ""
         self._settings = settings or {}
+        self._mark = sha256(json.dumps(self._settings, sort_keys=True).encode()).hexdigest()
+        self._journal = journal or Journal()
+        ended_by, mark = self._journal.ended_by
+        self.ended_by = ended_by if mark == self._mark else ""
         self._say = say
         self._lock = RLock()
         self._members: dict[int, Member] = {}
-        self._journal = journal
-        self._names: dict[str, int] = dict(journal.seats) if journal is not None else {}
+        self._names: dict[str, int] = dict(self._journal.seats)
+        self._lost = set(self._names)  # who has not said goodbye
+        self._processes: dict[str, object] = {}
+        self._since_s = wall_seconds()  # nobody takes part
         self._epochs: dict[str, int] = {}
         self._greeting = 0
-        self._notes = Notes(journal)
         self._view = 0
         self._here: tuple[int, ...] = ()
         self._collectives: dict[int, Collective] = {}
@@ -113,9 +120,11 @@ class Hub:
 
     @property
     def is_over(self) -> bool:
-        """Whether the run has ended and all devices have left."""
+        """Whether the run has ended and all devices have left, or are not heard of any more."""
         with self._lock:
-            return bool(self.ended_by) and not self._members
+            if not self.ended_by or self._members:
+                return False
+            return not self._lost or wall_seconds() - self._since_s > _LINGER_S
 
     def members(self) -> dict[int, str]:
         """Return who takes part now, name by seat."""
@@ -185,7 +194,7 @@ class Hub:
         name, run = hello.get("name"), hello.get("run", "")
         if not isinstance(name, str) or not 0 < len(name) <= _MOST_NAME or not name.isprintable():
             raise FrameError(f"a name must be 1 to {_MOST_NAME} printable characters")
-        if run and self._run and run != self._run:
+        if run and self._journal.run and run != self._journal.run:
             raise FrameError("it belongs to another run than this hub's")
         with self._lock:
             if (seat := self._names.get(name)) is None:
@@ -194,14 +203,18 @@ class Hub:
                     taken = ", ".join(sorted(self._names))
                     raise FrameError(f"all {self._seats} seats are taken, by {taken}: set devices higher at the hub")
                 self._names[name] = seat
-                if self._journal is not None:
-                    self._journal.seat(name, seat)
+                self._journal.seat(name, seat)
+            process = hello.get("process")
+            if hello.get("again") and self._processes.get(name, process) != process:
+                raise FrameError("another process has taken its place under that name")
+            self._processes[name] = process
+            self._lost.add(name)
             if seat in self._members:
                 self._lose(self._members[seat], "it has connected anew")
             epoch = self._epochs[name] = self._epochs.get(name, 0) + 1
             member = Member(name, seat, secrets.token_hex(16), epoch, connection, Pulse(wall_seconds()))
             self._members[seat] = member
-        welcome = {"seat": seat, "seats": self._seats, "session": member.session, "run": self._run}
+        welcome = {"seat": seat, "seats": self._seats, "session": member.session, "run": self._journal.run}
         connection.send_text(Kind.WELCOME, welcome | {"settings": self._settings})
         return member
 
@@ -221,7 +234,7 @@ class Hub:
                         self._become_ready(member, content)
                 if frame.kind is Kind.GOODBYE:
                     why = "it has said goodbye"
-                    self.ended_by = self.ended_by or str(content.get("ended_by", ""))[:_MOST_NAME]
+                    self._hear_goodbye(member, str(content.get("ended_by", ""))[:_MOST_NAME])
                     break
                 if frame.kind is Kind.PULSE:
                     member.moves = content.get("moves")
@@ -237,11 +250,38 @@ class Hub:
         if not isinstance(step, int) or member.up is None or member.down is None:
             raise FrameError("READY without its step, or before all its connections are there")
         member.step, member.is_ready = step, True
-        if not self._here:
-            waiting = [one for one in self._members.values() if one.is_ready]
-            if len(waiting) >= self._least:
-                self._notes.begun(max(one.step for one in waiting) + 1)
-                self._change_view()
+        self._begin_anew()
+
+    def _hear_goodbye(self, member: Member, ended_by: str) -> None:
+        with self._lock:
+            if not member.is_gone:
+                self._lost.discard(member.name)
+            if ended_by and not self.ended_by:
+                self.ended_by = ended_by
+                self._journal.end(ended_by, self._mark)
+
+    def _begin_anew(self) -> None:
+        """Let those who wait begin, where nobody takes part and enough are there."""
+        waiting = [one for one in self._members.values() if one.is_ready]
+        if self._here or not waiting or self._closed.is_set():
+            return
+        if self.ended_by:
+            for member in (one for one in waiting if one.step < self._journal.newest):
+                member.is_ready = False
+                self._send_view(member, {"members": {}, "ended_by": self.ended_by})
+            waiting = [one for one in waiting if one.is_ready]
+        elif len(waiting) < self._least or self._somebody_is_further(waiting):
+            return
+        if waiting:
+            self._journal.begun(max(one.step for one in waiting) + 1)
+            self._change_view()
+
+    def _somebody_is_further(self, waiting: list[Member]) -> bool:
+        """Whether to wait a little for a device that has taken steps which none of those who wait has."""
+        if max(one.step for one in waiting) >= self._journal.newest:
+            return False
+        missing = self._journal.took_the_newest().intersection(self._lost) - {one.name for one in waiting}
+        return bool(missing) and wall_seconds() - self._since_s < _PATIENCE_S
 
     def _read(self, member: Member) -> None:
         """Take what a device sends up until the connection ends."""
@@ -270,7 +310,8 @@ class Hub:
             raise FrameError("a note without its step, or one that is too long")
         with self._lock:
             if frame.view == self._view and member.seat in self._here:
-                self._notes.begun(step)
+                self._journal.begun(step)
+                member.has_state = True
                 member.note, member.boundary = (step, content), frame.sequence
 
     def _bring(self, member: Member, frame: Frame, room: Room) -> None:
@@ -283,6 +324,7 @@ class Hub:
                     if seat != member.seat:
                         self._members[seat].outgoing.put(going)
                 return
+            self._members[member.seat].has_state = True  # which comes before all that is done together
             collective = self._collectives.get(frame.sequence)
             if collective is None:
                 collective = Collective(frame, self._here, self._seats)
@@ -311,7 +353,7 @@ class Hub:
         noted = [self._members[seat] for seat in self._here if self._members[seat].boundary == sequence]
         for member in noted:
             if member.note is not None:
-                self._notes.whole(member.name, member.note)
+                self._journal.note(member.name, *member.note)
         return bool(noted)
 
     def _write(self, member: Member) -> None:
@@ -333,6 +375,7 @@ class Hub:
                 silent = [one for one in self._members.values() if one.pulse.is_gone(now_s)]
                 awaited = {seat for one in self._collectives.values() for seat in one.awaited()}
                 idle_s = {one: one.hangs_s(now_s, is_awaited=seat in awaited) for seat, one in self._members.items()}
+                self._begin_anew()
             for member in silent:
                 self._leave(member, f"silent for {member.pulse.silent_s(now_s):.1f} s")
             for member in (one for one, seconds in idle_s.items() if seconds > self._deadline_s):
@@ -356,32 +399,44 @@ class Hub:
         self._say(f"{member.name} (device {member.seat}) has left: {why}")
         if member.seat in self._here:
             self._here = tuple(seat for seat in self._here if seat != member.seat)
-            self._change_view(admit=False)
+            if self._here:
+                self._change_view(admit=False)
+                return
+            self._view += 1
+            self._collectives.clear()
+            self._since_s = wall_seconds()
+        self._begin_anew()
 
     def _change_view(self, *, admit: bool = True) -> None:
-        """Let a new view begin, with those who wait where they are admitted, or none where too few are left."""
+        """Let a new view begin, with those who wait where they are admitted, or none where too few are left.
+
+        Who came with an earlier view and has not been given the state of the others since is to be given it now.
+        """
         stayed = list(self._here)
-        new = sorted(seat for seat, one in self._members.items() if one.is_ready) if admit or not stayed else []
+        settled = [seat for seat in stayed if self._members[seat].has_state]
+        new = sorted(seat for seat, one in self._members.items() if one.is_ready) if admit else []
         self._view += 1
         self._collectives.clear()
         for member in self._members.values():
             member.boundary, member.note = -1, None
-        if len(stayed) + len(new) < self._least:
-            self._here = ()
+        too_few = len(stayed) + len(new) < self._least and not self.ended_by
+        if too_few or (stayed and not settled):
+            self._here, self._since_s = (), wall_seconds()
             for seat in stayed:
                 self._send_view(self._members[seat], {"members": {}})
             return
         self._here = tuple(sorted([*stayed, *new]))
-        source = stayed[0] if stayed else max(new, key=lambda seat: (self._members[seat].step, -seat), default=None)
+        source = settled[0] if settled else max(new, key=lambda seat: (self._members[seat].step, -seat))
+        for seat in new:
+            self._members[seat].is_ready, self._members[seat].has_state = False, seat == source
         names = {str(seat): self._members[seat].name for seat in self._here}
-        receivers = [seat for seat in new if seat != source]
+        receivers = [seat for seat in self._here if not self._members[seat].has_state]
         for seat in self._here:
             member = self._members[seat]
-            said = self._notes.of(member.name) if seat in new else None
+            said = self._journal.of(member.name) if seat in new or seat in receivers else None
             note = said[1] if said is not None else None
             self._send_view(member, {"members": names, "source": source, "receivers": receivers, "note": note})
         for seat in new:
-            self._members[seat].is_ready = False
             self._say(f"{self._members[seat].name} (device {seat}) takes part")
 
     def _send_view(self, member: Member, content: dict[str, Any]) -> None:
