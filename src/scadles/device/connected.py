@@ -62,6 +62,7 @@ class ConnectedDevice(Device):
         samples: shares samples with the others; None where none are shared.
 
     Attributes:
+        last_taken: the last step that this device took part in since it was started; 0 before.
         rejecting: devices that asked to end the run because too much of their streams is rejected.
         all_ended: whether the streams of all devices have ended, and all that they brought is trained on.
     """
@@ -76,6 +77,7 @@ class ConnectedDevice(Device):
         "batchnorm",
         "buffers",
         "fabric",
+        "last_taken",
         "rejecting",
     )
 
@@ -99,6 +101,7 @@ class ConnectedDevice(Device):
         self.batchnorm = BatchNormStatistics(learner.model)
         self.rejecting: tuple[int, ...] = ()
         self.all_ended = False
+        self.last_taken = 0
 
     def try_out(self, example: Tensor) -> None:
         """Let the model be compiled where it shall be, and find the buffers that training passes change.
@@ -219,6 +222,7 @@ class ConnectedDevice(Device):
         self.clock.advance_to(self._last_end_s + float(reports.ready_s.max()))
         synced_s = self.clock.now()
         result = self.learner.update(reports, self.fabric.present)
+        self.last_taken = self.learner.step_number
         self.rejecting, self.all_ended = result.rejecting, result.ended
         self.settle(trained=trained or self._counts_for_nothing)
         if trained:
@@ -301,8 +305,9 @@ class ConnectedDevice(Device):
                     fabric.note(learner.step_number + 1, self._own_state(trained=report.weight > 0))
                 return learner.exchange.finish(report)
             except MembershipChangedError as change:
-                # whoever is given the state of others must begin a step with them
-                if change.detached or not isinstance(fabric, ElasticFabric):
+                # whoever is given the state of others must begin a step with them; and nobody may share samples again
+                # while others have done so before
+                if change.detached or self._samples is not None or not isinstance(fabric, ElasticFabric):
                     raise
                 if fabric.enter(learner.step_number).receivers:
                     raise
@@ -327,6 +332,7 @@ class ConnectedDevice(Device):
             counted: whether its gradient is part of what the others have gone on with.
         """
         if counted:
+            self.last_taken = self.learner.step_number + 1
             self.settle(trained=True)
             self.end_step()
             return

@@ -134,6 +134,11 @@ class Intake:
             self.source.open(0)
         self._missing = self._missing_told = self.source.missing
 
+    def forget(self) -> None:
+        """Let go of all that has come in, without an account of it: :meth:`open` is called next."""
+        self._buffer.drop_oldest(self.held)
+        self._taken, self._rejected, self._lost = NOTHING, None, None
+
     def start(self) -> None:
         """Begin to measure the stream's rate."""
         self._count_arrived()

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from scadles.config import RunConfig
 from scadles.device.connected import ConnectedDevice
 from scadles.device.intake import IntakeState
-from scadles.errors import MembershipChangedError
+from scadles.errors import MembershipChangedError, NotAdmittedError, RunError
 from scadles.fabric import ElasticFabric, View
 from scadles.training.changes import hash_of_compression
 from scadles.training.checkpoint import Checkpoint
@@ -88,10 +88,7 @@ class Admission:
         if common is None:
             self._device.intake.open(IntakeState(**own.state["run"]["intake"]) if own is not None else None)
             return Entry(view, statistics, None, carried)
-        note, mine = view.note, own
-        if note is not None and (own.step if own is not None else -1) < note["step"] <= common.step:
-            kept = own.tensors if own is not None else {}
-            mine = Checkpoint(kept, {"run": dict(note)}, step=note["step"])
+        mine = _as_noted(own, view.note)
         statistics = self._restore(joined(common, _own_part(mine), replayed=self._replayed), opens=True)
         since = mine.step if mine is not None else 0
         return Entry(view, statistics, since if common.step else None, carried)
@@ -106,16 +103,33 @@ class Admission:
         """
         device = self._device
         was = device.learner.step_number
-        view, common, carried = self._go_over(statistics, carried)
+        try:
+            view, common, carried = self._go_over(statistics, carried)
+        except NotAdmittedError:
+            if in_step:
+                device.void_step(counted=False)
+            raise
+        noted = view.note["step"] if view.note is not None else 0
         if in_step:
-            note = view.note
-            counted = note is not None and common is not None and was + 1 == note["step"] <= common.step
-            device.void_step(counted=counted)
+            device.void_step(counted=common is not None and was + 1 == noted <= common.step)
         if common is None:
             return Entry(view, statistics, None, carried)
-        own = current_state(device, statistics, self._schedule, self._hooks)
-        statistics = self._restore(joined(common, _own_part(own), replayed=self._replayed), opens=False)
-        return Entry(view, statistics, was, carried)
+        own: Checkpoint | None = current_state(device, statistics, self._schedule, self._hooks)
+        is_void = noted < device.last_taken
+        if is_void:
+            own = _as_noted(own, view.note, or_nothing=True)
+            self._take_back(noted)
+        statistics = self._restore(joined(common, _own_part(own), replayed=self._replayed), opens=is_void)
+        return Entry(view, statistics, noted if is_void else was, carried)
+
+    def _take_back(self, step: int) -> None:
+        """Let the stream begin again where it was after a step: those that this device took since do not count."""
+        if not self._replayed:
+            raise RunError(
+                f"steps that this device took after step {step} do not count, because the others that took them were "
+                "lost: start it again, so that its stream begins where it was then"
+            )
+        self._device.intake.forget()
 
     def _go_over(
         self, statistics: RunStatistics, carried: Mapping[str, Any]
@@ -153,6 +167,23 @@ class Admission:
         if len(device.buffers):
             device.buffers.remember()
         return statistics
+
+
+def _as_noted(own: Checkpoint | None, note: Mapping[str, Any] | None, *, or_nothing: bool = False) -> Checkpoint | None:
+    """Return a device's own state as its note says that it was with its last step that counted.
+
+    Args:
+        own: its state, of that step, an earlier or a later one.
+        note: what the hub kept; None where it has none.
+        or_nothing: whether it is that of a device without any step where there is no note.
+    """
+    if note is None:
+        return None if or_nothing else own
+    if own is None:
+        return Checkpoint({}, {"run": dict(note)}, step=note["step"])
+    if own.step == note["step"] and not or_nothing:
+        return own
+    return own._replace(state={"run": {**own.state["run"], **note}}, step=note["step"])
 
 
 def _own_part(checkpoint: Checkpoint | None) -> Checkpoint | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from torch import Tensor
 
 from scadles.clock import timestamp
-from scadles.errors import MembershipChangedError, RunError
+from scadles.errors import MembershipChangedError, NotAdmittedError, RunError
 from scadles.fabric import ElasticFabric
 from scadles.observe import Away, Finished, Membership, Notice, Resumed, Step, Summary
 from scadles.training.admission import Admission, Entry
@@ -23,7 +24,11 @@ T = TypeVar("T")
 
 
 class _OverError(Exception):
-    """The run ended while this device was cut off in a step."""
+    """For this device the run is over, in the middle of something."""
+
+
+class _BeginAgainError(Exception):
+    """Somebody was given the common state in the middle of what all do after a step: all do it from its beginning."""
 
 
 class ElasticCourse(Course):
@@ -37,6 +42,7 @@ class ElasticCourse(Course):
         self._accounts: list[dict[str, Any]] = []
         self._admission: Admission | None = None
         if isinstance(fabric, ElasticFabric):
+            fabric.stopped = lambda: self._stop.wanted
             self._admission = Admission(fabric, self._device, self._schedule, self._hooks, self.config)
 
     def _start(self) -> None:
@@ -58,7 +64,8 @@ class ElasticCourse(Course):
         for message in self._tools.notices:
             self._emit(Notice, message=message)
         self._take_note(entry)
-        self._after_step()
+        with suppress(_OverError):
+            self._after_step()
 
     def _complete(self, loss: Tensor | None, correct: int | None = None, weight: float | None = None) -> Step:
         try:
@@ -87,9 +94,14 @@ class ElasticCourse(Course):
             return event
 
     def _after_step(self) -> None:
-        if self._admission is not None and self._admission.fabric.changed:
-            self._follow(self._admission, in_step=False)
-        super()._after_step()
+        while True:
+            try:
+                if self._admission is not None and self._admission.fabric.changed:
+                    self._follow(self._admission, in_step=False)
+                super()._after_step()
+                break
+            except _BeginAgainError:
+                continue
         if self._admission is not None and self._ended_by is None and self._stop.wanted:
             self._ended_by = LEFT
 
@@ -105,23 +117,37 @@ class ElasticCourse(Course):
         return self._with_others(lambda: super(ElasticCourse, self)._summarise(model_sha256))
 
     def _with_others(self, work: Callable[[], T]) -> T:
-        """Do what all devices do together, again where one comes or goes meanwhile."""
+        """Do what all devices do together, again where one is lost meanwhile.
+
+        Raises:
+            _BeginAgainError: devices were cut off and have come in again, with the state of one of them, which may not
+                have come as far in what all do together.
+        """
         while True:
             try:
                 return work()
             except MembershipChangedError:
                 if self._admission is None:
                     raise
-                self._follow(self._admission, in_step=False)
+                if self._follow(self._admission, in_step=False).view.receivers:
+                    self._evaluated_at = -1
+                    raise _BeginAgainError from None
 
-    def _follow(self, admission: Admission, *, in_step: bool) -> None:
-        """Go over to the newest view."""
+    def _follow(self, admission: Admission, *, in_step: bool) -> Entry:
+        """Go over to the newest view; where there is none any more, leave."""
         self._tools.progress.waiting("waiting to be admitted")
-        entry = admission.follow(self.statistics, self._carried(), in_step=in_step)
+        try:
+            entry = admission.follow(self.statistics, self._carried(), in_step=in_step)
+        except NotAdmittedError as error:
+            self._emit(Notice, message=f"device {self.rank} leaves: {error}")
+            self._ended_by = LEFT
+            raise _OverError from None
         if entry.since is not None:
+            self._tools.checkpoints.discard_after(entry.since)
             position = self._device.intake.source.position
             self._emit(Resumed, position=position, started_at=timestamp(), away_since=entry.since)
         self._take_note(entry)
+        return entry
 
     def _carried(self) -> dict[str, Any]:
         """Return what those that come must know beside the state of a checkpoint."""
@@ -150,10 +176,24 @@ class ElasticCourse(Course):
             self._ended_by = LEFT
 
     def _finish(self) -> None:
-        if self._ended_by != LEFT:
-            super()._finish()
-            return
-        # the run goes on without this device, which can come back with what is its own
+        while self._ended_by != LEFT:
+            try:
+                super()._finish()
+                return
+            except _BeginAgainError:
+                self._begin_the_end_again()
+            except _OverError:
+                continue
+        self._leave()
+
+    def _begin_the_end_again(self) -> None:
+        """Do what those do that come to the end of the run only now."""
+        with suppress(_BeginAgainError, _OverError):
+            if self._schedule.evaluation_due(self._learner):
+                self._evaluate()
+
+    def _leave(self) -> None:
+        """Leave a run that goes on without this device, which can come back with what is its own."""
         self._tools.log.check(now=True)
         model_sha256 = fingerprint(self.model, buffers=self.config.aggregation.batchnorm == "aggregate")
         store, hashed = self._tools.checkpoints, {"compression": hash_of_compression(self.config)}

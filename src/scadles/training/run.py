@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from scadles import assembly
 from scadles.clock import Clock, WallClock, timestamp_number
 from scadles.config import ConfigLike, RunConfig, load_config
-from scadles.errors import ConfigError, RunError
+from scadles.errors import ConfigError, NotAdmittedError, RunError
 from scadles.fabric import ElasticFabric, Fabric
 from scadles.observe import CONFIG_FILE, Summary, new_run_folder, occupied, write_config
 from scadles.seeding import derive_seed
@@ -160,10 +160,13 @@ def join_hub(
     except BaseException:
         fabric.close()
         raise
-    with join(settings, out=out, quiet=quiet, fabric=fabric) as device:
-        for batch in device.batches():
-            outputs = device.model(batch.x)
-            device.step(cross_entropy(outputs, batch.y), outputs)
+    try:
+        with join(settings, out=out, quiet=quiet, fabric=fabric) as device:
+            for batch in device.batches():
+                outputs = device.model(batch.x)
+                device.step(cross_entropy(outputs, batch.y), outputs)
+    except NotAdmittedError as error:
+        say(f"{name} has not taken part: {error}")
 
 
 def _settings(config: ConfigLike, fabric: Fabric | None) -> RunConfig:
