@@ -1,0 +1,371 @@
+"""Devices of a hub are killed and stopped at random moments: what do the others lose, and is every sample trained once?
+
+A hub and its devices run as processes of their own. Again and again one of them is killed with -9 and started again,
+or stopped for a while: at any moment, while it starts, before a test or a checkpoint, while somebody is given the state
+of the others, two at once. With ``--hubs`` the hub is killed and started again too. Batches are of a fixed size and
+every sample is kept, so that offsets tell which samples a step was on. In the end every process must end by itself;
+every sample up to the last one was trained on once, ledgers balance, all models are equal to the bit.
+
+    python benchmarks/chaos.py [--kills 30] [--devices 4] [--hubs 0] [--seed 0] [--least 1] [--out DIR]
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import json
+import os
+import random
+import signal
+import socket
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from itertools import pairwise
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
+
+import yaml
+from fleet_account import look_at_events
+
+import scadles.cli.hub
+import scadles.training.run  # noqa: F401  imported once, for all processes
+from scadles.cli.app import main as scadles_main
+from scadles.fabric.hub import HubFabric
+from scadles.observe.presence import plot_presence
+
+TESTS_S, CHECKPOINTS = 5.0, 50
+LOOK_S = 0.004
+STEPS_BETWEEN = (40, 80)
+STEPS_AT_THE_END = 160
+WAITS_FOR_MOMENT_S = 2.5
+HANGS_S = 45.0
+NO_SOONER_S = 0.5
+BATCH = 8
+MOMENTS = ("any", "any", "test", "checkpoint", "start-up", "hand-over")
+SETTINGS: dict[str, Any] = {
+    "method": "ddl",
+    "steps": 1,
+    "picture": False,
+    "target_accuracy": None,
+    "stop_at_target": False,
+    "stream": {"rates": [60]},
+    "batch": {"size": BATCH, "max_wait_s": 200},
+    "clock": {"speed": 3},
+    "evaluation": {"every_s": TESTS_S},
+    "checkpoint": {"every_steps": CHECKPOINTS},
+    "events": {"max_mb": 100},
+}
+
+
+@dataclass
+class Process:
+    """A hub or a device, over all the processes that it is one after the other."""
+
+    name: str
+    arguments: list[str]
+    folder: Path
+    now: Any = None
+    started_s: float = 0.0
+    starts_at_s: float = 0.0
+    goes_on_at_s: float = 0.0
+    is_stopped: bool = False
+    codes: list[int] = field(default_factory=list)
+    was_killed: bool = False
+
+    @property
+    def said(self) -> Path:
+        return self.folder / f"{self.name}.txt"
+
+    @property
+    def times(self) -> Path:
+        return self.folder / f"{self.name}.times"
+
+    @property
+    def runs(self) -> bool:
+        return self.now is not None and self.now.exitcode is None
+
+    def start(self) -> None:
+        self.started_s, self.was_killed, self.is_stopped = time.monotonic(), False, False
+        self.now = get_context("fork").Process(target=_be_scadles, args=(self.arguments, self.said, self.times))
+        self.now.start()
+
+    def kill(self, back_s: float) -> None:
+        self.was_killed, self.starts_at_s = True, time.monotonic() + back_s
+        os.kill(self.now.pid, signal.SIGKILL)
+        self.now.join()
+        self.codes.append(self.now.exitcode)
+
+    def stop(self, for_s: float) -> None:
+        self.is_stopped, self.goes_on_at_s = True, time.monotonic() + for_s
+        os.kill(self.now.pid, signal.SIGSTOP)
+
+    def look(self) -> None:
+        """Start what was killed and let go on what was stopped, when it is time to."""
+        now_s = time.monotonic()
+        if self.is_stopped and self.runs and now_s >= self.goes_on_at_s:
+            self.is_stopped = False
+            os.kill(self.now.pid, signal.SIGCONT)
+        if self.was_killed and now_s >= self.starts_at_s:
+            self.start()
+
+
+def _be_scadles(arguments: list[str], said: Path, times: Path) -> None:
+    os.setsid()
+    descriptor = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    faulthandler.register(signal.SIGUSR1)  # says where a process hangs
+    enter, since_s = HubFabric.enter, time.monotonic()
+
+    def timed(self: HubFabric, step: int) -> Any:
+        ready_s = time.monotonic()
+        view = enter(self, step)
+        with times.open("a") as file:
+            file.write(json.dumps([ready_s - since_s, time.monotonic() - ready_s]) + "\n")
+        HubFabric.enter = enter  # type: ignore[method-assign]
+        return view
+
+    HubFabric.enter = timed  # type: ignore[method-assign]
+    sys.argv = ["scadles", *arguments]
+    scadles_main()
+
+
+class Tail:
+    """The last step in a file of events, as it grows, and when the last test was."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: dict[Path, int] = {}
+        self.step, self.time_s, self.tested_s = 0, 0.0, 0.0
+
+    def look(self) -> int:
+        for path in self._folder.glob("events-*.jsonl"):
+            size = path.stat().st_size
+            if size == self._files.get(path, 0):
+                continue
+            self._files[path] = size
+            with path.open("rb") as file:
+                file.seek(max(0, size - 4096))
+                for line in file.read().split(b"\n")[1:-1]:
+                    said = json.loads(line)
+                    self.step, self.time_s = said["step"], said["time_s"]
+                    self.tested_s = said["time_s"] if said["event"] == "evaluation" else self.tested_s
+        return self.step
+
+
+@dataclass
+class Failure:
+    """What was done to whom, and what the others lost by it."""
+
+    kind: str
+    moment: str
+    who: list[str]
+    at_s: float
+    step: int
+    lost_s: float = 0.0
+
+
+class Chaos:
+    """One run and what is done to it."""
+
+    def __init__(self, root: Path, options: argparse.Namespace) -> None:
+        self.luck = random.Random(options.seed)
+        self.root = root
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.plan = ["device"] * options.kills + ["hub"] * options.hubs
+        self.luck.shuffle(self.plan)
+        self.at_steps = [40]
+        for _ in self.plan[1:]:
+            self.at_steps.append(self.at_steps[-1] + self.luck.randint(*STEPS_BETWEEN))
+        steps = self.at_steps[-1] + STEPS_AT_THE_END
+        config = root / "chaos.yaml"
+        settings = SETTINGS | {"devices": options.devices, "steps": steps, "fabric": {"min_devices": options.least}}
+        settings["stream"] = {"rates": [60] * options.devices}
+        if options.share:
+            settings["injection"] = {"alpha": 0.5, "beta": 0.25}
+        config.write_text(yaml.safe_dump(settings))
+        address = f"127.0.0.1:{port}"
+        self.hub = Process("hub", ["hub", str(config), "--listen", address, "--out", str(root / "hub")], root)
+        names = [f"cam-{i + 1}" for i in range(options.devices)]
+        self.devices = [
+            Process(name, ["join", address, "--name", name, "--out", str(root / name), "--quiet"], root)
+            for name in names
+        ]
+        self.tails = [Tail(root / name) for name in names]
+        self.steps, self.step, self._came, self._due_s = steps, 0, 0, 0.0
+        self.progress: list[tuple[float, int]] = []
+        self.failures: list[Failure] = []
+        self.wrong: list[str] = []
+
+    def everybody(self) -> list[Process]:
+        return [self.hub, *self.devices]
+
+    def run(self) -> None:
+        """Let the run go on to its end, and see to its failures."""
+        for process in self.everybody():
+            process.start()
+        now_s = time.monotonic()
+        self._moved_s, self._struck_s, self._moment = now_s, now_s, self.luck.choice(MOMENTS)
+        while any(one.runs or one.was_killed for one in self.everybody()):
+            for one in self.everybody():
+                one.look()
+                self._look_for_end(one)
+            now_s, step = time.monotonic(), max([tail.look() for tail in self.tails])
+            if step > self.step:
+                self.progress.append((now_s, step))
+                self.step, self._moved_s = step, now_s
+            if now_s - self._moved_s > HANGS_S:
+                self._say_who_hangs()
+                return
+            self._strike_if_it_is_time(now_s)
+            time.sleep(LOOK_S)
+
+    def _look_for_end(self, process: Process) -> None:
+        if process.runs or process.was_killed or process.now is None:
+            return
+        process.codes.append(process.now.exitcode)
+        if process.now.exitcode:
+            said = process.said.read_text()[-1500:]
+            self.wrong.append(f"{process.name} ended with {process.now.exitcode}: {said}")
+        process.now = None
+
+    def _strike_if_it_is_time(self, now_s: float) -> None:
+        number, last = len(self.failures), self.steps - STEPS_AT_THE_END
+        if not self.plan or not self.at_steps[number] <= self.step <= last or now_s - self._struck_s < NO_SOONER_S:
+            return
+        self._due_s = self._due_s or now_s
+        is_now = self._is_now(self._moment, self.step)
+        if is_now or now_s - self._due_s > WAITS_FOR_MOMENT_S:
+            self._strike(self._moment if is_now else "any", self.step)
+            self._struck_s, self._moment, self._came, self._due_s = now_s, self.luck.choice(MOMENTS), 0, 0.0
+
+    def _is_now(self, moment: str, step: int) -> bool:
+        if moment == "test":
+            return any(tail.step == step and tail.time_s > tail.tested_s + TESTS_S - 0.2 for tail in self.tails)
+        if moment == "checkpoint":
+            return (step + 1) % CHECKPOINTS == 0
+        if moment == "start-up":
+            return any(one.runs and time.monotonic() - one.started_s < 2 for one in self.devices)
+        if moment == "hand-over":
+            before, self._came = self._came, self.hub.said.read_text().count("takes part")
+            return 0 < before < self._came
+        return True
+
+    def _strike(self, moment: str, step: int) -> None:
+        what, luck = self.plan.pop(), self.luck
+        time.sleep(luck.random() * {"start-up": 1.5, "any": 0.05}.get(moment, 0.03))
+        if what == "hub":
+            self.failures.append(Failure("hub", moment, ["hub"], time.monotonic(), step))
+            if self.hub.runs:
+                self.hub.kill(luck.random())
+            return
+        here = [one for one in self.devices if one.runs and not one.is_stopped]
+        if moment == "start-up":
+            here = [one for one in here if time.monotonic() - one.started_s < 4] or here
+        kind = luck.choice(("kill", "kill", "stop"))
+        who = luck.sample(here, min(len(here), 2 if luck.random() < 0.15 else 1))
+        self.failures.append(Failure(kind, moment, [one.name for one in who], time.monotonic(), step))
+        for one in who:
+            if kind == "kill":
+                one.kill(2 * luck.random())
+            else:
+                one.stop(luck.choice((0.3, 1.5, 4.0)) * (0.5 + luck.random()))
+
+    def _say_who_hangs(self) -> None:
+        for one in self.everybody():
+            if one.runs:
+                self.wrong.append(f"{one.name} hangs after step {self.step}")
+                os.kill(one.now.pid, signal.SIGCONT)
+                os.kill(one.now.pid, signal.SIGUSR1)
+        time.sleep(1)
+        for one in self.everybody():
+            if one.runs:
+                os.kill(one.now.pid, signal.SIGKILL)
+
+    def look_at_losses(self) -> float:
+        """Find for each failure the longest time without a step until the next failure; return the median step."""
+        gaps = list(pairwise(at for at, _ in self.progress))
+        median_s = statistics.median(end - begin for begin, end in gaps)
+        hubs = [failure.at_s for failure in self.failures if failure.kind == "hub"]
+        for number, failure in enumerate(self.failures):
+            later = self.failures[number + 1 :]
+            until_s = later[0].at_s if later else gaps[-1][1]
+            within = [(begin, end) for begin, end in gaps if end > failure.at_s and begin < until_s]
+            if failure.kind != "hub":  # what the hub's end has cost is not this one's
+                within = [(begin, end) for begin, end in within if not any(begin <= at < end for at in hubs)]
+            failure.lost_s = max([0.0, *(end - begin - median_s for begin, end in within)])
+        return median_s
+
+
+def table(chaos: Chaos) -> list[str]:
+    lines = [f"{'what':<22} {'count':>5} {'median lost':>12} {'most lost':>10}"]
+    groups: dict[str, list[float]] = {}
+    for failure in chaos.failures:
+        groups.setdefault(f"{failure.kind}, {failure.moment}", []).append(failure.lost_s)
+        groups.setdefault(f"all of {failure.kind}", []).append(failure.lost_s)
+        if failure.kind != "hub":
+            groups.setdefault("all devices", []).append(failure.lost_s)
+    for what, lost in sorted(groups.items()):
+        lines.append(f"{what:<22} {len(lost):>5} {statistics.median(lost):>10.2f} s {max(lost):>8.2f} s")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--hubs", type=int, default=0)
+    parser.add_argument("--devices", type=int, default=4)
+    parser.add_argument("--least", type=int, default=1)
+    parser.add_argument("--share", action="store_true", help="devices share samples too")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    root = (options.out or Path(tempfile.mkdtemp(prefix="scadles-chaos-"))).resolve()
+    root.mkdir(parents=True, exist_ok=True)
+    chaos = Chaos(root, options)
+    chaos.run()
+    median_s = chaos.look_at_losses()
+    wrong, counts = look_at_events({one.name: root / one.name for one in chaos.devices}, BATCH)
+    wrong = [*chaos.wrong, *wrong]
+    took = [json.loads(line) for one in chaos.devices for line in one.times.read_text().splitlines()]
+    for line in table(chaos):
+        print(line)
+    print(f"a step takes {1000 * median_s:.0f} ms; {', '.join(f'{what} {count}' for what, count in counts.items())}")
+    startup, admission = (statistics.median(column) for column in zip(*took, strict=True))
+    print(f"a device starts in {startup:.1f} s and is there {admission:.2f} s later (medians)")
+    texts = "".join(one.said.read_text() for one in chaos.everybody())
+    if tracebacks := texts.count("Traceback"):
+        wrong.append(f"{tracebacks} tracebacks in {root}/*.txt")
+    print(
+        "\n".join(wrong) if wrong else "exact: all ended, ledgers balance, every sample once, models equal to the bit"
+    )
+    (root / "chaos.json").write_text(
+        json.dumps(
+            {
+                "failures": [vars(failure) for failure in chaos.failures],
+                "codes": {one.name: one.codes for one in chaos.everybody()},
+                "median_step_s": median_s,
+                "counts": counts,
+                "wrong": wrong,
+            },
+            indent=1,
+        )
+    )
+    plot_presence(
+        [path for one in chaos.devices for path in (root / one.name).glob("events-*.jsonl")], root / "chaos.png"
+    )
+    print(f"results: {root}")
+    if wrong:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
