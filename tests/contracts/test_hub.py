@@ -364,7 +364,7 @@ class TestAdmission:
         until(lambda: serving.is_over, "the end")
 
     def test_who_is_at_the_end_comes_to_it_alone(self, hub, connect):
-        serving, (one, two) = fleet(hub, connect, 2, least=2)
+        _, (one, two) = fleet(hub, connect, 2, least=2)
 
         def step(fabric):
             fabric.note(1, {})

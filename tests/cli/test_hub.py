@@ -1,0 +1,124 @@
+"""A hub and its devices as processes: one is killed and started again, one comes late, one leaves and comes back."""
+
+import re
+import signal
+
+import pytest
+
+from scadles.observe import Finished, Membership, Resumed, Step
+
+pytestmark = pytest.mark.timeout(300)
+
+BATCH, STEPS = 8, 240
+SETTINGS = {
+    "method": "ddl",
+    "devices": 4,
+    "steps": STEPS,
+    "target_accuracy": None,
+    "stop_at_target": False,
+    "stream": {"rates": [50, 50, 50, 50]},
+    "batch": {"size": BATCH, "max_wait_s": 600},
+    "clock": {"speed": 10},
+    "checkpoint": {"every_steps": 25},
+    "fabric": {"min_devices": 3},
+    "compression": {"ratio": 0.1, "gate": "always"},
+}
+
+
+class Fleet:
+    """A hub and its devices, by name."""
+
+    def __init__(self, start, folder, config, finding):
+        self._start, self._folder, self._finding = start, folder, finding
+        self.hub = start(folder, "-m", "scadles", "hub", config, "--listen", "127.0.0.1:0", "--out", "hub")
+        said = self.hub.until(lambda: re.search(r"on (127\.0\.0\.1:\d+)\n", self.hub.out), "an address")
+        self._address = said[1]
+        self.running = {}
+
+    def join(self, name):
+        arguments = ("join", self._address, "--name", name, "--out", name, "--quiet")
+        self.running[name] = self._start(self._folder, "-m", "scadles", *arguments)
+
+    def found(self, name):
+        """What a device left in its folder, and its number."""
+        folder = self._folder / name
+        numbers = [int(re.findall(r"\d+", path.name)[0]) for path in folder.glob("events-*.jsonl")]
+        return self._finding(folder, 4), (numbers or [0])[0]
+
+    def events(self, name, kind):
+        found, number = self.found(name)
+        return found.events(number, kind)
+
+    def until_step(self, name, step):
+        self.running[name].until(lambda: any(e.step >= step for e in self.events(name, Step)), f"step {step} of {name}")
+
+    def last_step(self, name):
+        return self.events(name, Step)[-1].step
+
+
+@pytest.fixture(scope="module")
+def fleet(start, tmp_path_factory, write_config, finding):
+    folder = tmp_path_factory.mktemp("fleet")
+    fleet = Fleet(start, folder, write_config(folder / "run.yaml", **SETTINGS), finding)
+    for name in ("cam-1", "cam-2", "cam-3"):
+        fleet.join(name)
+    fleet.until_step("cam-1", 5)
+    fleet.join("cam-4")
+    fleet.until_step("cam-4", 1)
+    fleet.running["cam-2"].kill_all()
+    fleet.running["cam-3"].signal(signal.SIGTERM)
+    assert fleet.running["cam-3"].wait() == 0, fleet.running["cam-3"].err
+    fleet.left_at = fleet.last_step("cam-3")
+    # two are too few: the others wait until one of these is there again
+    fleet.join("cam-2")
+    fleet.join("cam-3")
+    codes = [run.wait() for run in (*fleet.running.values(), fleet.hub)]
+    assert codes == [0] * 5, [run.err for run in (*fleet.running.values(), fleet.hub)]
+    return fleet
+
+
+NAMES = ["cam-1", "cam-2", "cam-3", "cam-4"]
+
+
+def test_all_come_to_the_same_end(fleet):
+    ends = [fleet.events(name, Finished)[-1] for name in NAMES]
+    assert [(end.reason, end.step) for end in ends] == [("steps", STEPS)] * 4
+    assert len({end.model_sha256 for end in ends}) == 1
+    assert not any("Traceback" in run.err for run in (*fleet.running.values(), fleet.hub))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_sample_is_trained_once(fleet, name):
+    found, number = fleet.found(name)
+    following = missing = 0
+    for step in found.events(number, Step):
+        if step.offsets is None:  # it was given the others' state in the middle of the step, or began after it
+            continue
+        first, last = step.offsets
+        missing += first - following
+        assert first >= following, f"step {step.step}"
+        following = last + 1
+    ledger = found.events(number, Finished)[-1].ledger
+    assert (ledger["trained"], ledger["dropped"], ledger["rejected"]) == (following, 0, 0)
+    # a step can have counted that was not written down when its device was killed
+    assert missing in ((0, BATCH) if name == "cam-2" else (0,))
+    for event in found.raw(number):
+        if "ledger" in event:
+            spent = sum(event["ledger"][where] for where in ("trained", "dropped", "held", "rejected"))
+            assert event["ledger"]["received"] == spent
+
+
+def test_only_who_was_away_misses_steps(fleet):
+    taken = {name: [event.step for event in fleet.events(name, Step)] for name in NAMES}
+    assert taken["cam-1"] == list(range(1, STEPS + 1)), "it was there all the time"
+    assert taken["cam-4"] == list(range(taken["cam-4"][0], STEPS + 1))
+    assert taken["cam-4"][0] > 5
+    for name in ("cam-2", "cam-3"):
+        assert taken[name][-1] == STEPS
+        assert taken[name] == sorted(set(taken[name]))
+
+
+def test_a_device_that_leaves_goes_on_where_it_was(fleet):
+    [back] = fleet.events("cam-3", Resumed)
+    assert back.away_since == fleet.left_at
+    assert any(2 in event.left for event in fleet.events("cam-1", Membership)) or back.away_since < STEPS
