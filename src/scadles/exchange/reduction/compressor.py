@@ -151,7 +151,7 @@ class Compressor:
         if self._gates.norm is not None:
             self._gates.norm.observe(norm_sq, kept_sq)
         if self._gates.cost is not None and self._last_compressed is not None:
-            # times are of the step before, which not all of the present have taken; who was ready last waited for nobody
+            # times are of the step before, which not all present have taken; who was ready last waited for nobody
             here = reports.of(range(len(reports)) if present is None else present).transfer_s
             known = here[here > 0]
             self._gates.cost.observe(
