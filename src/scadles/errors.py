@@ -7,6 +7,7 @@ ScadlesError                 exit code 1
 ├── CheckpointError          a checkpoint is missing, torn or foreign    exit code 2
 ├── SourceError              a stream broke while the run was going on
 ├── RunError                 the run cannot go on as it was set up
+│   └── LeftError            this device has left a run that goes on without it
 └── FabricError              the exchange between devices failed         exit code 3
     ├── PeerLostError        a device did not answer within the deadline
     ├── MembershipChangedError   devices came or went, where a run goes on with those that are there
@@ -20,6 +21,7 @@ A message names the field or device, the value, and the way out.
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable, Sequence
 
 
@@ -69,6 +71,18 @@ class RunError(ScadlesError):
     """A run that cannot go on as it was set up."""
 
 
+class LeftError(RunError):
+    """This device has left a run that goes on, or has ended, without it.
+
+    Attributes:
+        exit_code: that of the signal which told it, as a shell has it; 0 where the run has ended meanwhile.
+    """
+
+    def __init__(self, message: str, exit_code: int = 128 + signal.SIGTERM) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class FabricError(ScadlesError):
     """The exchange between devices failed."""
 
@@ -81,6 +95,7 @@ class PeerLostError(FabricError):
     Attributes:
         devices: the devices that did not answer; empty when it is unknown which.
         phase: what was being exchanged, for example ``"gradients of step 12"``.
+        detail: how it was noticed.
     """
 
     def __init__(self, devices: Sequence[int], phase: str, detail: str) -> None:
@@ -88,6 +103,7 @@ class PeerLostError(FabricError):
         super().__init__(f"lost {who} during {phase}: {detail}")
         self.devices = tuple(devices)
         self.phase = phase
+        self.detail = detail
 
 
 class MembershipChangedError(FabricError):

@@ -9,9 +9,6 @@ from typing import Annotated
 
 import typer
 
-from scadles.errors import ConfigError
-
-_OWN = ("stream", "cost", "data", "events", "checkpoint", "picture")
 _LOOK_S = 0.2
 
 
@@ -39,9 +36,10 @@ def hub(
     from scadles.fabric.hub import Hub, journal_of
     from scadles.observe import default_folder
     from scadles.observe.console import plain_line
+    from scadles.training.hub import address
 
     checked = load_config(config, [*(settings or []), "fabric.backend=hub"])
-    host, port = _address(listen, "--listen")
+    host, port = address(listen, "--listen")
     folder = out or default_folder(f"{checked.method}-hub")
     with journal_of(folder, kept=2 * checked.checkpoint.every_steps + 2) as journal:
         serving = Hub(
@@ -49,7 +47,7 @@ def hub(
             least=checked.fabric.min_devices,
             deadline_s=checked.fabric.deadline_s,
             journal=journal,
-            settings=checked.model_dump(mode="json", exclude_defaults=True),
+            settings=checked.model_dump(mode="json"),
             say=(lambda _: None) if quiet else (lambda line: typer.echo(plain_line(line))),
         )
         stopped = Event()
@@ -70,35 +68,33 @@ def join(
     name: Annotated[str, typer.Option(help="of this device, the same whenever it comes back")],
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="what is this device's own, e.g. cost.speed=2"),
+        typer.Option("--set", metavar="KEY=VALUE", help="what is this device's own, e.g. stream.url=URL"),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="run folder; runs/NAME by default")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="show no progress")] = False,  # noqa: FBT002
 ) -> None:
     """Take part in the run of a hub, as long as it goes on; a device that comes back goes on where it was.
 
-    The run is described at the hub. What is this device's own (stream, codec, paths, cost) is given here:
+    The run is described at the hub. What is this device's own is given here: its stream and codec, where its data
+    lies (data.dataset, data.root), checkpoint.keep, events, picture.
 
         scadles join HUB:29400 --name cam-3 --set stream.url=kafka://BROKER/cam-3 --out runs/cam-3
 
-    SIGTERM and Ctrl-C make this device leave; the others go on.
+    Start it at boot, and again whenever it ends: examples/systemd/scadles-join@.service does both. With the same name
+    and folder it takes up the model of the others, and its own stream, account and residual where they were. The same
+    from Python, with your own loop: scadles.join(hub="HUB:29400", name="cam-3", model=..., optimizer=...).
+
+    Exit codes: 0 the run has ended, 2 a setting cannot work, 3 no hub answers or it refuses this device, 130 and 143
+    this device left by Ctrl-C and SIGTERM with a checkpoint, and the others go on.
     """
-    from scadles.observe.console import plain_line
-    from scadles.training.run import join_hub
+    from scadles.config import overridden
+    from scadles.errors import LeftError
+    from scadles.observe.console import print_note
+    from scadles.training.run import train
 
-    host, port = _address(address, "HOST:PORT")
-    for setting in settings or []:
-        if setting.partition("=")[0].partition(".")[0] not in _OWN:
-            raise ConfigError(f"--set {setting}: the hub says that; a device's own are {', '.join(_OWN)}")
-    join_hub(
-        *(host, port, name, list(settings or []), out or Path("runs") / name),
-        quiet=quiet,
-        say=lambda line: None if quiet else typer.echo(plain_line(line), err=True),
-    )
-
-
-def _address(text: str, what: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
-        raise ConfigError(f"{what} = {text}: say HOST:PORT")
-    return host.strip("[]"), int(port)
+    own = overridden({}, settings or [])
+    try:
+        train(own, out=out or Path("runs") / name, quiet=quiet, hub=address, name=name)
+    except LeftError as error:
+        print_note(str(error))
+        raise typer.Exit(error.exit_code) from None

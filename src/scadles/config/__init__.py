@@ -12,7 +12,8 @@ from scadles.config.cost import (
 )
 from scadles.config.data import DataConfig
 from scadles.config.injection import InjectionConfig
-from scadles.config.load import ConfigLike, load_config
+from scadles.config.load import ConfigLike, load_config, overridden
+from scadles.config.reading import read_yaml
 from scadles.config.stream import ProfileConfig, StreamConfig
 from scadles.config.tree import (
     METHODS,
@@ -27,6 +28,7 @@ from scadles.config.tree import (
     OptimizerConfig,
     RunConfig,
     SimulationConfig,
+    merged,
 )
 
 __all__ = [
@@ -56,4 +58,7 @@ __all__ = [
     "StreamConfig",
     "cost_profiles",
     "load_config",
+    "merged",
+    "overridden",
+    "read_yaml",
 ]

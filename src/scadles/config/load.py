@@ -38,12 +38,23 @@ def load_config(source: ConfigLike | None = None, overrides: Iterable[str] = ())
         tree = dict(source)
     else:
         tree = read_yaml(Path(source)) if source is not None else {}
-    for override in overrides:
-        tree = merged(_spelled_out(tree), _parse_override(override))
+    tree = overridden(tree, overrides)
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(explain(error, RunConfig)) from None
+
+
+def overridden(tree: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Return settings with ``key=value`` overrides applied, not checked yet.
+
+    >>> overridden({"seed": 1}, ["stream.end=stop", "stream.rates=5"])
+    {'seed': 1, 'stream': {'end': 'stop', 'rates': 5}}
+    """
+    tree = dict(tree)
+    for override in overrides:
+        tree = merged(_spelled_out(tree), _parse_override(override))
+    return tree
 
 
 def _spelled_out(tree: dict[str, Any]) -> dict[str, Any]:

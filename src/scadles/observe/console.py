@@ -107,6 +107,11 @@ def print_warning(message: str) -> None:
     Console().print(Text.assemble(("warning: ", "bold yellow"), plain(message)), soft_wrap=True)
 
 
+def print_note(message: str) -> None:
+    """Print a line to standard error."""
+    Console(stderr=True).print(Text(plain_line(message)), soft_wrap=True)
+
+
 def print_error(message: str) -> None:
     """Print ``error: ...`` to standard error, in red on a terminal."""
     Console(stderr=True).print(Text.assemble(("error: ", "bold red"), plain(message)), soft_wrap=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scadles.device.connected import Batch
 from scadles.device.parts import checked_weight
-from scadles.errors import RunError
+from scadles.errors import LeftError, RunError
 from scadles.observe import Step
 from scadles.training.elastic import ElasticCourse
 from scadles.training.evaluation import right_answers
@@ -137,6 +137,13 @@ class LiveDevice(ElasticCourse):
             device.on_step(lambda step: average.update_parameters(model), state=average)
         """
         self._hooks.add(hook, state)
+
+    def left(self, why: str = "") -> LeftError:
+        """Return the error that says why this device has no summary: it has left, or the run has ended without it."""
+        said = f"device {self.rank} has left the run after step {self.step_number}{why and f': {why}'}"
+        if not self._stop.wanted:
+            return LeftError(said, 0)
+        return LeftError(f"{said}; with the same name and folder it comes back", self._stop.exit_code)
 
     def _count_right(self) -> int:
         scores, self._scores = torch.cat(self._scores), []

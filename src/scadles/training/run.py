@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,11 +17,13 @@ from torch.optim import Optimizer
 from scadles import assembly
 from scadles.clock import Clock, WallClock, timestamp_number
 from scadles.config import ConfigLike, RunConfig, load_config
-from scadles.errors import ConfigError, NotAdmittedError, RunError
+from scadles.errors import ConfigError, NotAdmittedError
 from scadles.fabric import ElasticFabric, Fabric
 from scadles.observe import CONFIG_FILE, Summary, new_run_folder, occupied, write_config
+from scadles.observe.console import print_note
 from scadles.seeding import derive_seed
 from scadles.training.changes import Changes, hashes_of_kept, look_for_changes
+from scadles.training.hub import reach
 from scadles.training.identity import gather_texts
 from scadles.training.lock import RunLock
 from scadles.training.loop import LiveDevice
@@ -33,7 +35,7 @@ from scadles.training.tools import build_tools
 
 
 def train(
-    config: ConfigLike,
+    config: ConfigLike | None = None,
     *,
     model: nn.Module | None = None,
     optimizer: Optimizer | Sequence[Optimizer] | None = None,
@@ -42,6 +44,8 @@ def train(
     out: Path | str | None = None,
     resume: bool = False,
     quiet: bool = False,
+    hub: str | None = None,
+    name: str | None = None,
 ) -> Summary:
     """Train one model together with the other devices of the run, and return what came of it.
 
@@ -49,34 +53,51 @@ def train(
     one device.
 
     Args:
-        config: settings, or a YAML file of them.
+        config: settings, or a YAML file of them; with ``hub`` only what is this device's own
+            (:data:`scadles.training.hub.OWN`), None for nothing.
         model: your network; None builds the one that ``config.model`` names. Device 0's initial weights count.
         optimizer: yours, over ``model.parameters()``, or several in a list; None builds the one in
             ``config.optimizer``.
         loss: mean loss of (outputs, labels).
         scores: finds the scores ``[b, classes]`` in what the model answers, where that is no tensor;
             :func:`~scadles.training.scores.find_scores` says what is found without it.
-        out: the run folder; None makes one under ``runs/``.
-        resume: go on from the newest checkpoint in ``out``.
+        out: the run folder; None makes one under ``runs/``, with ``hub`` it is ``runs/NAME``.
+        resume: go on from the newest checkpoint in ``out``; with ``hub`` that is always so.
         quiet: show no progress.
+        hub: HOST:PORT of a ``scadles hub``, whose run this device joins for as long as it likes.
+        name: of this device at the hub, the same whenever it comes back.
 
     Raises:
+        LeftError: this device was told to leave the run of a hub, which goes on without it.
         ScadlesError: the settings cannot work, a device was lost, ... (see :mod:`scadles.errors`).
     """
     loss_of = on_scores(loss, scores)
-    with join(
-        config, model=model, optimizer=optimizer, loss=loss, scores=scores, out=out, resume=resume, quiet=quiet
-    ) as device:
-        for batch in device.batches():
-            outputs = device.model(batch.x)
-            device.step(loss_of(outputs, batch.y), outputs)
+    device = join(
+        config,
+        model=model,
+        optimizer=optimizer,
+        loss=loss,
+        scores=scores,
+        out=out,
+        resume=resume,
+        quiet=quiet,
+        hub=hub,
+        name=name,
+    )
+    try:
+        with device:
+            for batch in device.batches():
+                outputs = device.model(batch.x)
+                device.step(loss_of(outputs, batch.y), outputs)
+    except NotAdmittedError as error:
+        raise device.left(str(error)) from None
     if device.summary is None:
-        raise RunError("the run ended without a summary")
+        raise device.left()
     return device.summary
 
 
 def join(
-    config: ConfigLike,
+    config: ConfigLike | None = None,
     *,
     model: nn.Module | None = None,
     optimizer: Optimizer | Sequence[Optimizer] | None = None,
@@ -85,6 +106,8 @@ def join(
     out: Path | str | None = None,
     resume: bool = False,
     quiet: bool = False,
+    hub: str | None = None,
+    name: str | None = None,
     fabric: Fabric | None = None,
     clock: Clock | None = None,
 ) -> LiveDevice:
@@ -94,15 +117,26 @@ def join(
             for batch in device.batches():
                 device.step(loss_fn(model(batch.x), batch.y))
 
+    or, where devices come and go, the run of a hub::
+
+        with scadles.join(hub="192.168.1.10:29400", name="cam-3", model=model, optimizer=optimizer) as device:
+
     Arguments are those of :func:`train`; ``loss`` and ``scores`` are used for tests, ``scores``
     also for the outputs given to :meth:`.LiveDevice.step`. ``fabric`` and ``clock`` replace the ones
     that the settings describe, for example by a :class:`~scadles.fabric.LocalFabric`.
     """
-    settings = _settings(config, fabric)
-    dataset = assembly.build_dataset(settings)
-    torch_device = _torch_device(settings, model)
-    fabric = fabric or assembly.build_fabric(settings, torch_device)
     with ExitStack() as failing:
+        if hub is not None or name is not None:
+            if hub is None or fabric is not None:
+                raise ConfigError(f"name = {name}: it belongs to hub=HOST:PORT, and to no other fabric")
+            fabric, settings = reach(hub, name, config, print_note)
+            failing.callback(fabric.close)
+            out = Path("runs") / str(name) if out is None else out
+        else:
+            settings = _settings(config, fabric)
+        dataset = assembly.build_dataset(settings)
+        torch_device = _torch_device(settings, model)
+        fabric = fabric or assembly.build_fabric(settings, torch_device)
         failing.callback(fabric.close)
         if isinstance(fabric, ElasticFabric):  # whoever has a folder goes on in it
             resume = out is not None and (Path(out) / CONFIG_FILE).exists()
@@ -132,45 +166,10 @@ def join(
     return live
 
 
-def join_hub(
-    host: str,
-    port: int,
-    name: str,
-    own: Sequence[str],
-    out: Path,
-    *,
-    quiet: bool = False,
-    say: Callable[[str], None] = lambda _: None,
-) -> None:
-    """Take part in the run of a hub until it ends, or until this process is told to stop.
-
-    Args:
-        host, port: where the hub listens.
-        name: of this device.
-        own: settings that are this device's, as ``key=value``.
-        out: the run folder.
-        quiet: show no progress.
-        say: told one line when the hub is lost or found again.
-    """
-    from scadles.fabric.hub import HubFabric
-
-    fabric = HubFabric(host, port, name, say=say)
-    try:
-        settings = load_config(fabric.settings, [*own, f"devices={fabric.size}"])
-    except BaseException:
-        fabric.close()
-        raise
-    try:
-        with join(settings, out=out, quiet=quiet, fabric=fabric) as device:
-            for batch in device.batches():
-                outputs = device.model(batch.x)
-                device.step(cross_entropy(outputs, batch.y), outputs)
-    except NotAdmittedError as error:
-        say(f"{name} has not taken part: {error}")
-
-
-def _settings(config: ConfigLike, fabric: Fabric | None) -> RunConfig:
+def _settings(config: ConfigLike | None, fabric: Fabric | None) -> RunConfig:
     """Read the configuration for as many devices as there really are."""
+    if config is None:
+        raise ConfigError("a run needs its settings: give a config, or hub=HOST:PORT and name=... to join a hub's run")
     if fabric is not None or "WORLD_SIZE" in os.environ:
         return load_config(config, [f"devices={fabric.size if fabric else os.environ['WORLD_SIZE']}"])
     settings = load_config(config)

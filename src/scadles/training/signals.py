@@ -21,6 +21,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._asked = False
+        self._by = signal.SIGTERM
         self._previous: dict[int, Any] = {}
         # under an elastic launcher a process must not outlive it; elsewhere parents come and go (nohup, a closed shell)
         self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
@@ -29,6 +30,11 @@ class StopRequest:
     def wanted(self) -> bool:
         """Whether the run should end after the present step."""
         return self._asked or (self._launcher is not None and os.getppid() != self._launcher)
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell expects of a process that ends because of the signal."""
+        return 128 + self._by
 
     def ask(self) -> None:
         """Ask for the end, as a signal would."""
@@ -47,7 +53,7 @@ class StopRequest:
         self._restore()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._asked = True
+        self._asked, self._by = True, signal.Signals(number)
         self._restore()
 
     def _restore(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from scadles.fabric.hub.client import HubFabric
 from scadles.fabric.hub.journal import Journal, journal_of
+from scadles.fabric.hub.members import MOST_NAME, is_name
 from scadles.fabric.hub.server import Hub
 
-__all__ = ["Hub", "HubFabric", "Journal", "journal_of"]
+__all__ = ["MOST_NAME", "Hub", "HubFabric", "Journal", "is_name", "journal_of"]

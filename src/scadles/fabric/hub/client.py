@@ -74,8 +74,7 @@ class HubFabric(ElasticFabric):
         name: of this device.
         run: what the run is called, where that is known.
         deadline_s: how long the first welcome may take, in wall seconds.
-        stopped: whether to give up waiting.
-        say: told one line when the hub is lost or found again.
+        say: told one line when the hub does not answer, is lost, or found again.
 
     Attributes:
         run: what the run is called.
@@ -97,13 +96,12 @@ class HubFabric(ElasticFabric):
         *,
         run: str = "",
         deadline_s: float = 120.0,
-        stopped: Callable[[], bool] = lambda: False,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._address = (host, port)
         self._name = name
         self.run = run
-        self.stopped = stopped
+        self.stopped: Callable[[], bool] = lambda: False
         self._say = say
         self._process = secrets.token_hex(8)
         self._was_welcome = False
@@ -333,6 +331,8 @@ class HubFabric(ElasticFabric):
                 raise NotAdmittedError(f"told to stop while it looked for the hub at {host}:{port}")
             if wall_seconds() > give_up_s or self._closed:
                 raise PeerLostError([], "joining", f"the hub at {host}:{port} does not answer: {why}") from None
+            if pause_s == PULSE_S and limit_s < float("inf"):
+                self._say(f"the hub at {host}:{port} does not answer ({why}); trying for {limit_s:g} s")
             Event().wait(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 

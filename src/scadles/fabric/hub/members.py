@@ -10,6 +10,8 @@ from typing import Any
 
 from scadles.fabric.hub.connection import Connection
 
+#: The longest name of a device.
+MOST_NAME = 64
 #: Between two signs of life of either end.
 PULSE_S = 0.2
 _LEAST_S = 1.0
@@ -59,6 +61,11 @@ class Pulse:
     def is_gone(self, now_s: float) -> bool:
         """Whether the other end must be taken to be gone."""
         return self.silent_s(now_s) > _LEAST_S and self.suspicion(now_s) > _SUSPICION
+
+
+def is_name(name: object) -> bool:
+    """Whether a device may be called that."""
+    return isinstance(name, str) and 0 < len(name) <= MOST_NAME and name.isprintable()
 
 
 @dataclass(eq=False)

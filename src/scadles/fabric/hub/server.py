@@ -23,11 +23,10 @@ from scadles.fabric.hub.collectives import Collective, Delivery
 from scadles.fabric.hub.connection import ClosedError, Connection
 from scadles.fabric.hub.frames import COLLECTIVES, Frame, FrameError, Kind
 from scadles.fabric.hub.journal import Journal
-from scadles.fabric.hub.members import PULSE_S, Member, Pulse
+from scadles.fabric.hub.members import MOST_NAME, PULSE_S, Member, Pulse, is_name
 from scadles.fabric.hub.rooms import Room, Rooms
 
 _HELLO_S = 10.0
-_MOST_NAME = 64
 _MOST_WAITING = 256
 _MOST_NOTE_BYTES = 1 << 16
 _PATIENCE_S = 3.0
@@ -192,8 +191,8 @@ class Hub:
     def _seat(self, connection: Connection, hello: dict[str, Any]) -> Member:
         """Give a device its seat: the one that its name had, or a free one."""
         name, run = hello.get("name"), hello.get("run", "")
-        if not isinstance(name, str) or not 0 < len(name) <= _MOST_NAME or not name.isprintable():
-            raise FrameError(f"a name must be 1 to {_MOST_NAME} printable characters")
+        if not isinstance(name, str) or not is_name(name):
+            raise FrameError(f"a name must be 1 to {MOST_NAME} printable characters")
         if run and self._journal.run and run != self._journal.run:
             raise FrameError("it belongs to another run than this hub's")
         with self._lock:
@@ -234,7 +233,7 @@ class Hub:
                         self._become_ready(member, content)
                 if frame.kind is Kind.GOODBYE:
                     why = "it has said goodbye"
-                    self._hear_goodbye(member, str(content.get("ended_by", ""))[:_MOST_NAME])
+                    self._hear_goodbye(member, str(content.get("ended_by", ""))[:MOST_NAME])
                     break
                 if frame.kind is Kind.PULSE:
                     member.moves = content.get("moves")
