@@ -62,7 +62,8 @@ def _train_locally(
 ) -> None:
     from scadles.config import load_config
     from scadles.observe import default_folder
-    from scadles.observe.console import print_error
+    from scadles.observe.console import print_error, print_note
+    from scadles.training.fleet import launch_fleet
     from scadles.training.launch import LaunchError, launch_local
 
     if "WORLD_SIZE" in os.environ:
@@ -76,7 +77,11 @@ def _train_locally(
         train(checked, out=run_dir, resume=resume, quiet=quiet)
 
     try:
-        launch_local(devices, work, print_error)
+        if checked.fabric.backend == "hub":
+            say = (lambda _: None) if quiet else print_note
+            launch_fleet(checked, run_dir, say, print_error, resume=resume, quiet=quiet)
+        else:
+            launch_local(devices, work, print_error)
     except LaunchError as error:
         if error.exit_code != ConfigError.exit_code and error.resumable:
             error.args = (f"{error}{_way_on(run_dir)}",)

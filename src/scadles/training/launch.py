@@ -27,7 +27,7 @@ from scadles.errors import ConfigError, FabricError, PeerLostError, ScadlesError
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 _LOOK_S = 0.2
 # between the wish that a device ends and its end
-_GRACE_S = 30.0
+GRACE_S = 30.0
 _GRACE_OF_LOST_S = 1.0
 
 
@@ -45,7 +45,9 @@ class LaunchError(FabricError):
         self.resumable = resumable
 
 
-def launch_local(devices: int, work: Callable[[], object], say: Callable[[str], None]) -> None:
+def launch_local(
+    devices: int, work: Callable[[], object], say: Callable[[str], None], group: Callable[..., Group] | None = None
+) -> None:
     """Call ``work()`` in a process for each device and wait for all of them.
 
     When one fails, the others are asked to stop, and those that have not answered it are killed. On SIGTERM and Ctrl-C
@@ -56,6 +58,7 @@ def launch_local(devices: int, work: Callable[[], object], say: Callable[[str], 
         devices: how many processes.
         work: what a device does.
         say: shows one line, called in the process of a device that fails; a user's mistake is left to the launcher.
+        group: makes what watches over the processes; None makes a :class:`Group`.
 
     Raises:
         LaunchError: a device failed, or the run was stopped by a signal.
@@ -63,14 +66,14 @@ def launch_local(devices: int, work: Callable[[], object], say: Callable[[str], 
     """
     if not hasattr(os, "fork"):
         raise ConfigError("--local forks its devices, which this platform cannot: start them with torchrun")
-    _prepare_environment(devices)
+    prepare_environment(devices)
     import scadles.training.run  # noqa: F401  what all devices need is imported once
 
     # devices meet in a file that only this user may open: no port, and nothing that dies with a process
     with TemporaryDirectory(prefix="scadles-", ignore_cleanup_errors=True) as folder:
-        with _Group(devices, work, say, Path(folder) / "rendezvous") as group:
-            group.join()
-        group.check()
+        with (group or Group)(devices, work, say, Path(folder) / "rendezvous") as watching:
+            watching.join()
+        watching.check()
 
 
 class _Child(NamedTuple):
@@ -88,7 +91,7 @@ class _Report(NamedTuple):
     resumable: bool
 
 
-class _Group:
+class Group:
     """The processes of all devices; entering it forks them, leaving it leaves none behind."""
 
     def __init__(self, devices: int, work: Callable[[], object], say: Callable[[str], None], rendezvous: Path) -> None:
@@ -104,7 +107,7 @@ class _Group:
             arguments = (rank, devices, work, say, rendezvous, sending, os.getpid())
             self._children.append(_Child(context.Process(target=_be_device, args=arguments), report))
 
-    def __enter__(self) -> _Group:
+    def __enter__(self) -> Group:
         gc.freeze()  # so that collections in the devices do not copy what they share
         signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)  # a signal waits until all devices are there to hear of it
         for child in self._children:
@@ -129,6 +132,7 @@ class _Group:
         while running:
             wait([child.process.sentinel for child in running.values()], _LOOK_S)
             now_s = wall_seconds()
+            self._look(now_s)
             for rank, (process, report) in list(running.items()):
                 if process.exitcode is None:
                     if now_s >= self._kill_at_s.get(rank, now_s + 1):
@@ -150,15 +154,18 @@ class _Group:
         # that others were lost is what came of it, and may have been seen first
         for rank, code in sorted(codes.items(), key=lambda failed: failed[1] == FabricError.exit_code):
             if code < 0:
-                raise LaunchError(f"device {rank} was killed by {signal.Signals(-code).name}")
+                raise LaunchError(f"device {rank} {how_it_ended(code)}")
             if any(report is not None and not report.resumable for report in self._failed.values()):
-                raise LaunchError(f"device {rank} ended with exit code {code}", code, resumable=False)
+                raise LaunchError(f"device {rank} {how_it_ended(code)}", code, resumable=False)
             if code == FabricError.exit_code:
                 silent = ", ".join(f"device {lost}" for lost in sorted(self._lost))
                 raise LaunchError(
                     f"{silent} did not answer" if silent else "a device was lost, as the others say above"
                 )
-            raise LaunchError(f"device {rank} ended with exit code {code}", code)
+            raise LaunchError(f"device {rank} {how_it_ended(code)}", code)
+
+    def _look(self, now_s: float) -> None:
+        """Called again and again while devices run."""
 
     def _fail(self, rank: int, report: _Report | None) -> None:
         """Take note of a failure: the others cannot go on without this device."""
@@ -178,8 +185,17 @@ class _Group:
         """Ask all devices to stop; they have a while to do so."""
         for rank, (process, _) in enumerate(self._children):
             if process.exitcode is None:
-                self._kill_at_s.setdefault(rank, wall_seconds() + _GRACE_S)
+                self._kill_at_s.setdefault(rank, wall_seconds() + GRACE_S)
                 os.kill(process.pid, signal.SIGTERM)
+
+
+def how_it_ended(code: int) -> str:
+    """Return an exit code in words.
+
+    >>> how_it_ended(-9), how_it_ended(1)
+    ('was killed by SIGKILL', 'ended with exit code 1')
+    """
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
 
 def _read(report: Connection) -> _Report | None:
@@ -244,11 +260,11 @@ def _stop_with(launcher: int) -> None:
     while os.getppid() == launcher:
         pause.wait(_LOOK_S)
     os.kill(os.getpid(), signal.SIGTERM)
-    pause.wait(_GRACE_S)
+    pause.wait(GRACE_S)
     os._exit(128 + signal.SIGTERM)
 
 
-def _prepare_environment(devices: int) -> None:
+def prepare_environment(devices: int) -> None:
     """Set what must be set before torch is imported."""
     if hasattr(os, "SCHED_BATCH"):
         # more processes than cores: fewer preemptions make small all-reduces several times faster

@@ -19,7 +19,8 @@ from scadles.clock import Clock, WallClock, timestamp_number
 from scadles.config import ConfigLike, RunConfig, load_config
 from scadles.errors import ConfigError, NotAdmittedError
 from scadles.fabric import ElasticFabric, Fabric
-from scadles.observe import CONFIG_FILE, Summary, new_run_folder, occupied, write_config
+from scadles.fabric.rendezvous import RENDEZVOUS_FILE
+from scadles.observe import CONFIG_FILE, Summary, events_path, new_run_folder, occupied, write_config
 from scadles.observe.console import print_note
 from scadles.seeding import derive_seed
 from scadles.training.changes import Changes, hashes_of_kept, look_for_changes
@@ -139,7 +140,7 @@ def join(
         fabric = fabric or assembly.build_fabric(settings, torch_device)
         failing.callback(fabric.close)
         if isinstance(fabric, ElasticFabric):  # whoever has a folder goes on in it
-            resume = out is not None and (Path(out) / CONFIG_FILE).exists()
+            resume = out is not None and events_path(Path(out), fabric.rank).exists()
         run_dir, lock, changes = _run_folder(settings, out, fabric, resume=resume)
         failing.callback(lock.release)
         torch.manual_seed(derive_seed(settings.seed, "torch", fabric.rank))
@@ -210,7 +211,7 @@ def _run_folder(
     settings: RunConfig, out: Path | str | None, fabric: Fabric, *, resume: bool
 ) -> tuple[Path, RunLock, Changes]:
     """Return the run folder, the same on all devices, locked and holding the configuration, and what is new in that."""
-    stamp = torch.tensor([timestamp_number(), secrets.randbits(62)])
+    stamp = torch.tensor([timestamp_number(), _attempt()])
     fabric.broadcast([stamp], "name of the run folder")
     run_dir = Path(out) if out is not None else new_run_folder(settings.method, int(stamp[0]))
     lock = RunLock(run_dir, int(stamp[1]))
@@ -236,6 +237,12 @@ def _run_folder(
             write_config(run_dir, settings.to_yaml(), fabric.rank)
         failing.pop_all()
     return run_dir, lock, changes
+
+
+def _attempt() -> int:
+    """Return a number for this start: the same in all devices of one launcher, which may share a folder."""
+    meeting = os.environ.get(RENDEZVOUS_FILE, "")
+    return derive_seed(0, "attempt", meeting) % (1 << 62) if meeting else secrets.randbits(62)
 
 
 def _agree_on_folder(problem: str | None, fabric: Fabric) -> None:

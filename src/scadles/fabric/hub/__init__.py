@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from scadles.fabric.hub.client import HubFabric
-from scadles.fabric.hub.journal import Journal, journal_of
+from scadles.fabric.hub.journal import JOURNAL_FILE, Journal, journal_of
 from scadles.fabric.hub.members import MOST_NAME, is_name
 from scadles.fabric.hub.server import Hub
 
-__all__ = ["MOST_NAME", "Hub", "HubFabric", "Journal", "is_name", "journal_of"]
+__all__ = ["JOURNAL_FILE", "MOST_NAME", "Hub", "HubFabric", "Journal", "is_name", "journal_of"]

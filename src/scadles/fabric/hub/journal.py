@@ -13,7 +13,7 @@ from typing import Any
 
 from scadles.errors import ConfigError
 
-_FILE = "hub.jsonl"
+JOURNAL_FILE = "hub.jsonl"
 _MOST_BYTES = 1 << 23
 _KEPT = 128
 
@@ -166,7 +166,7 @@ def journal_of(folder: Path, kept: int = _KEPT) -> Iterator[Journal]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        journal = Journal(folder / _FILE, kept)
+        journal = Journal(folder / JOURNAL_FILE, kept)
     except OSError as error:
         raise ConfigError(f"cannot write the hub's folder {folder}: {error.strerror}") from None
     try:

@@ -117,6 +117,17 @@ class Hub:
                 connection.close()
             member.outgoing.put(None)
 
+    def forget(self) -> None:
+        """Close the listening socket of this process alone: for one that was forked before the hub began to answer."""
+        self._listening.close()
+
+    def need(self, least: int) -> None:
+        """Let a step take so many devices from now on."""
+        with self._lock:
+            if least != self._least:
+                self._least = least
+                self._begin_anew()
+
     @property
     def is_over(self) -> bool:
         """Whether the run has ended and all devices have left, or are not heard of any more."""
