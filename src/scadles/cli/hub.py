@@ -5,9 +5,14 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 from threading import Event
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from scadles.clock import wall_seconds
+
+if TYPE_CHECKING:
+    from scadles.fabric.hub import HubState
 
 _LOOK_S = 0.2
 
@@ -29,38 +34,64 @@ def hub(
 
         scadles join HUB:29400 --name cam-3 --out runs/cam-3
 
+    devices is how many seats there are; fabric.min_devices how many must be there for a step. A device that is lost is
+    done without, one that comes is taken in after the next step. The hub itself may be killed: started again with the
+    same --out, it is found by all devices, which go on (examples/systemd/scadles-hub.service).
+
     The hub ends once the run has come to its end and all devices have left. What travels is neither encrypted nor
-    authenticated: use it on a network that you trust.
+    authenticated yet, and whoever reaches the port can take part: use it on a network that you trust.
+
+    Exit codes: 0 the run has ended, 2 a setting cannot work, 130 and 143 stopped by Ctrl-C and SIGTERM.
     """
     from scadles.config import load_config
     from scadles.fabric.hub import Hub, journal_of
     from scadles.observe import default_folder
-    from scadles.observe.console import plain_line
+    from scadles.observe.hub_progress import HubProgress
     from scadles.training.hub import address
 
     checked = load_config(config, [*(settings or []), "fabric.backend=hub"])
     host, port = address(listen, "--listen")
     folder = out or default_folder(f"{checked.method}-hub")
-    with journal_of(folder, kept=2 * checked.checkpoint.every_steps + 2) as journal:
+    stopped: list[int] = []
+    kept = 2 * checked.checkpoint.every_steps + 2
+    with journal_of(folder, kept) as journal, HubProgress(quiet=quiet) as progress:
         serving = Hub(
             *(host, port, checked.devices),
             least=checked.fabric.min_devices,
             deadline_s=checked.fabric.deadline_s,
             journal=journal,
             settings=checked.model_dump(mode="json"),
-            say=(lambda _: None) if quiet else (lambda line: typer.echo(plain_line(line))),
+            say=progress.say,
         )
-        stopped = Event()
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stopped.set())
+            signal.signal(number, lambda number, _: stopped.append(number))
         serving.start()
-        if not quiet:
-            typer.echo(f"hub of run {journal.run[:8]} on {serving.address[0]}:{serving.address[1]}")
+        progress.say(f"hub of run {journal.run[:8]} in {folder} on {serving.address[0]}:{serving.address[1]}")
+        began_s, pause = wall_seconds(), Event()
         try:
-            while not stopped.wait(_LOOK_S) and not serving.is_over:
-                pass
+            while not stopped and not serving.is_over:
+                progress.state(serving.state().line())
+                pause.wait(_LOOK_S)
         finally:
             serving.close()
+            progress.say(_came_to(serving.state(), wall_seconds() - began_s))
+    if stopped:
+        raise typer.Exit(128 + stopped[0])
+
+
+def _came_to(state: HubState, wall_s: float) -> str:
+    """Return what came of it in one line."""
+    from scadles.fabric.hub.state import listed
+    from scadles.observe.console import human_bytes, human_seconds
+
+    ended = f"the run has ended ({state.ended_by})" if state.ended_by else "stopped; the same command goes on,"
+    who = f"{len(state.known)} device{'s' * (len(state.known) != 1)}" + (
+        f" ({listed(state.known)})" * bool(state.known)
+    )
+    return (
+        f"{ended} after step {state.step}: {who}, {state.refused} refused, {human_bytes(state.received)} in, "
+        f"{human_bytes(state.sent)} out, {human_seconds(wall_s)}"
+    )
 
 
 def join(

@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
-from scadles.errors import ConfigError
+from scadles.errors import ConfigError, PeerLostError
+
+_OVER_A_HUB = "; with a hub the others would have gone on (scadles hub --help)"
 
 
 def train(
@@ -50,7 +52,11 @@ def train(
         checked = load_config(config, overrides)
         alone = "WORLD_SIZE" not in os.environ
         run_dir = out or (default_folder(checked.method) if alone else None)
-        run.train(checked, out=run_dir, resume=resume, quiet=quiet)
+        try:
+            run.train(checked, out=run_dir, resume=resume, quiet=quiet)
+        except PeerLostError as error:
+            error.args = (f"{error}{_over_a_hub(error)}",)
+            raise
         if alone and run_dir:
             _report(run_dir, quiet=quiet)
     else:
@@ -84,9 +90,14 @@ def _train_locally(
             launch_local(devices, work, print_error)
     except LaunchError as error:
         if error.exit_code != ConfigError.exit_code and error.resumable:
-            error.args = (f"{error}{_way_on(run_dir)}",)
+            error.args = (f"{error}{_way_on(run_dir)}{_OVER_A_HUB if checked.fabric.backend != 'hub' else ''}",)
         raise
     _report(run_dir, quiet=quiet)
+
+
+def _over_a_hub(error: PeerLostError) -> str:
+    """Return what a run learns that had begun and has lost a device."""
+    return "" if error.phase in ("joining", "rendezvous") else _OVER_A_HUB
 
 
 def _way_on(run_dir: Path) -> str:

@@ -16,7 +16,18 @@ from rich.text import Text
 
 from scadles.clock import wall_seconds
 from scadles.observe.console import human_count, human_seconds, plain, plain_line
-from scadles.observe.events import Evaluation, Event, Finished, Loss, NonFinite, Notice, Rejection, Resumed, Step
+from scadles.observe.events import (
+    Evaluation,
+    Event,
+    Finished,
+    Loss,
+    Membership,
+    NonFinite,
+    Notice,
+    Rejection,
+    Resumed,
+    Step,
+)
 from scadles.observe.summary import why_ended
 
 if TYPE_CHECKING:
@@ -76,6 +87,7 @@ class Progress:
         self._accuracies: deque[float] = deque(maxlen=_TREND)
         self._best = -1.0
         self._waiting, self._ended = "", False
+        self._devices, self._here = devices, ""
         self._rejected = self._missing = self._non_finite = 0
 
     def __enter__(self) -> Self:
@@ -111,20 +123,26 @@ class Progress:
         if isinstance(event, Step):
             self._step, self._waiting = event, ""
             self._first = self._first or (wall_seconds(), event)
+        elif isinstance(event, Membership):
+            self._here = f"{len(event.names)} of {self._devices} here"
         elif isinstance(event, Evaluation):
             self._best = max(self._best, event.accuracy)
             self._accuracies.append(event.accuracy)
-        elif isinstance(event, Rejection):
+        elif isinstance(event, Resumed):
+            self._waiting = f"resumed at step {event.step}"
+        elif isinstance(event, Finished):
+            self._waiting, self._ended, urgent = plain_line(f"ended: {why_ended(event.reason, event.step)}"), True, True
+        self._count(event)
+        self._show_when_due(urgent=urgent and self._live is None)
+
+    def _count(self, event: Event) -> None:
+        """Count what goes wrong."""
+        if isinstance(event, Rejection):
             self._rejected += event.count
         elif isinstance(event, Loss):
             self._missing += event.count
         elif isinstance(event, NonFinite):
             self._non_finite += 1
-        elif isinstance(event, Resumed):
-            self._waiting = f"resumed at step {event.step}"
-        elif isinstance(event, Finished):
-            self._waiting, self._ended, urgent = plain_line(f"ended: {why_ended(event.reason, event.step)}"), True, True
-        self._show_when_due(urgent=urgent and self._live is None)
 
     def waiting(self, text: str) -> None:
         """Say what the device is waiting for, for example ``"gathering 31/64 samples, 3.1 s"``."""
@@ -165,10 +183,11 @@ class Progress:
         elapsed = human_seconds(self._now_s - self._started_s)
         step = self._step
         if step is None:
-            return {"step": "0", "wall time": elapsed, **self._accuracy()}
+            return {"step": "0", **self._present(), "wall time": elapsed, **self._accuracy()}
         lag = "" if step.lag is None else f", {human_count(step.lag)} at the source"
         facts = {
             "step": human_count(step.step) + (f" of {human_count(self._steps)}" if self._steps else ""),
+            **self._present(),
             "time": f"{self._stream_time(step)}, {elapsed} on the wall",
             "batch": f"{step.batch} of {human_count(step.total_batch)}, {step.rate_hz:.1f} samples/s",
             "slowest": f"device {step.slowest}, {human_seconds(step.slowest_s)} after the first",
@@ -192,6 +211,10 @@ class Progress:
         aim = f" of {self._target:.3f}" if self._target else ""
         trend = f" {sparkline(self._accuracies, self._console.encoding)}" if self._live is not None else ""
         return {"accuracy": f"{self._accuracies[-1]:.3f}{aim}, best {self._best:.3f}{trend}"}
+
+    def _present(self) -> dict[str, str]:
+        """Return how many devices take part, where they come and go."""
+        return {"devices": self._here} if self._here else {}
 
     def _trouble(self) -> dict[str, str]:
         found = {"rejected": self._rejected, "missing": self._missing, "non-finite": self._non_finite}

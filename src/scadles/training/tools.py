@@ -17,6 +17,7 @@ from scadles.config import RunConfig
 from scadles.data import Dataset
 from scadles.device.connected import ConnectedDevice
 from scadles.errors import DataError
+from scadles.fabric import ElasticFabric
 from scadles.observe import EventLog, Header, Progress, RunFolder, events_path, plot_run
 from scadles.streams.quarantine import quarantine_path
 from scadles.training.checkpoint import CheckpointStore
@@ -104,7 +105,7 @@ def build_tools(
             settings.steps,
             settings.duration_s,
             settings.clock.speed,
-            quiet=quiet or fabric.rank != 0,
+            quiet=quiet or (fabric.rank != 0 and not isinstance(fabric, ElasticFabric)),
         ),
         partial(_draw, _as_dealt(settings, start), dataset) if settings.picture else None,
     )

@@ -25,6 +25,7 @@ from scadles.fabric.hub.frames import COLLECTIVES, Frame, FrameError, Kind
 from scadles.fabric.hub.journal import Journal
 from scadles.fabric.hub.members import MOST_NAME, PULSE_S, Member, Pulse, is_name
 from scadles.fabric.hub.rooms import Room, Rooms
+from scadles.fabric.hub.state import HubState
 
 _HELLO_S = 10.0
 _MOST_WAITING = 256
@@ -96,6 +97,8 @@ class Hub:
         self._here: tuple[int, ...] = ()
         self._collectives: dict[int, Collective] = {}
         self._rooms = Rooms()
+        self._idle_s: dict[int, float] = {}
+        self._received = self._sent = 0
         self._closed = Event()
         self._threads = [Thread(target=work, daemon=True) for work in (self._accept, self._look_for_silent)]
 
@@ -140,6 +143,27 @@ class Hub:
         """Return who takes part now, name by seat."""
         with self._lock:
             return {seat: self._members[seat].name for seat in self._here}
+
+    def state(self) -> HubState:
+        """Return how things are."""
+        with self._lock:
+            first = self._collectives.get(min(self._collectives, default=0))
+            awaited = [seat for seat in sorted(first.awaited()) if seat in self._members] if first is not None else []
+            connections = [one for member in self._members.values() for one in member.connections()]
+            return HubState(
+                step=max(0, self._journal.newest),
+                members=[self._members[seat].name for seat in self._here],
+                seats=self._seats,
+                least=self._least,
+                waiting=[one.name for _, one in sorted(self._members.items()) if one.is_ready],
+                awaited=[self._members[seat].name for seat in awaited],
+                awaited_s=max((self._idle_s.get(seat, 0.0) for seat in awaited), default=0.0),
+                known=sorted(self._names, key=self._names.__getitem__),
+                refused=self.refused,
+                received=self._received + sum(one.received for one in connections),
+                sent=self._sent + sum(one.sent for one in connections),
+                ended_by=self.ended_by,
+            )
 
     def _accept(self) -> None:
         while not self._closed.is_set():
@@ -386,6 +410,7 @@ class Hub:
                 awaited = {seat for one in self._collectives.values() for seat in one.awaited()}
                 idle_s = {one: one.hangs_s(now_s, is_awaited=seat in awaited) for seat, one in self._members.items()}
                 self._begin_anew()
+            self._idle_s = {one.seat: seconds for one, seconds in idle_s.items()}
             for member in silent:
                 self._leave(member, f"silent for {member.pulse.silent_s(now_s):.1f} s")
             for member in (one for one, seconds in idle_s.items() if seconds > self._deadline_s):
@@ -399,6 +424,8 @@ class Hub:
     def _lose(self, member: Member, why: str) -> None:
         """Go on without a device; what its view had not finished is void."""
         member.is_gone = True
+        self._received += sum(connection.received for connection in member.connections())
+        self._sent += sum(connection.sent for connection in member.connections())
         if self._members.get(member.seat) is member:
             del self._members[member.seat]
         for connection in member.connections():
