@@ -1,5 +1,6 @@
 """What the documents show is what the program does."""
 
+import configparser
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from scadles.cli.app import app
 from scadles.cli.reference import reference
 from scadles.device.batching import BatchRule
 from scadles.models import build_model
+from scadles.training.hub import OWN
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -59,13 +61,13 @@ def test_every_setting_is_explained():
     assert [line for line in reference().splitlines() if line.endswith("|  |") and "section" not in line] == []
 
 
-@pytest.mark.parametrize("document", ["docs/guide.md", "docs/streams.md"])
+@pytest.mark.parametrize("document", ["docs/guide.md", "docs/streams.md", "docs/fleet.md"])
 def test_the_settings_in_the_guides_are_valid(document):
     for block in blocks(document, "yaml"):
         assert load_config(yaml.safe_load(block)).devices > 1
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/guide.md", "docs/streams.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/guide.md", "docs/streams.md", "docs/fleet.md"])
 def test_the_commands_shown_exist_and_know_their_options(document):
     shown = re.findall(r"^scadles .*$", (ROOT / document).read_text(), flags=re.MULTILINE)
     assert shown
@@ -97,6 +99,25 @@ def test_the_example_of_the_readme_runs_under_torchrun(tmp_path):
     summary = json.loads(done.stdout[done.stdout.index("{") :])
     assert summary["ended_by"] == "target"
     assert summary["devices"] == 4
+
+
+@pytest.mark.parametrize("unit", sorted((ROOT / "examples/systemd").glob("*.service")), ids=lambda path: path.name)
+def test_the_units_start_commands_that_exist_and_start_them_again(unit):
+    said = configparser.ConfigParser(interpolation=None, strict=False)
+    said.optionxform = str
+    said.read(unit)
+    _, command, *words = shlex.split(said["Service"]["ExecStart"])
+    known = {option for one in typer.main.get_command(app).commands[command].params for option in one.opts}
+    assert {word for word in words if word.startswith("--")} <= known
+    assert said["Service"]["Restart"] == "always"
+    assert said["Service"]["RestartPreventExitStatus"] == "0 2"
+    assert said["Install"]["WantedBy"] == "multi-user.target"
+
+
+def test_the_page_on_fleets_says_what_is_a_devices_own_and_what_is_not_protected():
+    page = (ROOT / "docs/fleet.md").read_text()
+    assert all(f"`{name}`" in page for name in OWN)
+    assert "neither encrypted nor authenticated" in page
 
 
 def test_the_source_of_contributing_works():
