@@ -29,8 +29,10 @@ from scadles.exchange.reduction import (
     Collectives,
     CompressedExchange,
     Compressor,
+    Folding,
     Gates,
     GatherReducer,
+    HubReducer,
     OncePerStep,
     PowerSgdReducer,
     QuantizedDenseReducer,
@@ -43,6 +45,7 @@ from scadles.fabric import ElasticFabric, Fabric, LocalFabric
 _FLOAT32 = 4
 _REDUCERS: dict[str, type[GatherReducer | SplitReducer | QuantizedDenseReducer]] = {
     "gather": GatherReducer,
+    "hub": HubReducer,
     "split": SplitReducer,
     "whole": QuantizedDenseReducer,
 }
@@ -101,24 +104,26 @@ def build_compressor(
         factors = PowerSgdReducer(fabric, shapes, settings.ratio or 1.0, settings.values, config.seed)
         why = f"rank {factors.plan.rank}: {factors.k} floats for {n}"
         return Compressor(feedback, selector, factors, gates, fabric.size, why)
-    name, why = _way(config, n, selector.k, fabric.size, charged)
+    name, why = _way(config, n, selector.k, fabric, charged)
     reducer = _REDUCERS[name](fabric, selector, n, settings.values)
     return Compressor(feedback, selector, reducer, gates, fabric.size, why)
 
 
-def _way(config: RunConfig, n: int, k: int, size: int, charged: int | None) -> tuple[str, str]:
+def _way(config: RunConfig, n: int, k: int, fabric: Collectives, charged: int | None) -> tuple[str, str]:
     """Return the way to add up ``k`` of ``n`` entries of each device, and why it is this one."""
     settings = config.compression
     if settings.method == "whole":
         return "whole", "all entries are sent"
     if config.fabric.backend == "hub":
-        return "gather", "any device may be lost, and none must be missed for its slice"
+        if settings.reduction == "gather" or not isinstance(fabric, Folding):
+            return "gather", "any device may be lost, and none must be missed for its slice"
+        return "hub", "the hub adds up, and what it sends does not grow with the number of devices"
     if settings.reduction != "auto":
         return settings.reduction, "as configured"
     if charged is not None:
         n, k = charged, charged_entries(config, charged)
     link = config.cost.link
-    return choose_reducer(n, k, size, settings.values, SCALARS, link.slowest_bps, link.longest_s)
+    return choose_reducer(n, k, fabric.size, settings.values, SCALARS, link.slowest_bps, link.longest_s)
 
 
 def charged_entries(config: RunConfig, n: int) -> int:

@@ -43,8 +43,8 @@ def hub(
 
     Exit codes: 0 the run has ended, 2 a setting cannot work, 130 and 143 stopped by Ctrl-C and SIGTERM.
     """
+    from scadles.assembly.hub import build_hub, build_journal
     from scadles.config import load_config
-    from scadles.fabric.hub import Hub, journal_of
     from scadles.observe import default_folder
     from scadles.observe.hub_progress import HubProgress
     from scadles.training.hub import address
@@ -53,16 +53,8 @@ def hub(
     host, port = address(listen, "--listen")
     folder = out or default_folder(f"{checked.method}-hub")
     stopped: list[int] = []
-    kept = 2 * checked.checkpoint.every_steps + 2
-    with journal_of(folder, kept) as journal, HubProgress(quiet=quiet) as progress:
-        serving = Hub(
-            *(host, port, checked.devices),
-            least=checked.fabric.min_devices,
-            deadline_s=checked.fabric.deadline_s,
-            journal=journal,
-            settings=checked.model_dump(mode="json"),
-            say=progress.say,
-        )
+    with build_journal(checked, folder) as journal, HubProgress(quiet=quiet) as progress:
+        serving = build_hub(checked, host, port, journal, progress.say)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, _: stopped.append(number))
         serving.start()

@@ -247,12 +247,23 @@ class RunConfig(Section):
         for name, numbers in self.injection.named_devices().items():
             if numbers and max(numbers) >= self.devices:
                 raise ValueError(f"{name} names device {max(numbers)}: devices are numbered 0 to {self.devices - 1}")
-        if self.fabric.backend == "hub" and self.fabric.min_devices > self.devices:
+        if self.init_from is not None and self.model == "none":
+            raise ValueError(f"init_from = {self.init_from}: model = none has no values that could start there")
+        return self
+
+    @model_validator(mode="after")
+    def _suits_a_hub(self) -> Self:
+        if self.fabric.backend != "hub":
+            return self
+        if self.fabric.min_devices > self.devices:
             raise ValueError(
                 f"fabric.min_devices = {self.fabric.min_devices} and devices is {self.devices}: no step would begin"
             )
-        if self.init_from is not None and self.model == "none":
-            raise ValueError(f"init_from = {self.init_from}: model = none has no values that could start there")
+        if self.compression.ratio is not None and self.compression.method in ("whole", "powersgd"):
+            raise ValueError(
+                f"compression.method {self.compression.method}: every device must be there for it, and through a hub "
+                "any may be absent; set topk or randomk"
+            )
         return self
 
     @model_validator(mode="after")

@@ -55,19 +55,12 @@ def launch_fleet(
     devices = settings.devices
     prepare_environment(devices)
     _check_folder(run_dir, devices, resume=resume)
-    from scadles.fabric.hub import Hub, journal_of
+    from scadles.assembly.hub import build_hub, build_journal
 
-    with journal_of(run_dir, kept=2 * settings.checkpoint.every_steps + 2) as journal:
+    with build_journal(settings, run_dir) as journal:
         for rank in range(devices):
             journal.seat(_name(rank), rank)
-        serving = Hub(
-            *("127.0.0.1", 0, devices),
-            least=devices,
-            deadline_s=settings.fabric.deadline_s,
-            journal=journal,
-            settings=settings.model_dump(mode="json"),
-            say=say,
-        )
+        serving = build_hub(settings, "127.0.0.1", 0, journal, say, least=devices)
         try:
             work = partial(_take_part, serving, run_dir, quiet=quiet)
             launch_local(devices, work, fail, partial(_Fleet, serving, settings.fabric.min_devices, say))

@@ -274,6 +274,10 @@ class GradientExchange:
         rows[:, : self.fields] = self._reports.detach().to("cpu", torch.float64).numpy()
         return Reports(rows)
 
+    def notices(self) -> list[str]:
+        """Return lines about the last steps for whoever looks at the run, each once."""
+        return []
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the tensors and numbers that a checkpoint must hold for the next step to be the same."""
         return {}, {}

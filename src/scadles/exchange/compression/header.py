@@ -67,6 +67,18 @@ def header_bytes(scalars: int) -> int:
     return _FIELDS.size + _CHECKSUM.size + 8 * scalars
 
 
+def claims(message: NDArray[np.uint8]) -> tuple[int, int]:
+    """Return the step and the length of the vector that a message says it is of, before it is checked.
+
+    Raises:
+        WireError: it is too short to say anything.
+    """
+    if len(message) < header_bytes(0):
+        raise WireError(f"a message of {len(message)} bytes, a header has {header_bytes(0)}")
+    _, _, _, _, _, step, n, *_ = _FIELDS.unpack_from(message.data)
+    return step, n
+
+
 def seal(message: NDArray[np.uint8], header: Header, values_bytes: int, index_bytes: int) -> None:
     """Write the header, and a CRC-32 of all the rest, padding included, into a message whose body is in place."""
     numbers = (header.step, header.n, header.count, len(header.scalars), values_bytes, index_bytes, len(message))

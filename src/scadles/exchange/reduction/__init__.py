@@ -5,9 +5,11 @@ from scadles.exchange.reduction.compressed import CompressedExchange
 from scadles.exchange.reduction.compressor import SCALARS, Compressor, Gates, OncePerStep
 from scadles.exchange.reduction.contract import Collectives, Reduction, SparseReducer, Sums, reduce_together
 from scadles.exchange.reduction.gather import GatherReducer
+from scadles.exchange.reduction.owner import VectorOwner
 from scadles.exchange.reduction.powersgd import PowerSgdReducer, powersgd_volume
 from scadles.exchange.reduction.quantized_dense import All, QuantizedDenseReducer, quantized_dense_volume
 from scadles.exchange.reduction.split import SplitReducer
+from scadles.exchange.reduction.through_hub import Folding, HubReducer
 from scadles.exchange.reduction.timed import TimedLink
 from scadles.exchange.reduction.volumes import Choice, Volume, choose_reducer, dense_volume, gather_volume, split_volume
 
@@ -19,8 +21,10 @@ __all__ = [
     "Collectives",
     "CompressedExchange",
     "Compressor",
+    "Folding",
     "Gates",
     "GatherReducer",
+    "HubReducer",
     "OncePerStep",
     "PowerSgdReducer",
     "QuantizedDenseReducer",
@@ -29,6 +33,7 @@ __all__ = [
     "SplitReducer",
     "Sums",
     "TimedLink",
+    "VectorOwner",
     "Volume",
     "choose_reducer",
     "dense_volume",

@@ -14,6 +14,7 @@ from scadles.exchange.aggregation import GradientExchange, Report, Reports
 from scadles.exchange.aggregation.bucket import Bucket
 from scadles.exchange.aggregation.reports import NEWLY_USED
 from scadles.exchange.reduction.compressor import Compressor
+from scadles.exchange.reduction.through_hub import HubReducer
 from scadles.exchange.reduction.timed import TimedLink
 from scadles.exchange.reduction.used import Used
 
@@ -80,6 +81,13 @@ class CompressedExchange(GradientExchange):
             self._link.reduce(presence, self._phase).wait()
             self._used.take_up(presence)
         return reports
+
+    def notices(self) -> list[str]:
+        reducer = self.compressor.reducer
+        if not isinstance(reducer, HubReducer):
+            return []
+        said, reducer.notices = reducer.notices, []
+        return said
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, numbers = self.compressor.state()

@@ -7,8 +7,10 @@ from typing import Protocol, TypeVar
 
 from torch import Tensor
 
+from scadles.errors import FabricError
 from scadles.exchange.aggregation.dense import Waitable
 from scadles.exchange.reduction.contract import Collectives
+from scadles.exchange.reduction.through_hub import Folding
 
 _Result = TypeVar("_Result")
 
@@ -61,6 +63,13 @@ class TimedLink:
 
     def swap(self, rows: Tensor, phase: str) -> Tensor:
         return self.timed(lambda: self._link.swap(rows, phase))
+
+    def fold(self, message: Tensor, phase: str) -> Tensor:
+        """Do what the link does, where it has an owner."""
+        if not isinstance(self._link, Folding):
+            raise FabricError(f"{phase}: this fabric has no hub")
+        folding = self._link
+        return self.timed(lambda: folding.fold(message, phase))
 
     def timed(self, work: Callable[[], _Result]) -> _Result:
         """Return what ``work`` returns, and count its time as transfer."""

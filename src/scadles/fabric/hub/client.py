@@ -201,6 +201,21 @@ class HubFabric(ElasticFabric):
         arrival = self._send(Kind.SWAP, bytes(_bytes_of(mine)), bytearray())
         return torch.frombuffer(self.wait_for(arrival, phase), dtype=torch.uint8).view(self.size, -1)
 
+    def fold(self, message: Tensor, phase: str) -> Tensor:
+        """Send a message to the hub, and return the one that it makes of everybody's, uint8 ``[m]``.
+
+        Args:
+            message: uint8, of the same length on all devices.
+            phase: what is being exchanged, for errors.
+
+        Raises:
+            FabricError: this device takes part in nothing yet.
+            MembershipChangedError: as every collective.
+        """
+        self._count()
+        arrival = self._send(Kind.FOLD, bytes(_bytes_of(message.detach().cpu().contiguous())), bytearray())
+        return torch.frombuffer(self.wait_for(arrival, phase), dtype=torch.uint8)
+
     def share(self, message: Tensor | None, senders: Sequence[int], most: int, phase: str) -> dict[int, Tensor]:
         self._count()
         if message is not None:

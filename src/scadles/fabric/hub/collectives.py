@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import NamedTuple
@@ -11,6 +11,21 @@ import numpy as np
 
 from scadles.fabric.hub.frames import PIECE_BYTES, Frame, FrameError, Kind, pieces
 from scadles.fabric.hub.rooms import Room
+
+#: Makes one message for everybody of those that members bring, by seat; None of who is no member.
+Fold = Callable[[Sequence[bytearray | None]], bytes]
+
+
+class FoldError(FrameError):
+    """A message that cannot be made part of the one for everybody.
+
+    Attributes:
+        seat: whose.
+    """
+
+    def __init__(self, seat: int, why: str) -> None:
+        super().__init__(why)
+        self.seat = seat
 
 
 class Delivery(NamedTuple):
@@ -53,9 +68,16 @@ class Collective:
         first: the header of the first piece of any member.
         members: seats of all who take part.
         seats: how many seats there are; who is no member counts as one who brings zeros.
+        fold: makes one message of all, where that is asked for.
+
+    Raises:
+        FrameError: a fold is asked for where there is none.
     """
 
-    def __init__(self, first: Frame, members: Sequence[int], seats: int) -> None:
+    def __init__(self, first: Frame, members: Sequence[int], seats: int, fold: Fold | None = None) -> None:
+        if first.kind is Kind.FOLD and fold is None:
+            raise FrameError("this hub adds up no compressed messages: its run has no compression.ratio")
+        self._fold = fold
         self._first = first
         self._members = tuple(members)
         self._seats = seats
@@ -75,6 +97,7 @@ class Collective:
 
         Raises:
             FrameError: the member brings something else than the others.
+            FoldError: somebody's message is not what it should be.
         """
         expected = self._first
         if (frame.kind, frame.dtype, frame.total) != (expected.kind, expected.dtype, expected.total):
@@ -132,6 +155,9 @@ class Collective:
             if self._left:
                 return [], False
         frame = frame._replace(seat=0)
+        if frame.kind is Kind.FOLD and self._fold is not None:
+            folded = self._fold([self._rows.get(other) for other in range(self._seats)])
+            return list(_cut(self._members, frame, folded)), True
         if frame.kind is Kind.GATHER:
             table = b"".join(self._rows.get(other, bytearray(frame.total)) for other in range(self._seats))
             return list(_cut(self._members, frame, table)), True

@@ -51,10 +51,11 @@ class Kind(IntEnum):
     GATHER = 17
     SWAP = 18
     RELAY = 19
+    FOLD = 20
 
 
 #: Frames that carry a piece of a collective; those of all other kinds are whole messages of text.
-COLLECTIVES = frozenset({Kind.REDUCE, Kind.GATHER, Kind.SWAP, Kind.RELAY})
+COLLECTIVES = frozenset({Kind.REDUCE, Kind.GATHER, Kind.SWAP, Kind.RELAY, Kind.FOLD})
 
 DTYPES = (torch.float32, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bool)
 _NUMPY = (np.float32, np.float64, np.int64, np.int32, np.uint8, np.bool_)

@@ -19,7 +19,7 @@ from typing import Any
 
 from scadles.clock import wall_seconds
 from scadles.errors import ConfigError
-from scadles.fabric.hub.collectives import Collective, Delivery
+from scadles.fabric.hub.collectives import Collective, Delivery, Fold, FoldError
 from scadles.fabric.hub.connection import ClosedError, Connection
 from scadles.fabric.hub.frames import COLLECTIVES, Frame, FrameError, Kind
 from scadles.fabric.hub.journal import Journal
@@ -47,6 +47,8 @@ class Hub:
         deadline_s: how long a device for which others wait may send nothing and gather nothing.
         journal: says what the run is called, and keeps what must outlive this process; None keeps nothing.
         settings: what a device is told of the run when it joins.
+        fold: makes one message for everybody of all devices', for :meth:`.HubFabric.fold`; called by one thread at a
+            time for each step.
         say: told one line about whoever comes, goes or is refused.
 
     Attributes:
@@ -68,6 +70,7 @@ class Hub:
         deadline_s: float = 120.0,
         journal: Journal | None = None,
         settings: dict[str, Any] | None = None,
+        fold: Fold | None = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         try:
@@ -84,6 +87,7 @@ class Hub:
         self._journal = journal or Journal()
         ended_by, mark = self._journal.ended_by
         self.ended_by = ended_by if mark == self._mark else ""
+        self._fold = fold
         self._say = say
         self._lock = RLock()
         self._members: dict[int, Member] = {}
@@ -361,9 +365,13 @@ class Hub:
             self._members[member.seat].has_state = True  # which comes before all that is done together
             collective = self._collectives.get(frame.sequence)
             if collective is None:
-                collective = Collective(frame, self._here, self._seats)
+                collective = Collective(frame, self._here, self._seats, self._fold)
                 self._collectives[frame.sequence] = collective
-        deliveries, complete = collective.bring(member.seat, frame, room)
+        try:
+            deliveries, complete = collective.bring(member.seat, frame, room)
+        except FoldError as error:
+            self._leave_out(error.seat, frame.view, str(error))
+            return
         if deliveries or complete:
             self._deliver(frame, deliveries, complete=complete)
 
@@ -415,6 +423,11 @@ class Hub:
                 self._leave(member, f"silent for {member.pulse.silent_s(now_s):.1f} s")
             for member in (one for one, seconds in idle_s.items() if seconds > self._deadline_s):
                 self._leave(member, f"alive, but nothing has moved for {self._deadline_s:g} s while others wait for it")
+
+    def _leave_out(self, seat: int, view: int, why: str) -> None:
+        with self._lock:
+            if view == self._view and seat in self._members:
+                self._leave(self._members[seat], why)
 
     def _leave(self, member: Member, why: str) -> None:
         with self._lock:
