@@ -8,7 +8,7 @@ DEMO := runs/demo
 WORKERS := --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo brokers check format dist wheel-check test test-brokers pythons bench clean
+.PHONY: help setup demo fleet brokers check format dist wheel-check test test-brokers pythons bench clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ demo: setup  ## DDL and ScaDLES on four devices: a table and a picture in runs/d
 	$(BIN)/scadles train examples/digits.yaml --local 4 --set method=ddl --out $(DEMO)/ddl
 	$(BIN)/scadles train examples/digits.yaml --local 4 --set method=scadles --out $(DEMO)/scadles
 	$(BIN)/scadles compare $(DEMO)/ddl $(DEMO)/scadles --out $(DEMO)/compare.png
+
+fleet: setup  ## four devices that come and go through a hub: some lines and a picture in runs/fleet
+	$(BIN)/python tools/fleet.py --out runs/fleet
 
 brokers: setup  ## Kafka and Mosquitto on loopback to play with, until Ctrl-C
 	$(BIN)/python -m scadles.testing.brokers

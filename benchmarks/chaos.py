@@ -191,6 +191,7 @@ class Chaos:
         settings["stream"] = {"rates": [60] * options.devices}
         if options.share:
             settings["injection"] = {"alpha": 0.5, "beta": 0.25}
+            settings["compression"] = {"ratio": 0.1, "gate": "always"}
         config.write_text(yaml.safe_dump(settings))
         address = f"127.0.0.1:{port}"
         self.hub = Process("hub", ["hub", str(config), "--listen", address, "--out", str(root / "hub")], root)
@@ -324,7 +325,7 @@ def main() -> None:
     parser.add_argument("--hubs", type=int, default=0)
     parser.add_argument("--devices", type=int, default=4)
     parser.add_argument("--least", type=int, default=1)
-    parser.add_argument("--share", action="store_true", help="devices share samples too")
+    parser.add_argument("--share", action="store_true", help="devices share samples and compress gradients too")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
