@@ -349,6 +349,10 @@ class TestCompression:
                 {"fabric": {"overlap": "on"}, "compression": {"ratio": 0.1}},
                 "fabric.overlap = on: with compression.ratio 0.1 a gradient is compressed as a whole",
             ),
+            (
+                {"fabric": {"backend": "hub"}, "compression": {"ratio": 0.1, "method": "powersgd"}},
+                "compression.method = powersgd needs a message of every device, and through a hub any may be lost",
+            ),
         ],
     )
     def test_what_does_not_go_with_it_is_refused(self, tree, said):
