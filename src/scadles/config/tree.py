@@ -309,12 +309,6 @@ class RunConfig(Section):
                 f"fabric.overlap = on: with compression.ratio {self.compression.ratio:g} a gradient is compressed as a "
                 "whole, after the backward pass; set fabric.overlap to auto or off"
             )
-        needs_everybody = self.compression.ratio is not None and self.compression.method in ("whole", "powersgd")
-        if self.fabric.backend == "hub" and needs_everybody:
-            raise ValueError(
-                f"compression.method = {self.compression.method} needs a message of every device, and through a hub "
-                "any may be lost: set compression.method to topk or randomk"
-            )
         return self
 
     def to_yaml(self) -> str:
