@@ -119,8 +119,7 @@ def restore(
             device.learner.exchange.go_on(kept_back(checkpoint), state["exchange"])
         intake, tally = IntakeState(**state["intake"]), RunStatistics(**state["tally"])
         schedule.next_evaluation_s = state["next_evaluation_s"]
-        if state.get("target", schedule.target_accuracy) != schedule.target_accuracy:
-            tally.time_to_target_s = None  # it was of another target
+        tally.time_to_target_s = schedule.still_reached(state, tally.time_to_target_s)
         if hooks is not None:
             hooks.load(state.get("hooks", {}), beside)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from scadles.config import RunConfig
 from scadles.device.learner import Learner
 from scadles.training.run_statistics import RunStatistics
@@ -25,6 +28,10 @@ class Schedule:
     def target_accuracy(self) -> float | None:
         """The accuracy that the run is to reach."""
         return self._config.target_accuracy
+
+    def still_reached(self, state: Mapping[str, Any], time_s: float | None) -> float | None:
+        """Return the time at which a checkpoint's run had reached its target; None where the target is another now."""
+        return time_s if state.get("target", self.target_accuracy) == self.target_accuracy else None
 
     def evaluation_due(self, learner: Learner) -> bool:
         """Whether to test the model now."""

@@ -351,7 +351,7 @@ class TestCompression:
             ),
             (
                 {"fabric": {"backend": "hub"}, "compression": {"ratio": 0.1, "method": "powersgd"}},
-                "compression.method = powersgd needs a message of every device, and through a hub any may be lost",
+                "compression.method powersgd: every device must be there for it, and through a hub any may be absent",
             ),
         ],
     )
