@@ -141,6 +141,7 @@ class Compressor:
         if float(reports.weight.sum()) > 0:  # otherwise nobody applies anything, and nothing counts as sent
             if reduction is not None:
                 self._feedback.sent(*reduction.taken, reduction.left)
+                self.reducer.confirm(self.step)
             elif self._present:
                 self._feedback.sent_all()
         self._compressed_steps += self.compressed

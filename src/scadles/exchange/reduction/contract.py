@@ -151,6 +151,9 @@ class SparseReducer(ABC):
     def settle(self, sums: Sums) -> Reduction:
         """Close the step."""
 
+    def confirm(self, step: int) -> None:  # noqa: B027 - most have nothing to do
+        """Take note that what came of a step counts: this device has subtracted what it sent."""
+
     @abstractmethod
     def volume(self, scalars: int) -> Volume:
         """Return what one device sends in a step with that many scalars."""

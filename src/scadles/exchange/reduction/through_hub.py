@@ -50,6 +50,13 @@ class HubReducer(GatherReducer):
         self._folding = fabric
         self._identity: float | None = None
         self._norm = 0.0
+        self._confirmed = -1
+
+    def message(self, received: Tensor | None, scalars: Sequence[float], step: int, phase: str) -> Tensor:
+        return super().message(received, [*scalars, self._confirmed], step, phase)
+
+    def confirm(self, step: int) -> None:
+        self._confirmed = step
 
     def _exchange(self, message: Tensor, phase: str) -> tuple[Tensor, Sequence[int]]:
         return self._folding.fold(message, phase)[None], self._fabric.present
@@ -70,18 +77,18 @@ class HubReducer(GatherReducer):
         return Sums(total, np.array(scalars, np.float64).reshape(self._fabric.size, rows))
 
     def volume(self, scalars: int) -> Volume:
-        message = super().volume(scalars).message_bytes
+        message = super().volume(scalars + 1).message_bytes
         return Volume(self.name, 0, message, 1, message, 2)
 
     def state(self) -> dict[str, Tensor]:
-        known = () if self._identity is None else (self._identity, self._norm)
+        known = () if self._identity is None else (self._identity, self._norm, self._confirmed)
         return {"owner": torch.tensor(known, dtype=torch.float64)}
 
     def load(self, state: dict[str, Tensor]) -> None:
         known = state.get("owner", torch.zeros(0)).tolist()
-        if len(known) not in (0, 2):
-            raise CheckpointError(f"an owner of {len(known)} numbers, there are 2")
-        self._identity, self._norm = known or (None, 0.0)
+        if len(known) not in (0, 3):
+            raise CheckpointError(f"an owner of {len(known)} numbers, there are 3")
+        self._identity, self._norm, self._confirmed = (*known[:2], int(known[2])) if known else (None, 0.0, -1)
 
     def _look_at_owner(self, identity: float, norm: float, step: int) -> None:
         if self._identity not in (None, identity):
