@@ -35,8 +35,10 @@ class _Arrival:
     ends_view: bool = False
 
     def take(self, frame: Frame, connection: Connection) -> None:
-        if isinstance(self.room, bytearray) and len(self.room) < frame.offset + frame.length:
-            self.room.extend(bytes(frame.offset + frame.length - len(self.room)))
+        if isinstance(self.room, bytearray):
+            if frame.offset != len(self.room):
+                raise FrameError(f"a piece at {frame.offset} where {len(self.room)} bytes have come")
+            self.room.extend(bytes(frame.length))
         connection.read_into(memoryview(self.room)[frame.offset : frame.offset + frame.length])
         self.total, self.ends_view = frame.total, self.ends_view or frame.last
         self.left -= 1

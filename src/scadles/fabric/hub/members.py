@@ -9,6 +9,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from scadles.fabric.hub.connection import Connection
+from scadles.fabric.hub.frames import Frame
 
 #: The longest name of a device.
 MOST_NAME = 64
@@ -85,6 +86,7 @@ class Member:
         process: a secret of the process that it is; a later one of the same name has another.
         note: what it sent with the present step, with its number; counts once the step is whole.
         boundary: the collective that ends this step.
+        relayed: which message for the others is on its way, or was last, and how much of it has come.
         moves: changes, as the device says, whenever its stream brings something.
     """
 
@@ -104,6 +106,7 @@ class Member:
     is_gone: bool = False
     note: tuple[int, dict[str, Any]] | None = None
     boundary: int = -1
+    relayed: tuple[int, int] = (0, 0)
     moves: object = None
     _moved: tuple[object, int] = (None, 0)
     _moved_s: float = -math.inf
@@ -114,6 +117,16 @@ class Member:
         if moved != self._moved or not is_awaited or self._moved_s == -math.inf:
             self._moved, self._moved_s = moved, now_s
         return now_s - self._moved_s
+
+    def relays(self, frame: Frame) -> bool:
+        """Take note of a piece for the others; whether it comes after those before it."""
+        sequence, expected = self.relayed
+        if frame.sequence > sequence:
+            sequence, expected = frame.sequence, 0
+        if frame.sequence != sequence or frame.offset != expected:
+            return False
+        self.relayed = (sequence, expected + max(frame.length, 1))
+        return True
 
     def connections(self) -> list[Connection]:
         """Return those that there are."""

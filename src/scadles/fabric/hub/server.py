@@ -30,6 +30,8 @@ from scadles.fabric.hub.state import HubState
 _HELLO_S = 10.0
 _MOST_WAITING = 256
 _MOST_NOTE_BYTES = 1 << 16
+_MOST_AT_ONCE = 1024
+_FROM_DEVICES = frozenset({Kind.READY, Kind.PULSE, Kind.GOODBYE})
 _PATIENCE_S = 3.0
 _LINGER_S = 30.0
 
@@ -53,7 +55,7 @@ class Hub:
 
     Attributes:
         address: host and port that it listens on.
-        refused: connections that were turned away.
+        refused: connections that were turned away, or ended for what they sent.
         ended_by: why the run ended, as the first device said that came to its end; empty before.
 
     Raises:
@@ -263,7 +265,7 @@ class Hub:
         try:
             while not member.is_gone:
                 frame = control.receive()
-                if frame.kind in COLLECTIVES:
+                if frame.kind not in _FROM_DEVICES:
                     raise FrameError(f"{frame.kind.name} on a control connection")
                 content = control.receive_text(frame)
                 with self._lock:
@@ -280,7 +282,7 @@ class Hub:
         except ClosedError:
             pass
         except FrameError as error:
-            why = str(error)
+            self._refuse(member, str(error))
         self._leave(member, why)
 
     def _become_ready(self, member: Member, content: dict[str, Any]) -> None:
@@ -294,7 +296,7 @@ class Hub:
         with self._lock:
             if not member.is_gone:
                 self._lost.discard(member.name)
-            if ended_by and not self.ended_by:
+            if ended_by and not self.ended_by and member.has_state:  # else it has taken part in nothing
                 self.ended_by = ended_by
                 self._journal.end(ended_by, self._mark)
 
@@ -339,8 +341,15 @@ class Hub:
         except ClosedError:
             pass
         except FrameError as error:
-            why = str(error)
+            self._refuse(member, str(error))
         self._leave(member, why)
+
+    def _refuse(self, member: Member, why: str) -> None:
+        """End the session of a device that has sent what cannot be."""
+        with self._lock:
+            if not member.is_gone:
+                self.refused += 1
+                self._lose(member, f"what it sent was refused: {why}")
 
     def _note(self, member: Member, frame: Frame, content: dict[str, Any]) -> None:
         step = content.get("step")
@@ -354,17 +363,18 @@ class Hub:
 
     def _bring(self, member: Member, frame: Frame, room: Room) -> None:
         with self._lock:
+            if frame.seat != member.seat or frame.view > self._view:
+                raise FrameError(f"a frame of device {frame.seat} in view {frame.view}, which cannot be")
             if frame.view != self._view or member.seat not in self._here:
                 return  # of a view that is over
             if frame.kind is Kind.RELAY:
-                going = (frame._replace(seat=member.seat), room[: frame.length], room)
-                for seat in self._here:
-                    if seat != member.seat:
-                        self._members[seat].outgoing.put(going)
+                self._relay(member, frame, room)
                 return
             self._members[member.seat].has_state = True  # which comes before all that is done together
             collective = self._collectives.get(frame.sequence)
             if collective is None:
+                if len(self._collectives) >= _MOST_AT_ONCE:
+                    raise FrameError(f"more than {_MOST_AT_ONCE} collectives at once")
                 collective = Collective(frame, self._here, self._seats, self._fold)
                 self._collectives[frame.sequence] = collective
         try:
@@ -374,6 +384,15 @@ class Hub:
             return
         if deliveries or complete:
             self._deliver(frame, deliveries, complete=complete)
+
+    def _relay(self, member: Member, frame: Frame, room: Room) -> None:
+        """Pass a piece on to all others."""
+        if not member.relays(frame):
+            raise FrameError("a message for the others whose pieces are not in order")
+        going = (frame._replace(seat=member.seat), room[: frame.length], room)
+        for seat in self._here:
+            if seat != member.seat:
+                self._members[seat].outgoing.put(going)
 
     def _deliver(self, frame: Frame, deliveries: list[Delivery], *, complete: bool) -> None:
         with self._lock:
@@ -468,7 +487,7 @@ class Hub:
         self._view += 1
         self._collectives.clear()
         for member in self._members.values():
-            member.boundary, member.note = -1, None
+            member.boundary, member.note, member.relayed = -1, None, (0, 0)
         too_few = len(stayed) + len(new) < self._least and not self.ended_by
         if too_few or (stayed and not settled):
             self._here, self._since_s = (), wall_seconds()
