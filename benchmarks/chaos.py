@@ -185,7 +185,7 @@ class Chaos:
         self.at_steps = [40]
         for _ in self.plan[1:]:
             self.at_steps.append(self.at_steps[-1] + self.luck.randint(*STEPS_BETWEEN))
-        steps = self.at_steps[-1] + STEPS_AT_THE_END
+        steps = self.at_steps[-1] + 10 * len(self.plan) + STEPS_AT_THE_END  # some come later than planned
         config = root / "chaos.yaml"
         settings = SETTINGS | {"devices": options.devices, "steps": steps, "fabric": {"min_devices": options.least}}
         settings["stream"] = {"rates": [60] * options.devices}
@@ -228,6 +228,8 @@ class Chaos:
                 return
             self._strike_if_it_is_time(now_s)
             time.sleep(LOOK_S)
+        for one in self.everybody():
+            self._look_for_end(one)
 
     def _look_for_end(self, process: Process) -> None:
         if process.runs or process.was_killed or process.now is None:
@@ -336,6 +338,7 @@ def main() -> None:
     median_s = chaos.look_at_losses()
     wrong, counts = look_at_events({one.name: root / one.name for one in chaos.devices}, BATCH)
     wrong = [*chaos.wrong, *wrong]
+    wrong += [f"{one.name}: exit codes {one.codes}" for one in chaos.everybody() if one.codes[-1:] != [0]]
     took = [json.loads(line) for one in chaos.devices for line in one.times.read_text().splitlines()]
     for line in table(chaos):
         print(line)

@@ -307,9 +307,11 @@ class ConnectedDevice(Device):
             except MembershipChangedError as change:
                 # whoever is given the state of others must begin a step with them; and nobody may share samples again
                 # while others have done so before
-                if change.detached or self._samples is not None or not isinstance(fabric, ElasticFabric):
+                if not isinstance(fabric, ElasticFabric):
                     raise
-                if fabric.enter(learner.step_number).receivers:
+                leaves = change.detached or self._samples is not None
+                if leaves or fabric.enter(learner.step_number).receivers:
+                    learner.exchange.withdraw()
                     raise
                 learner.exchange.again()
 

@@ -135,6 +135,10 @@ class GradientExchange:
         """Get ready to send once more what :meth:`finish` could not, because devices came or went."""
         self._launched.clear()
 
+    def withdraw(self) -> None:
+        """Give up what :meth:`finish` could not send: the step will be another one, with another gradient."""
+        self._launched.clear()
+
     def finish(self, report: Report) -> Reports:
         """Send what has not left yet, wait for everybody, and give the parameters the mean gradient.
 

@@ -43,6 +43,7 @@ class CompressedExchange(GradientExchange):
         super().__init__(parameters, link.reduce, link.rank, link.size, keeps=keeps)
         check_compressible(self.parameters)
         self.compressor = compressor
+        compressor.revokes = keeps
         self._link = link
         self._used = Used(len(self.parameters))
         self._coding_s = self._transfer_s = 0.0
@@ -73,6 +74,10 @@ class CompressedExchange(GradientExchange):
     def again(self) -> None:
         super().again()
         self.compressor.again()
+
+    def withdraw(self) -> None:
+        super().withdraw()
+        self.compressor.withdraw()
 
     def _hear_of_use(self, reports: Reports) -> Reports:
         """Hear of parameters that are used for the first time, where any device says that there are some."""

@@ -75,6 +75,7 @@ class Compressor:
         compressed: whether the present step is compressed.
         decisions: how many steps were decided about for which reason.
         why: what decided about the present step, with its numbers.
+        revokes: whether a step that was begun can be taken back by :meth:`withdraw`, which costs a copy in each.
     """
 
     def __init__(
@@ -99,6 +100,8 @@ class Compressor:
         self._kept_sum, self._measured = 0.0, 0
         self._present = True
         self._last_compressed: bool | None = None
+        self.revokes = False
+        self._before: tuple[dict[str, Tensor], int, dict[str, int]] | None = None
         self._begun: Tensor | None = None
         self._waiting: Tensor | None = None
         self._sparse_bytes = reducer.volume(SCALARS).gloo_bytes
@@ -116,6 +119,9 @@ class Compressor:
         """
         whole, self._waiting = self._waiting, None
         if whole is None:
+            if self.revokes:
+                kept = {name: tensor.clone() for name, tensor in self._feedback.state().items()}
+                self._before = (kept, self.step, dict(self.decisions))
             self.step += 1
             self._present = present
             self.compressed = self._decide()
@@ -130,6 +136,13 @@ class Compressor:
         """Let :meth:`begin` begin the same step once more, with what it had: nothing came of the messages."""
         self._waiting = self._begun
 
+    def withdraw(self) -> None:
+        """Take back a step that was begun and has not ended: it will be another one, with another update."""
+        if self._before is not None:
+            kept, self.step, self.decisions = self._before
+            self._feedback.load(kept)
+        self._before = self._begun = self._waiting = None
+
     def end(self, reports: Reports, reduction: Reduction | None, present: Sequence[int] | None = None) -> None:
         """Take note of what came of the step.
 
@@ -138,6 +151,7 @@ class Compressor:
             reduction: what came of the messages; None where all of the update was sent.
             present: who took part, ascending; None where all did.
         """
+        self._before = None
         if float(reports.weight.sum()) > 0:  # otherwise nobody applies anything, and nothing counts as sent
             if reduction is not None:
                 self._feedback.sent(*reduction.taken, reduction.left)

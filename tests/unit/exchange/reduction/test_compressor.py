@@ -342,3 +342,25 @@ def test_without_gates_every_step_is_compressed():
     assert Gates() == Gates(None, None)
     reports = Reports(np.array([Report(1.0, 1.0)], dtype=np.float64))
     assert reports.norm_sq.tolist() == [0.0]
+
+
+@pytest.mark.parametrize("momentum", [None, 0.9])
+def test_a_step_that_is_taken_back_leaves_nothing(momentum):
+    """What was begun with one gradient and came to nothing goes on with another, as if it had never been begun."""
+    way = {"compression": {"ratio": 0.1, "gate": "always", "reduction": "gather", "momentum": momentum}}
+    settings = load_config({"devices": 2, "steps": 1, "optimizer": {"momentum": 0.0}, **way})
+    first, lost, second = gradients(3, 1)[:, 0]
+    outcomes = []
+    for is_disturbed in (False, True):
+        seat = LocalFabric.create(2)[0]
+        compressor = build_compressor(settings, model(), seat)
+        compressor.revokes = True
+        report = np.zeros(len(Report._fields))
+        compressor.begin(first, report)
+        compressor.end(Reports(np.array([Report(8.0, 8.0)] * 2)), None)
+        if is_disturbed:
+            compressor.begin(lost, report)
+            compressor.withdraw()
+        outcomes.append((compressor.begin(second, report).clone(), compressor.step, compressor.decisions))
+    assert torch.equal(outcomes[0][0], outcomes[1][0])
+    assert outcomes[0][1:] == outcomes[1][1:]
