@@ -279,7 +279,7 @@ class TestAdmission:
         assert together([one, two, three], until_admitted) == [(late.rank,)] * 3
         joining.join(LIMIT_S)
         three.close()
-        until(lambda: one.changed and late.changed, "news of the loss")
+        until(lambda: one.changed and two.changed and late.changed, "news of the loss")
         views = [fabric.enter(1) for fabric in (one, two, late)]
         assert {(view.source, view.receivers) for view in views} == {(one.rank, (late.rank,))}
         assert together([one, two, late], lambda fabric: total(fabric, 1)) == [3, 3, 3]

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from scadles.errors import ConfigError, PeerLostError
+from scadles.errors import ConfigError, FabricError, PeerLostError
 
 _OVER_A_HUB = "; with a hub the others would have gone on (scadles hub --help)"
 
@@ -90,7 +90,8 @@ def _train_locally(
             launch_local(devices, work, print_error)
     except LaunchError as error:
         if error.exit_code != ConfigError.exit_code and error.resumable:
-            error.args = (f"{error}{_way_on(run_dir)}{_OVER_A_HUB if checked.fabric.backend != 'hub' else ''}",)
+            lost = checked.fabric.backend != "hub" and error.exit_code == FabricError.exit_code
+            error.args = (f"{error}{_way_on(run_dir)}{_OVER_A_HUB * lost}",)
         raise
     _report(run_dir, quiet=quiet)
 

@@ -84,10 +84,13 @@ class RunLock:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
         except OSError:
             return None
+        # another device that asks the same thing at this moment holds the lock, too, but not for long
+        give_up_s, clock = wall_seconds() + _PATIENCE_S, WallClock()
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return self._told(_read(descriptor))
+            while not _try(descriptor, fcntl.LOCK_EX):
+                if wall_seconds() > give_up_s:
+                    return self._told(_read(descriptor))
+                clock.sleep(_PAUSE_S)
         except OSError:
             return None
         finally:

@@ -95,10 +95,10 @@ def start_hub(tmp_path):
     """Start a hub, after that it is started anew with the same journal."""
     running = []
 
-    def start(port=0):
+    def start(port=0, least=2):
         end()
         journal = journal_of(tmp_path / "hub")
-        hub = Hub("127.0.0.1", port, 2, journal=journal.__enter__())
+        hub = Hub("127.0.0.1", port, 2, least=least, journal=journal.__enter__())
         hub.start()
         running.append((hub, journal))
         return hub
@@ -111,6 +111,12 @@ def start_hub(tmp_path):
 
     yield start
     end()
+
+
+def begin_together(hub):
+    """Let the first step wait for both devices, and later ones for none that is lost."""
+    until(lambda: len(hub.members()) == 2, "both devices")
+    hub._least = 1
 
 
 def until(condition, what):
@@ -126,13 +132,15 @@ def test_steps_that_nobody_has_any_more_are_taken_back(start_hub, tmp_path, monk
     When the other one goes on, it has taken steps that do not count: it trains on their samples again.
     """
     monkeypatch.setattr(server, "_PATIENCE_S", 0.3)
-    address = start_hub().address
+    hub = start_hub()
+    address = hub.address
     one = Device(address, "cam-1", tmp_path / "one", pause_at=25)
     two = Device(address, "cam-2", tmp_path / "two", pause_at=25)
+    begin_together(hub)
     assert one.paused.wait(LIMIT_S)
     assert two.paused.wait(LIMIT_S)
     one.die()
-    start_hub(address[1])
+    start_hub(address[1], least=1)
     again = Device(address, "cam-1", tmp_path / "one", pause_at=22)
     assert again.paused.wait(LIMIT_S), "it is not waited for longer than a little"
     assert len(again.events(Step)) == 22
@@ -162,6 +170,7 @@ def test_a_device_is_cut_off_in_the_middle_of_what_all_do_after_a_step(start_hub
 
     one = Device(hub.address, "cam-1", tmp_path / "one")
     two = Device(hub.address, "cam-2", tmp_path / "two", before_gather=cut_off)
+    begin_together(hub)
     for device in (one, two):
         device.join()
         assert device.error is None
@@ -176,6 +185,7 @@ def test_a_device_that_is_away_at_the_end_leaves(start_hub, tmp_path):
     hub = start_hub()
     one = Device(hub.address, "cam-1", tmp_path / "one")
     two = Device(hub.address, "cam-2", tmp_path / "two", pause_at=25)
+    begin_together(hub)
     assert two.paused.wait(LIMIT_S)
     [member] = [member for member in hub._members.values() if member.name == "cam-2"]
     hub._leave(member, "a test")

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import time
+from threading import Timer
 
 import pytest
 
@@ -142,3 +143,14 @@ def test_kill_9_frees_it_whatever_was_forked(start, tmp_path, new_lock):
         time.sleep(0.02)  # the kernel closes the files of the dead in its own time
     assert told is None
     run.kill_all()
+
+
+def test_two_that_look_at_the_same_moment_do_not_take_each_other_for_a_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "_PATIENCE_S", 60.0)
+    lock = RunLock(tmp_path, 1)
+    assert lock.acquire() is None
+    lock.release()
+    looking = os.open(tmp_path / LOCK_FILE, os.O_RDWR)
+    fcntl.flock(looking, fcntl.LOCK_EX)
+    Timer(0.2, os.close, [looking]).start()
+    assert RunLock(tmp_path, 2).in_use() is None
