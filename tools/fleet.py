@@ -28,6 +28,8 @@ from scadles.observe.presence import plot_presence
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "digits.yaml"
 LOOK_S = 0.05
+#: Exit codes; neither the one of a device that was killed, below 0, nor of one that was told to end, 143.
+FAILED = range(1, 128)
 GIVE_UP_S = 300.0
 
 
@@ -82,7 +84,7 @@ class Fleet:
         """Wait for a condition and return what it says."""
         give_up_s = wall_seconds() + GIVE_UP_S
         while not (found := condition()):
-            if wall_seconds() > give_up_s or any((one.exitcode or 0) > 0 for one in self._running.values()):
+            if wall_seconds() > give_up_s or any((one.exitcode or 0) in FAILED for one in self._running.values()):
                 raise SystemExit(f"no {what}: see {self._out}/*.txt")
             Event().wait(LOOK_S)
         return found
