@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from scadles.errors import FabricError
@@ -163,6 +164,17 @@ class ElasticFabric(Fabric):
             step: which step ends with that reduction; the note counts once all have the sum.
             content: what goes into JSON.
         """
+
+
+def flat_bytes(tensors: Sequence[Tensor], device: torch.device | str) -> Tensor:
+    """Return tensors of any kind one after the other, as bytes, uint8 ``[m]``."""
+    return torch.cat([t.detach().contiguous().reshape(-1).view(torch.uint8).to(device) for t in tensors])
+
+
+def copy_flat_bytes(flat: Tensor, tensors: Sequence[Tensor]) -> None:
+    """Overwrite tensors with what :func:`flat_bytes` made of others like them."""
+    for tensor, part in zip(tensors, torch.split(flat, [tensor.nbytes for tensor in tensors]), strict=True):
+        tensor.detach().copy_(part.clone().view(tensor.dtype).view_as(tensor))
 
 
 def check_length(device: int, length: int, most: int, phase: str) -> None:

@@ -24,7 +24,7 @@ from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
 from scadles.errors import ConfigError, FabricError, PeerLostError
 from scadles.fabric.byte_counters import SocketCounter
-from scadles.fabric.contract import Fabric, Pending, check_length
+from scadles.fabric.contract import Fabric, Pending, check_length, copy_flat_bytes, flat_bytes
 from scadles.fabric.rendezvous import choose_interface, first_line, open_store
 from scadles.fabric.roll_call import RollCall
 from scadles.time_limit import within
@@ -140,12 +140,10 @@ class TorchFabric(Fabric):
     def broadcast(self, tensors: Sequence[Tensor], phase: str) -> None:
         if not tensors:
             return
-        parts = [tensor.detach().contiguous().reshape(-1).view(torch.uint8) for tensor in tensors]
-        flat = torch.cat([part.to(self.device) for part in parts])
+        flat = flat_bytes(tensors, self.device)
         self._count(flat.nbytes, (self.size - 1) / self.size)
         self._guarded(phase, lambda: dist.broadcast(flat, src=0))
-        for tensor, part in zip(tensors, torch.split(flat, [part.numel() for part in parts]), strict=True):
-            tensor.detach().copy_(part.clone().view(tensor.dtype).view_as(tensor))
+        copy_flat_bytes(flat, tensors)
 
     def bytes_sent(self) -> int:
         if self._closed:

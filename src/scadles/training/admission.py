@@ -19,7 +19,6 @@ from scadles.training.changes import hash_of_compression
 from scadles.training.checkpoint import Checkpoint
 from scadles.training.hooks import StepHooks
 from scadles.training.membership import common_state, joined, read_common_state
-from scadles.training.packing import OF_THE_DEVICE
 from scadles.training.run_statistics import RunStatistics
 from scadles.training.saving import current_state, restore
 from scadles.training.schedule import Schedule
@@ -89,7 +88,7 @@ class Admission:
             self._device.intake.open(IntakeState(**own.state["run"]["intake"]) if own is not None else None)
             return Entry(view, statistics, None, carried)
         mine = _as_noted(own, view.note)
-        statistics = self._restore(joined(common, _own_part(mine), replayed=self._replayed), opens=True)
+        statistics = self._restore(joined(common, mine, replayed=self._replayed), opens=True)
         since = mine.step if mine is not None else 0
         return Entry(view, statistics, since if common.step else None, carried)
 
@@ -119,7 +118,7 @@ class Admission:
         if is_void:
             own = _as_noted(own, view.note, or_nothing=True)
             self._take_back(noted)
-        statistics = self._restore(joined(common, _own_part(own), replayed=self._replayed), opens=is_void)
+        statistics = self._restore(joined(common, own, replayed=self._replayed), opens=is_void)
         return Entry(view, statistics, noted if is_void else was, carried)
 
     def _take_back(self, step: int) -> None:
@@ -184,11 +183,3 @@ def _as_noted(own: Checkpoint | None, note: Mapping[str, Any] | None, *, or_noth
     if own.step == note["step"] and not or_nothing:
         return own
     return own._replace(state={"run": {**own.state["run"], **note}}, step=note["step"])
-
-
-def _own_part(checkpoint: Checkpoint | None) -> Checkpoint | None:
-    """Return of a checkpoint what is the device's own."""
-    if checkpoint is None:
-        return None
-    tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if name.startswith(OF_THE_DEVICE)}
-    return checkpoint._replace(tensors=tensors)

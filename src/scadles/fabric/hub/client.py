@@ -15,7 +15,7 @@ from torch import Tensor
 
 from scadles.clock import wall_seconds
 from scadles.errors import FabricError, MembershipChangedError, NotAdmittedError, PeerLostError
-from scadles.fabric.contract import ElasticFabric, Pending, View, check_length
+from scadles.fabric.contract import ElasticFabric, Pending, View, check_length, copy_flat_bytes, flat_bytes
 from scadles.fabric.hub.connection import ClosedError, Connection
 from scadles.fabric.hub.frames import DTYPES, PIECE_BYTES, Frame, FrameError, Kind, pieces
 from scadles.fabric.hub.members import PULSE_S, Pulse
@@ -114,7 +114,6 @@ class HubFabric(ElasticFabric):
         self._sent_before = 0
         self._sequence = 0
         self._arriving: dict[tuple[int, int, int], _Arrival] = {}
-        self._bringing: dict[int, Callable[[], None]] = {}
         self._view: View | None = None
         self._next_view: View | None = None
         self.settings: dict[str, Any] = {}
@@ -249,18 +248,15 @@ class HubFabric(ElasticFabric):
             self._count()
             return
         source = min(self._view.members)
-        parts = [tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8) for tensor in tensors]
-        most = sum(len(part) for part in parts)
-        received = self.share(torch.cat(parts) if self.rank == source else None, [source], most, phase)
+        most = sum(tensor.nbytes for tensor in tensors)
+        received = self.share(flat_bytes(tensors, "cpu") if self.rank == source else None, [source], most, phase)
         if self.rank == source:
             return
         if source not in received:
             raise self._void(phase)
         if len(received[source]) != most:
             raise FabricError(f"{phase}: device {source} sends {len(received[source])} bytes where {most} are expected")
-        split = torch.split(received[source], [len(part) for part in parts])
-        for tensor, part in zip(tensors, split, strict=True):
-            tensor.detach().copy_(part.clone().view(tensor.dtype).view_as(tensor))
+        copy_flat_bytes(received[source], tensors)
 
     def bytes_sent(self) -> int:
         session = self._session

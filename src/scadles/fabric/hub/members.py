@@ -76,7 +76,6 @@ class Member:
     Attributes:
         name, seat: who it is.
         session: a secret of its connections; a later one of the same name has another.
-        epoch: counts the sessions of a name.
         control, up, down: its connections; the latter two are None until they are there.
         outgoing: frames and pieces for the device; None ends it.
         pulse: its signs of life.
@@ -93,7 +92,6 @@ class Member:
     name: str
     seat: int
     session: str
-    epoch: int
     control: Connection
     pulse: Pulse
     up: Connection | None = None

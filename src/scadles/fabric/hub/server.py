@@ -97,7 +97,6 @@ class Hub:
         self._lost = set(self._names)  # who has not said goodbye
         self._processes: dict[str, object] = {}
         self._since_s = wall_seconds()  # nobody takes part
-        self._epochs: dict[str, int] = {}
         self._greeting = 0
         self._view = 0
         self._here: tuple[int, ...] = ()
@@ -251,8 +250,7 @@ class Hub:
             self._lost.add(name)
             if seat in self._members:
                 self._lose(self._members[seat], "it has connected anew")
-            epoch = self._epochs[name] = self._epochs.get(name, 0) + 1
-            member = Member(name, seat, secrets.token_hex(16), epoch, connection, Pulse(wall_seconds()))
+            member = Member(name, seat, secrets.token_hex(16), connection, Pulse(wall_seconds()))
             self._members[seat] = member
         welcome = {"seat": seat, "seats": self._seats, "session": member.session, "run": self._journal.run}
         connection.send_text(Kind.WELCOME, welcome | {"settings": self._settings})
