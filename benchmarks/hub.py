@@ -22,6 +22,7 @@ from torch.multiprocessing import get_context
 
 from scadles.fabric import TorchFabric
 from scadles.fabric.hub import Hub, HubFabric
+from scadles.testing.elastic import come_in
 
 WARM_UP = 3
 WAYS = {"gloo's ring": 0, "hub, plain sockets": 1}
@@ -43,7 +44,7 @@ def device(rank: int, options: argparse.Namespace, address: tuple[str, int]) -> 
     torch.set_num_threads(1)
     ring = TorchFabric("gloo", 120.0, torch.device("cpu"), time.sleep)
     through_hub = HubFabric(*address, name=f"device-{rank}")
-    through_hub.enter(0)
+    come_in(through_hub, 0)
     bucket = torch.randn(options.parameters)
     times: dict[str, list[float]] = {name: [] for name in WAYS}
     for turn in range(options.turns + WARM_UP):

@@ -20,6 +20,7 @@ from scadles.config import load_config
 from scadles.exchange.aggregation import Report
 from scadles.exchange.reduction import VectorOwner
 from scadles.fabric.hub import Hub, HubFabric
+from scadles.testing.elastic import come_in
 
 WAYS = ("dense", "gather", "hub")
 
@@ -41,7 +42,7 @@ def measure(way: str, devices: int, ratio: float, options: argparse.Namespace) -
     fabrics = [HubFabric(*hub.address, name=f"device-{i}", deadline_s=120.0) for i in range(devices)]
 
     def work(fabric: HubFabric) -> tuple[float, float, float]:
-        fabric.enter(0)
+        come_in(fabric, 0)
         exchange = build_exchange(config, [torch.nn.Parameter(torch.zeros(options.parameters))], fabric)
         generator = torch.Generator().manual_seed(fabric.rank)
         moved, taken = (0, 0), []

@@ -6,6 +6,7 @@ import struct
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from threading import Event, Thread
 
 import pytest
@@ -19,6 +20,7 @@ from scadles.fabric.hub.connection import Connection
 from scadles.fabric.hub.frames import HEADER_BYTES, PIECE_BYTES, VERSION, Frame, FrameError, Kind, parse, pieces
 from scadles.fabric.hub.rooms import Rooms
 from scadles.testing import ELASTIC_CHECKS, FABRIC_CHECKS
+from scadles.testing.elastic import come_in
 
 LIMIT_S = 60.0
 
@@ -66,9 +68,29 @@ def fleet(hub, connect, count, least=None):
     """A hub with so many devices in their first view, by seat; later it goes on with fewer."""
     serving = hub(count + 1, least=count)
     fabrics = sorted((connect(serving, f"cam-{i}") for i in range(count)), key=lambda one: one.rank)
-    together(fabrics, lambda fabric: fabric.enter(0))
-    serving._least = least or count
+    together(fabrics, lambda fabric: come_in(fabric, 0))
+    serving._views.least = least or count
     return serving, fabrics
+
+
+def join(fabric):
+    """Come to others that take steps, until this device counts."""
+    fabric.enter(0)
+    return follow(fabric, int(fabric.take(100).view(torch.int64)))
+
+
+def follow(fabric, step):
+    """Take the steps of the others, from that step on, until this device counts; return how many were taken."""
+    while fabric.follows:
+        try:
+            fabric.note(step + 1, {})
+            assert total(fabric, 100) < 100, "what one that follows brings counts for nothing"
+            step += 1
+        except MembershipChangedError:
+            pass
+        if fabric.changed:
+            fabric.enter(step)
+    return step
 
 
 def total(fabric, value, phase="a test"):
@@ -85,7 +107,7 @@ def test_it_keeps_the_contract(hub, check):
 
 def test_it_keeps_the_contract_of_fabrics_alone(hub, connect):
     fabric = connect(hub(1), "cam-0")
-    fabric.enter(0)
+    come_in(fabric, 0)
     for check in FABRIC_CHECKS:
         check(fabric)
 
@@ -140,7 +162,7 @@ class TestLoss:
 
         def come_back(late):
             fabric = connect(serving, "cam-1") if late else one
-            view = fabric.enter(4 if fabric is one else 0)
+            view = come_in(fabric, 4 if fabric is one else 0)
             return view.source, view.receivers, total(fabric, 1)
 
         assert together([False, True], come_back) == [(0, (1,), 2.0)] * 2
@@ -150,7 +172,7 @@ class TestLoss:
         serving = hub(2, least=2)
         port = serving.address[1]
         fabrics = [connect(serving, f"cam-{i}", say=said.append) for i in range(2)]
-        together(fabrics, lambda fabric: fabric.enter(0))
+        together(fabrics, lambda fabric: come_in(fabric, 0))
         assert together(fabrics, lambda fabric: total(fabric, 3)) == [6, 6]
         serving.close()
         for fabric in fabrics:
@@ -160,7 +182,7 @@ class TestLoss:
 
         def return_with(step):
             fabric = fabrics[step - 7]
-            return fabric.enter(step), total(fabric, 1)
+            return come_in(fabric, step), total(fabric, 1)
 
         Thread(target=lambda: (Event().wait(0.5), hub(2, port=port, least=2)), daemon=True).start()
         (first, one), (second, other) = together([7, 8], return_with)
@@ -180,13 +202,13 @@ class TestLoss:
             if fabric is one:
                 with pytest.raises(MembershipChangedError):
                     total(fabric, 1)
-                fabric.enter(1)
+                come_in(fabric, 1)
                 fabric.note(2, {})
                 assert total(fabric, 5) in (5, 6)
                 while not fabric.changed and len(fabric.members) == 1:
                     fabric.note(3, {})
                     total(fabric, 5)
-            return fabric.enter(2).receivers
+            return come_in(fabric, 2).receivers
 
         assert together([one, again], step) == [(again.rank,)] * 2
 
@@ -213,17 +235,18 @@ class TestLoss:
         said = []
         serving = hub(2, least=1, deadline_s=0.6, say=said.append)
         one = connect(serving, "cam-0")
-        one.enter(0)
+        come_in(one, 0)
         two = connect(serving, "cam-1")
-        admitted = Thread(target=two.enter, args=(0,), daemon=True)
-        admitted.start()
+        joining = Thread(target=join, args=(two,), daemon=True)
+        joining.start()
         step = 0
-        while not one.changed:
+        while two.rank not in one.members:
             step += 1
             one.note(step, {})
             total(one, 1)
-        one.enter(step)
-        admitted.join(LIMIT_S)
+            if one.changed:
+                come_in(one, step)
+        joining.join(LIMIT_S)
         with pytest.raises(MembershipChangedError):
             total(one, 1)
         assert any("nothing has moved for 0.6 s while others wait" in line for line in said)
@@ -243,51 +266,65 @@ class TestAdmission:
         if lost_within:
             two.note(2, {"position": 201})
             two.reduce(torch.zeros(200_000), "step 2")
-            until(lambda: not two._session.outgoing.qsize(), "the gradient to leave")
+            until(lambda: not two._session.waits(), "the gradient to leave")
         two.close()
         with pytest.raises(MembershipChangedError):
             step(one, 2)
-        one.enter(1)
+        come_in(one, 1)
         assert step(one, 2) == 1
         again = connect(serving, two._name)
         entered = []
-        joining = Thread(target=lambda: entered.append(again.enter(0)), daemon=True)
+        joining = Thread(target=lambda: entered.append(come_in(again, 0)), daemon=True)
         joining.start()
         number = 2
         while not one.changed:
             number += 1
             step(one, number)
-        one.enter(number)
+        come_in(one, number)
         joining.join(LIMIT_S)
         assert entered[0].note == {"step": 1, "position": 101}
 
-    def test_who_has_not_got_the_state_yet_is_still_to_be_given_it(self, hub, connect):
-        """A third device is lost while the state is handed over: the new one must not take its own for the others'."""
-        serving, (one, two, three) = fleet(hub, connect, 3, least=1)
-        late, entered = connect(serving, "cam-9"), []
-        joining = Thread(target=lambda: entered.append(late.enter(0)), daemon=True)
-        joining.start()
+    def test_a_state_whose_source_is_lost_is_given_by_another(self, hub, connect):
+        """Those who wait for it are cut off, and begin anew; the others take steps all the time."""
+        serving, (one, two) = fleet(hub, connect, 2, least=1)
+        late, closed = connect(serving, "cam-9"), Event()
 
-        def until_admitted(fabric):
+        def source(fabric):
             step = 0
             while not fabric.changed:
                 step += 1
                 fabric.note(step, {})
                 total(fabric, 1)
-            return fabric.enter(step).receivers
+            assert fabric.enter(step).receivers == (late.rank,)
+            closed.wait(LIMIT_S)
+            fabric.close()
 
-        assert together([one, two, three], until_admitted) == [(late.rank,)] * 3
-        joining.join(LIMIT_S)
-        three.close()
-        until(lambda: one.changed and two.changed and late.changed, "news of the loss")
-        views = [fabric.enter(1) for fabric in (one, two, late)]
-        assert {(view.source, view.receivers) for view in views} == {(one.rank, (late.rank,))}
-        assert together([one, two, late], lambda fabric: total(fabric, 1)) == [3, 3, 3]
-        two.close()
-        until(lambda: late.changed, "news of the loss")
-        assert late.enter(1).receivers == (), "it has done something together with the others since"
+        def other(fabric):
+            step = 0
+            while late.rank not in fabric.members:
+                try:
+                    if fabric.changed:
+                        come_in(fabric, step)
+                        continue
+                    fabric.note(step + 1, {})
+                    total(fabric, 1)
+                    step += 1
+                except MembershipChangedError:
+                    continue
+            return step
 
-    def test_the_source_is_lost_before_anybody_has_its_state(self, hub, connect):
+        def comes(fabric):
+            assert fabric.enter(0).source == one.rank
+            closed.set()
+            with pytest.raises(MembershipChangedError) as caught:
+                fabric.take(100)
+            assert caught.value.detached
+            assert join(fabric) > 0
+
+        together([one, two, late], lambda fabric: {one: source, two: other, late: comes}[fabric](fabric))
+        assert together([two, late], lambda fabric: total(fabric, 1)) == [2, 2]
+
+    def test_a_state_that_nobody_else_has(self, hub, connect):
         serving, (one,) = fleet(hub, connect, 1, least=1)
         late, entered = connect(serving, "cam-9"), []
         joining = Thread(target=lambda: entered.append(late.enter(3)), daemon=True)
@@ -299,10 +336,58 @@ class TestAdmission:
             total(one, 1)
         joining.join(LIMIT_S)
         one.close()
-        until(lambda: late.changed, "news of the loss")
-        view = late.enter(3)
+        with pytest.raises(MembershipChangedError):
+            late.take(100)
+        view = come_in(late, 3)
         assert (view.source, view.receivers) == (late.rank, ())
         assert serving._journal.newest == 3, "later steps are lost with their source"
+
+    def test_a_state_that_is_longer_than_agreed(self, hub, connect):
+        serving = hub(2, least=2)
+        one, two = (connect(serving, f"cam-{i}") for i in range(2))
+
+        def take(fabric):
+            view = fabric.enter(0)
+            if view.source == fabric.rank:
+                fabric.give(lambda: torch.zeros(3 * PIECE_BYTES, dtype=torch.uint8))
+                return "gave it"
+            with pytest.raises(FabricError, match="at most 100 are agreed"):
+                fabric.take(100)
+            return "refused"
+
+        assert sorted(together([one, two], take)) == ["gave it", "refused"]
+
+    def test_others_take_steps_while_a_state_is_given(self, hub, connect):
+        """One that comes is given a state without end, and follows what they do, far behind, until it counts."""
+        serving, (one, two) = fleet(hub, connect, 2, least=1)
+        late, go_on, state = connect(serving, "cam-9"), Event(), torch.arange(3 * PIECE_BYTES // 8)
+
+        def give(step):
+            go_on.wait(LIMIT_S)
+            return torch.cat([torch.tensor([step]), state]).view(torch.uint8)
+
+        def work(fabric):
+            step, came_at = 0, 0
+            while late.rank not in fabric.members:
+                step += 1
+                fabric.note(step, {})
+                total(fabric, 1)
+                if step == came_at + 20:
+                    go_on.set()
+                if fabric.changed and fabric.enter(step).receivers:
+                    came_at = step
+                    if fabric.gives:
+                        fabric.give(partial(give, came_at))
+            return step
+
+        def comes(fabric):
+            assert late.rank not in fabric.enter(0).members
+            came = fabric.take(1 << 26).view(torch.int64)
+            assert torch.equal(came[1:], state)
+            return follow(fabric, int(came[0]))
+
+        first, second, third = together([one, two, late], lambda f: comes(f) if f is late else work(f))
+        assert (first, second) == (third, third)
 
     def test_who_is_further_than_those_who_wait_is_waited_for_a_little(self, hub, connect):
         serving, (one, two) = fleet(hub, connect, 2, least=1)
@@ -320,7 +405,7 @@ class TestAdmission:
         def come_back(fabric):
             if fabric is two:
                 Event().wait(0.5)
-            return fabric.enter(2 if fabric is two else 1)
+            return come_in(fabric, 2 if fabric is two else 1)
 
         views = together([one, two], come_back)
         assert {view.source for view in views} == {two.rank}
@@ -339,7 +424,7 @@ class TestAdmission:
         until(lambda: not serving.members(), "both to be gone")
         assert not serving.is_over, "one has not heard of the end"
         with pytest.raises(NotAdmittedError, match=r"the run has ended \(steps\)"):
-            two.enter(0)
+            come_in(two, 0)
         two.close()
         until(lambda: serving.is_over, "the end")
 
@@ -354,7 +439,7 @@ class TestAdmission:
         two._session.close("cut off")
         one.ended_by = "steps"
         one.close()
-        assert list(two.enter(1).members) == [two.rank]
+        assert list(come_in(two, 1).members) == [two.rank]
         assert total(two, 3) == 3
 
     def test_a_stop_ends_the_wait(self, hub, connect):
@@ -363,18 +448,18 @@ class TestAdmission:
         fabric.stopped = asked.is_set
         Thread(target=lambda: (Event().wait(0.2), asked.set()), daemon=True).start()
         with pytest.raises(NotAdmittedError, match="told to stop"):
-            fabric.enter(0)
+            come_in(fabric, 0)
 
     def test_an_older_process_of_a_name_does_not_come_back(self, hub, connect):
         serving = hub(2, least=1)
         old = connect(serving, "cam-0")
-        old.enter(0)
+        come_in(old, 0)
         new = connect(serving, "cam-0")
         with pytest.raises(MembershipChangedError):
             total(old, 1)
         with pytest.raises(FabricError, match="another process has taken its place"):
-            old.enter(0)
-        new.enter(0)
+            come_in(old, 0)
+        come_in(new, 0)
         assert total(new, 1) == 1
 
 
@@ -405,7 +490,7 @@ class TestRefusals:
         said = []
         serving = hub(2, least=2, say=said.append)
         fabrics = [connect(serving, f"cam-{i}") for i in range(2)]
-        together(fabrics, lambda fabric: fabric.enter(0))
+        together(fabrics, lambda fabric: come_in(fabric, 0))
 
         def differ(fabric):
             with pytest.raises(MembershipChangedError):

@@ -13,6 +13,7 @@ from scadles.errors import ConfigError, FabricError, MembershipChangedError
 from scadles.exchange.aggregation import Report
 from scadles.exchange.reduction import SCALARS, VectorOwner, gather_volume
 from scadles.fabric.hub import Hub, HubFabric
+from scadles.testing.elastic import come_in
 
 LIMIT_S = 60.0
 N = 500
@@ -31,8 +32,8 @@ def fleet():
             for number in range(count):
                 devices.append(HubFabric(*hub.address, name=f"cam-{number}", deadline_s=LIMIT_S))
                 closing.callback(devices[-1].close)
-            together(devices, lambda fabric: fabric.enter(0))
-            hub._least = 1
+            together(devices, lambda fabric: come_in(fabric, 0))
+            hub._views.least = 1
             return hub, devices
 
         yield start
@@ -99,7 +100,7 @@ def test_a_step_in_which_a_device_is_lost_is_sent_again_and_nothing_is_lost(flee
                 try:
                     reports = finish(exchange)
                 except MembershipChangedError:
-                    fabric.enter(number)
+                    come_in(fabric, number)
                     exchange.again()
                 else:
                     break
@@ -180,7 +181,7 @@ def test_a_damaged_message_leaves_its_device_out(fleet):
         exchange.parameters[0].grad = torch.ones(N)
         with pytest.raises(MembershipChangedError):
             finish(exchange)
-        fabric.enter(0)
+        come_in(fabric, 0)
         exchange.again()
         return finish(exchange).weight.tolist()
 

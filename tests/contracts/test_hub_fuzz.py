@@ -18,6 +18,7 @@ from scadles.errors import FabricError, MembershipChangedError
 from scadles.fabric.hub import Hub, HubFabric
 from scadles.fabric.hub.connection import ClosedError, Connection
 from scadles.fabric.hub.frames import HEADER_BYTES, MOST_BYTES, PIECE_BYTES, VERSION, FrameError, Kind, parse
+from scadles.testing.elastic import come_in
 
 LIMIT_S = 120.0
 COUNT = 10_000
@@ -41,6 +42,15 @@ class Hostile:
         frame = connection.receive()
         assert frame.kind is Kind.WELCOME
         return connection.receive_text(frame)
+
+    def come_in(self, hub):
+        """Be admitted: it says that it is as far as the others, whatever they have done."""
+        self.send(text(Kind.READY, {"step": 0}), "control")
+        give_up_s = wall_seconds() + LIMIT_S
+        while "hostile" not in hub.members().values():
+            assert wall_seconds() < give_up_s, "it is not admitted"
+            self.send(text(Kind.PULSE, {"step": 1 << 30}), "control")
+            Event().wait(0.02)
 
     def send(self, data, where="up"):
         getattr(self, where)._socket.sendall(data)
@@ -91,14 +101,14 @@ class Honest:
             while not self.stop.is_set():
                 try:
                     if self.fabric.changed or not self.steps:
-                        self.fabric.enter(step)
+                        come_in(self.fabric, step)
                     self.fabric.note(step + 1, {"step": step + 1})
                     bucket = torch.full((LENGTH,), 1.0)
                     self.fabric.reduce(bucket, "a step").wait()
                     assert bucket.tolist() == [2.0] * LENGTH
                 except MembershipChangedError as error:
                     self.was_cut_off = self.was_cut_off or error.detached
-                    self.fabric.enter(step)
+                    come_in(self.fabric, step)
                     continue
                 step, self.steps = step + 1, self.steps + 1
                 self.stop.wait(0.001)
@@ -191,8 +201,7 @@ def test_one_that_takes_part_is_done_without(meeting, number):
     for name in names:
         where, data, _ = WRONG[name]
         hostile = Hostile(hub.address)
-        hostile.send(text(Kind.READY, {"step": 0}), "control")
-        until(lambda: "hostile" in hub.members().values(), "its admission")
+        hostile.come_in(hub)
         with suppress(OSError):
             hostile.send(data, where)
         until(lambda: "hostile" not in hub.members().values(), f"the end of {name}")
@@ -207,11 +216,10 @@ def test_messages_out_of_order_from_one_that_takes_part(meeting):
     """A piece near the end of a huge message for the others takes no memory anywhere."""
     hub, honest, said = meeting
     hostile = Hostile(hub.address)
-    hostile.send(text(Kind.READY, {"step": 0}), "control")
-    until(lambda: "hostile" in hub.members().values(), "its admission")
+    hostile.come_in(hub)
     end = packed(
         *(Kind.RELAY,),
-        view=hub._view,
+        view=hub._views.number,
         offset=MOST_BYTES - PIECE_BYTES,
         total=MOST_BYTES,
         length=PIECE_BYTES,
@@ -244,7 +252,7 @@ def test_ten_thousand_frames(meeting):
             before = resident()
         if hostile is None:
             hostile, sessions = Hostile(hub.address), sessions + 1
-        where, data = fuzzed(noise, hostile.seat, hub._view)
+        where, data = fuzzed(noise, hostile.seat, hub._views.number)
         try:
             hostile.send(data, where)
             ends = where is not None and noise.random() < 0.05

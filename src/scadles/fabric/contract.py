@@ -109,7 +109,8 @@ class View(NamedTuple):
         number: of the view.
         members: names by number of the device.
         source: the device whose state those that come take.
-        receivers: devices that have come with this view and are to take the state of the source.
+        receivers: devices that have come with this view, and take the state of the source; those that are no members
+            follow.
         note: what this device said with its last step that counted; only on one that has come with this view.
     """
 
@@ -126,6 +127,11 @@ class ElasticFabric(Fabric):
     A device has its number for good; whoever is not there counts as one that brings zeros. Until :meth:`enter` a device
     is alone. From then on every collective may raise :class:`~scadles.errors.MembershipChangedError` instead: on all
     who are there, of the same collective. They go on with :meth:`enter` and do again what was void.
+
+    A device that comes to others that take steps follows them at first: it is no member of the view that it enters,
+    takes the state that one of the members gives (:meth:`take`, :meth:`give`) while they go on, and then calls the same
+    collectives as they do, however far behind: it brings nothing and gets what they have got. Once it has come near, a
+    view begins with it among the members.
     """
 
     #: What the run is called, the same for all of its devices.
@@ -134,6 +140,8 @@ class ElasticFabric(Fabric):
     ended_by: str = ""
     #: Whether to give up waiting to be admitted.
     stopped: Callable[[], bool]
+    #: Something that changes as long as this device comes nearer to a batch, though it sends nothing.
+    progress: Callable[[], object]
 
     @property
     @abstractmethod
@@ -145,15 +153,46 @@ class ElasticFabric(Fabric):
     def changed(self) -> bool:
         """Whether a new view has begun since the present one was entered, or this device has been cut off."""
 
+    @property
+    @abstractmethod
+    def follows(self) -> bool:
+        """Whether this device is no member of the view that it has entered, and brings nothing."""
+
     @abstractmethod
     def enter(self, step: int) -> View:
-        """Go over to the newest view, once this device is admitted to it, which may take any time.
+        """Go over to the newest view, or the next one where this device follows, which may take any time.
 
         Args:
             step: how many steps this device's model has taken.
 
         Raises:
             NotAdmittedError: the run has ended without this device, or it was told to stop while it waited.
+        """
+
+    @property
+    @abstractmethod
+    def gives(self) -> bool:
+        """Whether receivers wait for this device's state: those of the view just entered, or of one that it missed."""
+
+    @abstractmethod
+    def give(self, make: Callable[[], Tensor]) -> None:
+        """Let those who wait have this device's state, while it goes on; called before anything else in a view.
+
+        Args:
+            make: makes bytes of the state, uint8 ``[m]``; called in a thread.
+        """
+
+    @abstractmethod
+    def take(self, most: int) -> Tensor:
+        """Wait for the state that the source of the present view gives, and return it, uint8 ``[m]``.
+
+        Args:
+            most: it is not longer.
+
+        Raises:
+            FabricError: it is longer.
+            MembershipChangedError: the source is lost, or this device has been cut off; it enters again.
+            NotAdmittedError: this device was told to stop while it waited.
         """
 
     @abstractmethod

@@ -34,6 +34,7 @@ T = TypeVar("T")
 _LIMIT_S = 60.0
 _LENGTH = 20_000
 _MOST_STEPS = 100_000
+_MOST_STATE = 1 << 10
 
 
 def alone_before_it_enters(meet: Meet) -> None:
@@ -57,7 +58,7 @@ def it_is_a_fabric(meet: Meet) -> None:
     with _devices(meet, 3, 3, 3) as fabrics:
 
         def keep(fabric: ElasticFabric) -> None:
-            fabric.enter(0)
+            come_in(fabric, 0)
             for check in FABRIC_CHECKS:
                 check(fabric)
 
@@ -127,33 +128,78 @@ def a_loss_voids_the_same_collective_on_all(meet: Meet) -> None:
         _require(numbers[0] == numbers[1] == 6, f"collectives {numbers} were void, after the device had left with 5")
 
 
-def admission_is_after_a_noted_step(meet: Meet) -> None:
-    """Who comes is let in when a step has ended, which a note tells, and never within one; the step's sum is whole."""
+def admission_is_after_noted_steps(meet: Meet) -> None:
+    """Who comes follows after a step has ended, which a note tells, and counts after a later one; sums stay whole."""
     with _entered(meet, 3, 2) as fabrics:
-        connect = fabrics.connect
-        late = connect("late")
+        late = fabrics.connect("late")
 
-        def go_on(fabric: ElasticFabric) -> tuple[int, View]:
-            if fabric is late:
-                return -1, fabric.enter(0)
-            for step in range(fabrics.step + 1, _MOST_STEPS):
+        def go_on(fabric: ElasticFabric) -> list[tuple[int, View]]:
+            entered: list[tuple[int, View]] = []
+            step = fabrics.step
+            for _ in range(_MOST_STEPS):
+                if fabric.changed or (fabric is late and not entered):
+                    view = fabric.enter(step)
+                    step = _hand_over(fabric, view, step)
+                    entered.append((step, view))
+                if late.rank in fabric.members:
+                    return entered
                 for _ in range(3):
                     _require(_total(fabric, 1) == 2, "a sum within a step is void, or of another view")
                     _require(not fabric.changed, "a view has begun within a step")
+                step += 1
                 fabric.note(step, {"position": step})
                 _require(_total(fabric, 1) == 2, "the sum that ends a step is void, or of another view")
-                if fabric.changed:
-                    return step, fabric.enter(step)
             raise AssertionError("nobody was let in")
 
         came = _together([*fabrics, late], go_on)
-        steps, views = [step for step, _ in came[:-1]], [view for _, view in came]
-        _require(steps[0] == steps[1], f"devices let another one in after steps {steps}")
-        _require(len({view.number for view in views}) == 1, f"devices entered different views: {views}")
-        _require(all(view.receivers == (late.rank,) for view in views), f"receivers are {views[0].receivers}")
-        _require(views[0].source in {fabric.rank for fabric in fabrics}, f"the source is {views[0].source}")
-        _require(views[-1].note is None, f"a device that is new has said {views[-1].note}")
+        _require(came[0] == came[1], f"devices let another one in otherwise: {came[:2]}")
+        (_, follows), (_, counts) = came[0]
+        _require(late.rank not in follows.members, "who comes counts at once, and others wait for it")
+        _require(follows.receivers == (late.rank,), f"receivers are {follows.receivers}")
+        _require(follows.source in {fabric.rank for fabric in fabrics}, f"the source is {follows.source}")
+        _require(counts.receivers == (), f"one that has followed is given a state: {counts.receivers}")
+        _require([step for step, _ in came[2]] == [step for step, _ in came[0]], "one that follows takes other steps")
+        _require(came[2][0][1].note is None, f"a device that is new has said {came[2][0][1].note}")
         _require(_together([*fabrics, late], lambda fabric: _total(fabric, 1)) == [3, 3, 3], "a sum of all is not 3")
+
+
+def one_that_follows_gets_what_others_get(meet: Meet) -> None:
+    """Every collective gives one that follows, however late, what it gave the others, and counts it as zeros."""
+    with _entered(meet, 3, 2) as fabrics:
+        late, step, most = fabrics.connect("late"), fabrics.step, 4
+
+        def collect(fabric: ElasticFabric) -> list[list[list[int]]]:
+            here = fabric.rank + 1
+            bucket, copied = torch.full((_LENGTH,), here), torch.tensor([here])
+            first, second = fabric.reduce(bucket, "a sum"), fabric.reduce(copied, "another one")
+            second.wait()
+            first.wait()
+            rows = fabric.gather(torch.tensor([here]), "a gathering")
+            swapped = fabric.swap(torch.full((3, 1), here, dtype=torch.uint8), "a swap")
+            message = torch.full((here,), here, dtype=torch.uint8)
+            shared = fabric.share(message, range(3), most, "a share")
+            if fabric is not late:
+                shared[fabric.rank] = message
+            given = torch.tensor([here])
+            fabric.broadcast([given], "a broadcast")
+            messages = [shared[sender].tolist() for sender in sorted(shared)]
+            return [[bucket[:2].tolist(), copied.tolist()], rows.tolist(), swapped.tolist(), messages, [given.tolist()]]
+
+        def go_on(fabric: ElasticFabric) -> list[object]:
+            at = step
+            if fabric is late:
+                at = _hand_over(fabric, fabric.enter(0), 0)
+            while not (fabric.follows or fabric.changed):
+                at += 1
+                fabric.note(at, {})
+                _total(fabric, 1)
+            if fabric.changed:
+                _hand_over(fabric, fabric.enter(at), at)
+            return [collect(fabric) for _ in range(20)]
+
+        one, two, three = _together([*fabrics, late], go_on)
+        _require(one == two, "members got different things")
+        _require(three == one, f"one that follows got {three[0]}, and the others {one[0]}")
 
 
 def a_note_comes_back(meet: Meet) -> None:
@@ -180,12 +226,12 @@ def a_note_comes_back(meet: Meet) -> None:
 
         def let_in(fabric: ElasticFabric) -> View:
             if fabric is back:
-                return fabric.enter(0)
+                return come_in(fabric, 0)
             number = last + 1
             while not fabric.changed:
                 number += 1
                 step(fabric, number)
-            return fabric.enter(number)
+            return come_in(fabric, number)
 
         view = _together([stays, back], let_in)[1]
         said = dict(view.note or {})
@@ -220,7 +266,8 @@ ELASTIC_CHECKS: tuple[ElasticCheck, ...] = (
     views_are_the_same_everywhere,
     absent_counts_as_zeros,
     a_loss_voids_the_same_collective_on_all,
-    admission_is_after_a_noted_step,
+    admission_is_after_noted_steps,
+    one_that_follows_gets_what_others_get,
     a_note_comes_back,
     closing_is_leaving,
 )
@@ -269,13 +316,28 @@ def _entered(meet: Meet, seats: int, count: int, least: int | None = None) -> It
         yield ends
 
 
+def come_in(fabric: ElasticFabric, step: int) -> View:
+    """Enter a view, and give or take the state of those who are there, which is how many steps they have taken."""
+    view = fabric.enter(step)
+    _hand_over(fabric, view, step)
+    return view
+
+
+def _hand_over(fabric: ElasticFabric, view: View, step: int) -> int:
+    """Give the number of steps to those that have come with a view, or take it; return it."""
+    if fabric.gives:
+        fabric.give(lambda: torch.tensor([step]).view(torch.uint8))
+    if fabric.rank in view.receivers:
+        return int(fabric.take(_MOST_STATE).view(torch.int64))
+    return step
+
+
 def _come_in(fabric: ElasticFabric, count: int) -> int:
     """Take steps until so many are there; return how many were taken."""
     step = 0
     for _ in range(_MOST_STEPS):
         try:
-            fabric.enter(step)
-            step = int(fabric.gather(torch.tensor([step]), "comparing steps").max())
+            step = _hand_over(fabric, fabric.enter(step), step)
             while len(fabric.members) < count and not fabric.changed:
                 fabric.note(step + 1, {})
                 _total(fabric, 1)

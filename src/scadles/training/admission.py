@@ -8,7 +8,10 @@ sent with the last step that counted, which the hub keeps; else in its last chec
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from scadles.config import RunConfig
 from scadles.device.connected import ConnectedDevice
@@ -18,13 +21,13 @@ from scadles.fabric import ElasticFabric, View
 from scadles.training.changes import hash_of_compression
 from scadles.training.checkpoint import Checkpoint
 from scadles.training.hooks import StepHooks
-from scadles.training.membership import common_state, joined, read_common_state
+from scadles.training.membership import common_state, joined, read_common_state, state_bytes
 from scadles.training.run_statistics import RunStatistics
 from scadles.training.saving import current_state, restore
 from scadles.training.schedule import Schedule
 
-_PHASE = "giving the common state to those that come"
-_MOST_BYTES = 1 << 36
+#: A state is not larger than so many models, for an optimizer's and hooks' own, and so many bytes beside.
+_MOST_MODELS, _MOST_BESIDE = 8, 1 << 26
 _BUFFERS = "active_buffers"
 _ANOTHER_NUMBER = -1  # so that what belongs to devices is not expected in it
 
@@ -133,23 +136,24 @@ class Admission:
     def _go_over(
         self, statistics: RunStatistics, carried: Mapping[str, Any]
     ) -> tuple[View, Checkpoint | None, Mapping[str, Any]]:
-        """Enter the newest view; give or take the common state where somebody has come with it."""
+        """Enter the next view; where somebody has come with it, give the common state, or take it and wait for that."""
         fabric = self.fabric
         while True:
             view = fabric.enter(self._device.learner.step_number)
+            if fabric.gives:
+                state = {name: t.clone() for name, t in common_state(self._state(statistics, carried)).items()}
+                fabric.give(partial(state_bytes, state))
+            if fabric.rank not in view.receivers:
+                return view, None, carried
             try:
-                if not view.receivers:
-                    return view, None, carried
-                is_source = fabric.rank == view.source
-                message = common_state(self._state(statistics, carried)) if is_source else None
-                came = fabric.share(message, [view.source] if view.source is not None else [], _MOST_BYTES, _PHASE)
-                if fabric.rank not in view.receivers:
-                    return view, None, carried
-                if view.source in came:
-                    common = read_common_state(came[view.source])
-                    return view, common, common.state["run"]["carried"]
+                common = read_common_state(fabric.take(self._most_bytes()))
             except MembershipChangedError:
                 continue
+            return view, common, common.state["run"]["carried"]
+
+    def _most_bytes(self) -> int:
+        model: Mapping[str, Tensor] = self._device.learner.model.state_dict()
+        return _MOST_MODELS * sum(tensor.nbytes for tensor in model.values()) + _MOST_BESIDE
 
     def _state(self, statistics: RunStatistics, carried: Mapping[str, Any]) -> Checkpoint:
         device = self._device

@@ -249,7 +249,7 @@ class Course:
         phase = f"test after step {self._learner.step_number}"
         with device.buffers.untouched():
             score = self._tools.evaluator.score(self.model, phase, self.clock_now_s)
-        target = self.config.target_accuracy
+        target, here = self.config.target_accuracy, device.fabric.present
         self.statistics.evaluated(score.accuracy, self.clock_now_s, target, score.per_label, score.spread)
         self._emit(
             Evaluation,
@@ -257,7 +257,7 @@ class Course:
             loss=score.loss,
             samples_trained=self._learner.samples_seen,
             per_label=score.per_label,
-            own_accuracy=score.own[device.fabric.present.index(self.rank)] if score.own else None,
+            own_accuracy=score.own[here.index(self.rank)] if score.own and self.rank in here else None,
         )
         self._schedule.evaluated(self._learner)
         if stream_waits:

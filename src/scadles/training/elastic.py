@@ -41,8 +41,10 @@ class ElasticCourse(Course):
         self._names: dict[int, str] = {}
         self._accounts: list[dict[str, Any]] = []
         self._admission: Admission | None = None
+        self._gathered = (0, 0)
         if isinstance(fabric, ElasticFabric):
             fabric.stopped = lambda: self._stop.wanted
+            fabric.progress = lambda: self._gathered
             self._admission = Admission(fabric, self._device, self._schedule, self._hooks, self.config)
 
     def _start(self) -> None:
@@ -66,6 +68,11 @@ class ElasticCourse(Course):
         self._take_note(entry)
         with suppress(_OverError):
             self._after_step()
+
+    @property
+    def _follows(self) -> bool:
+        """Whether others take steps that this device only takes after them."""
+        return self._admission is not None and self._admission.fabric.follows
 
     def _complete(self, loss: Tensor | None, correct: int | None = None, weight: float | None = None) -> Step:
         try:
@@ -137,14 +144,15 @@ class ElasticCourse(Course):
 
     def _follow(self, admission: Admission, *, in_step: bool) -> Entry:
         """Go over to the newest view; where there is none any more, leave."""
-        self._tools.progress.waiting("waiting to be admitted")
+        self._tools.progress.waiting("catching up" if self._follows else "waiting to be admitted")
         try:
             entry = admission.follow(self.statistics, self._carried(), in_step=in_step)
         except NotAdmittedError as error:
             self._emit(Notice, message=f"device {self.rank} leaves: {error}")
             self._ended_by = LEFT
             raise _OverError from None
-        self._device.clock.start(entry.carried["clock_s"])  # a test that was broken off let it stand still
+        # a test that was broken off let it stand still, and one that has followed comes to the others' time
+        self._device.clock.start(max(entry.carried["clock_s"], self._learner.time_s))
         if entry.since is not None:
             self._tools.checkpoints.discard_after(entry.since)
             position = self._device.intake.source.position

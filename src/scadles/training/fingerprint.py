@@ -44,8 +44,10 @@ def agree(
     Raises:
         DivergedError: they differ; names the devices in the minority, and the first tensors that differ.
     """
-    votes, others, said = _votes(mine, fabric, phase, beside)
+    votes, others, said, common = _votes(mine, fabric, phase, beside)
     if not others:
+        if mine != common:  # of one that follows
+            raise DivergedError(f"{phase}: this device has followed the others, and come to another model than theirs")
         return said
     which, where = "", "their parameters were changed outside device.step(), or the exchange is broken"
     if tensors is not None:
@@ -84,11 +86,11 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     return made.hexdigest()
 
 
-def _votes(mine: str, fabric: Fabric, phase: str, beside: bytes = b"") -> tuple[int, list[int], list[bytes]]:
-    """Return how many devices have the most frequent fingerprint, which ones have another, and what all say beside."""
+def _votes(mine: str, fabric: Fabric, phase: str, beside: bytes = b"") -> tuple[int, list[int], list[bytes], str]:
+    """Return how many have the most frequent fingerprint, who has another, what all say beside, and the former."""
     everybody = fabric.gather(torch.tensor(list(bytes.fromhex(mine) + beside), dtype=torch.uint8), phase)
     rows = [bytes(row.tolist()) for row in everybody]
     prints = {device: rows[device][:_SHA256_BYTES] for device in fabric.present}
     common, votes = Counter(prints.values()).most_common(1)[0]
     others = [device for device, other in prints.items() if other != common]
-    return votes, others, [row[_SHA256_BYTES:] for row in rows]
+    return votes, others, [row[_SHA256_BYTES:] for row in rows], common.hex()

@@ -69,6 +69,10 @@ class LiveDevice(ElasticCourse):
         while self._ended_by is None:
             if self._owes_step:
                 raise RunError("call device.step(loss) once for every batch before asking for the next one")
+            if self._follows:
+                self._device.collect_nothing()
+                self._complete(None)
+                continue
             batch = self._device.gather(self._should_stop, self._show_wait)
             if len(batch):
                 self._owes_step = True
@@ -158,5 +162,6 @@ class LiveDevice(ElasticCourse):
         return self._stop.wanted or self._device.intake.rejects_too_much
 
     def _show_wait(self, held: int, target: int) -> None:
+        self._gathered = (self._learner.step_number, held)
         self._tools.progress.waiting(f"gathering {held}/{target} samples")
         self._tell()  # a stream that has broken off should not be waited for in silence

@@ -137,16 +137,20 @@ def _left(checkpoint: Checkpoint, devices: range) -> list[Away]:
     return [Away(device=d, after_step=step, model_sha256=model_sha256, **accounts[d]) for d in devices]
 
 
-def common_state(checkpoint: Checkpoint) -> Tensor:
-    """Return what a checkpoint has in common with those of all devices, as bytes, uint8 ``[m]``."""
+def common_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Return what a checkpoint has in common with those of all devices, by name; nothing is copied."""
     common = {name: t for name, t in checkpoint.tensors.items() if not name.startswith(OF_THE_DEVICE)}
     said = json.dumps(checkpoint._replace(tensors={})).encode()
-    common[_STATE] = torch.frombuffer(bytearray(said), dtype=torch.uint8)
-    return torch.frombuffer(bytearray(save(common)), dtype=torch.uint8)
+    return {**common, _STATE: torch.frombuffer(bytearray(said), dtype=torch.uint8)}
+
+
+def state_bytes(common: Mapping[str, Tensor]) -> Tensor:
+    """Return a common state as bytes, uint8 ``[m]``."""
+    return torch.frombuffer(bytearray(save(dict(common))), dtype=torch.uint8)
 
 
 def read_common_state(message: Tensor) -> Checkpoint:
-    """Return what :func:`common_state` made bytes of.
+    """Return what :func:`common_state` was made of, given its bytes.
 
     Raises:
         CheckpointError: these are other bytes.
@@ -163,7 +167,7 @@ def _share(checkpoint: Checkpoint | None, fabric: Fabric) -> Checkpoint:
     """Give all devices what device 0's checkpoint has in common with theirs; those that have their own keep it."""
     message = torch.empty(0, dtype=torch.uint8)
     if fabric.rank == 0 and checkpoint is not None:
-        message = common_state(checkpoint)
+        message = state_bytes(common_state(checkpoint))
     length = torch.tensor([len(message)])
     fabric.broadcast([length], _PHASE)
     if fabric.rank > 0:

@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 import scadles
 from scadles.clock import wall_seconds
 from scadles.config import load_config
-from scadles.fabric.hub import Hub, HubFabric, journal_of, server
+from scadles.fabric.hub import Hub, HubFabric, journal_of, views
 from scadles.observe import Finished, Resumed, Step, read_events
 
 LIMIT_S = 60.0
@@ -116,7 +116,7 @@ def start_hub(tmp_path):
 def begin_together(hub):
     """Let the first step wait for both devices, and later ones for none that is lost."""
     until(lambda: len(hub.members()) == 2, "both devices")
-    hub._least = 1
+    hub._views.least = 1
 
 
 def until(condition, what):
@@ -131,7 +131,7 @@ def test_steps_that_nobody_has_any_more_are_taken_back(start_hub, tmp_path, monk
 
     When the other one goes on, it has taken steps that do not count: it trains on their samples again.
     """
-    monkeypatch.setattr(server, "_PATIENCE_S", 0.3)
+    monkeypatch.setattr(views, "_PATIENCE_S", 0.3)
     hub = start_hub()
     address = hub.address
     one = Device(address, "cam-1", tmp_path / "one", pause_at=25)
@@ -164,7 +164,7 @@ def test_a_device_is_cut_off_in_the_middle_of_what_all_do_after_a_step(start_hub
     def cut_off(fabric, phase):
         if phase.startswith(where) and int(phase.split()[-1]) > 10 and not cut:
             cut.append(phase)
-            [member] = [member for member in hub._members.values() if member.name == "cam-2"]
+            [member] = [member for member in hub._views.members.values() if member.name == "cam-2"]
             hub._leave(member, "a test")
             until(lambda: fabric.changed, "news of it")
 
@@ -187,7 +187,7 @@ def test_a_device_that_is_away_at_the_end_leaves(start_hub, tmp_path):
     two = Device(hub.address, "cam-2", tmp_path / "two", pause_at=25)
     begin_together(hub)
     assert two.paused.wait(LIMIT_S)
-    [member] = [member for member in hub._members.values() if member.name == "cam-2"]
+    [member] = [member for member in hub._views.members.values() if member.name == "cam-2"]
     hub._leave(member, "a test")
     one.join()
     assert (one.error, one.events(Finished)[-1].reason) == (None, "steps")

@@ -9,6 +9,7 @@ import torch
 import scadles
 from scadles.errors import ConfigError, FabricError, NotAdmittedError
 from scadles.fabric.hub import Hub, HubFabric
+from scadles.testing.elastic import come_in
 from scadles.training import hub as way
 
 SETTINGS = {
@@ -102,7 +103,7 @@ def test_who_is_told_to_stop_while_it_waits_leaves(serving):
     fabric, _ = way.reach(serving, "cam-1", None, print)
     fabric.stopped = lambda: True
     with pytest.raises(NotAdmittedError, match="told to stop while it waited to be admitted"):
-        fabric.enter(0)
+        come_in(fabric, 0)
     fabric.close()
 
 

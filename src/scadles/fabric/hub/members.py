@@ -1,4 +1,4 @@
-"""The devices that a hub knows: their seats, connections and notes, and whether they are still there."""
+"""The devices that a hub knows: seats, connections and notes, what waits to be sent, and whether they are there."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections import deque
 from dataclasses import dataclass, field
 from queue import SimpleQueue
+from threading import Lock
 from typing import Any
 
 from scadles.fabric.hub.connection import Connection
@@ -69,6 +70,32 @@ def is_name(name: object) -> bool:
     return isinstance(name, str) and 0 < len(name) <= MOST_NAME and name.isprintable()
 
 
+class Outbox:
+    """What is for a device, in order: texts, pieces of collectives, states of others; None ends it.
+
+    Attributes:
+        bytes: of the pieces that wait.
+    """
+
+    def __init__(self) -> None:
+        self._items: SimpleQueue[Any] = SimpleQueue()
+        self._lock = Lock()
+        self.bytes = 0
+
+    def put(self, item: Any, size: int = 0) -> None:
+        """Add something that takes so many bytes of memory while it waits."""
+        with self._lock:
+            self.bytes += size
+        self._items.put((item, size))
+
+    def get(self) -> Any:
+        """Wait for the next item, and return it."""
+        item, size = self._items.get()
+        with self._lock:
+            self.bytes -= size
+        return item
+
+
 @dataclass(eq=False)
 class Member:
     """A device, from its welcome to the end of its connections.
@@ -77,11 +104,13 @@ class Member:
         name, seat: who it is.
         session: a secret of its connections; a later one of the same name has another.
         control, up, down: its connections; the latter two are None until they are there.
-        outgoing: frames and pieces for the device; None ends it.
+        outbox: what is for it.
         pulse: its signs of life.
         step: how far its model has come, as it said last.
         is_ready: whether it waits to be admitted.
-        has_state: whether it has the common state of the present view, as it shows by beginning a step.
+        follows: whether it gets what comes of the steps of others, and does not count yet.
+        is_near: whether one that follows has come as near to the others as it can.
+        has_state: whether it has the common state of the present view, or will have when it has read what is sent.
         process: a secret of the process that it is; a later one of the same name has another.
         note: what it sent with the present step, with its number; counts once the step is whole.
         boundary: the collective that ends this step.
@@ -96,9 +125,11 @@ class Member:
     pulse: Pulse
     up: Connection | None = None
     down: Connection | None = None
-    outgoing: SimpleQueue[Any] = field(default_factory=SimpleQueue)
+    outbox: Outbox = field(default_factory=Outbox)
     step: int = -1
     is_ready: bool = False
+    follows: bool = False
+    is_near: bool = False
     has_state: bool = False
     process: str = ""
     is_gone: bool = False
@@ -106,15 +137,27 @@ class Member:
     boundary: int = -1
     relayed: tuple[int, int] = (0, 0)
     moves: object = None
-    _moved: tuple[object, int] = (None, 0)
+    _lag: float = math.inf
+    _moved: object = None
     _moved_s: float = -math.inf
 
     def hangs_s(self, now_s: float, *, is_awaited: bool) -> float:
         """Return for how long others have waited for this device while nothing has moved."""
-        moved = (self.moves, self.up.received if self.up is not None else 0)
+        moved = (self.moves, *(one.received + one.sent for one in (self.up, self.down) if one is not None))
         if moved != self._moved or not is_awaited or self._moved_s == -math.inf:
             self._moved, self._moved_s = moved, now_s
         return now_s - self._moved_s
+
+    def follow_up(self, step: int, newest: int) -> None:
+        """Take note of which step one that follows is at; it is near where it stops coming nearer.
+
+        Args:
+            step: that it is at.
+            newest: step of the others that is whole.
+        """
+        lag = newest + 1 - step
+        self.is_near = self.is_near or lag <= 1 or (step > self.step and lag >= self._lag)
+        self.step, self._lag = step, lag
 
     def relays(self, frame: Frame) -> bool:
         """Take note of a piece for the others; whether it comes after those before it."""

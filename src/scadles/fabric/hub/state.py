@@ -16,6 +16,7 @@ class HubState(NamedTuple):
         members: names of those who take part, by seat.
         seats: how many there may be.
         least: how many must be there for a step.
+        following: names of those that take the same steps, and do not count yet.
         waiting: names of those that wait to be admitted.
         awaited: names of those for whom the others wait.
         awaited_s: for how long nothing has come from the slowest of them.
@@ -29,6 +30,7 @@ class HubState(NamedTuple):
     members: Sequence[str]
     seats: int
     least: int
+    following: Sequence[str]
     waiting: Sequence[str]
     awaited: Sequence[str]
     awaited_s: float
@@ -41,7 +43,7 @@ class HubState(NamedTuple):
     def line(self) -> str:
         """Return it in one line: how far, who, and whom everybody waits for.
 
-        >>> state = HubState(27, ["a", "b", "c"], 4, 2, ["d"], ["b"], 1.25, ["a", "b", "c", "d"], 0, 0, 0, "")
+        >>> state = HubState(27, ["a", "b", "c"], 4, 2, [], ["d"], ["b"], 1.25, ["a", "b", "c", "d"], 0, 0, 0, "")
         >>> state.line()
         'step 27 | 3 of 4 devices: a, b, c | d waits to be admitted | all wait for b (1.2 s)'
         >>> state._replace(members=[], awaited=[]).line()
@@ -53,6 +55,8 @@ class HubState(NamedTuple):
             parts[1] += f": {listed(self.members)}"
         elif (missing := self.least - here) > 0:
             parts[1] += f": waiting for {missing} more (fabric.min_devices = {self.least})"
+        if self.following:
+            parts.append(f"{listed(self.following)} catch{'es' * (len(self.following) == 1)} up")
         if self.waiting:
             parts.append(f"{listed(self.waiting)} wait{'s' * (len(self.waiting) == 1)} to be admitted")
         if self.awaited:
