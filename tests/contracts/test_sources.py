@@ -75,6 +75,23 @@ class Forgetful(Broken):
         super().open(0)
 
 
+class OnlySaysThatItRewinds(Broken):
+    def rewind(self, position, mark=None):
+        return True
+
+
+class RewindsTooFar(Broken):
+    def rewind(self, position, mark=None):
+        self._position = max(0, position - 1)
+        return True
+
+
+class MovesAndDeniesIt(Broken):
+    def rewind(self, position, mark=None):
+        self._position = position
+        return False
+
+
 class Unsteady(Broken):
     def poll(self, max_records, timeout_s):
         records = super().poll(max_records, timeout_s)
@@ -128,6 +145,9 @@ class ClosesOnce(Broken):
         (Backwards, "records_come_in_order"),
         (Ragged, "records_come_in_order"),
         (Forgetful, "resuming_brings_the_same_records"),
+        (OnlySaysThatItRewinds, "rewinding_brings_the_same_records"),
+        (RewindsTooFar, "rewinding_brings_the_same_records"),
+        (MovesAndDeniesIt, "rewinding_brings_the_same_records"),
         (Unsteady, "poll_in_pieces_changes_nothing"),
         (SkipsAll, "skip_keeps_the_newest"),
         (SkipsAll, "skip_of_little_does_nothing"),
@@ -151,6 +171,15 @@ def test_a_source_without_a_lag_passes():
 
     check = next(check for check in SOURCE_CHECKS if check.__name__ == "lag_counts_what_waits")
     check(Unknown)
+
+
+def test_a_source_that_cannot_go_back_passes():
+    class GoesOn(Broken):
+        def rewind(self, position, mark=None):
+            return Source.rewind(self, position, mark)
+
+    check = next(check for check in SOURCE_CHECKS if check.__name__ == "rewinding_brings_the_same_records")
+    check(GoesOn)
 
 
 def test_the_contract_has_no_default():

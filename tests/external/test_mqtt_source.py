@@ -108,6 +108,35 @@ def test_without_ids_trained_messages_come_twice(mosquitto_broker, sender):
     second.close()
 
 
+@pytest.mark.parametrize("ids", [True, False])
+def test_it_goes_back_to_what_is_not_committed_while_more_comes(mosquitto_broker, sender, ids):
+    topic = new_topic()
+    source = opened_at(mosquitto_broker, topic)
+    sender.send_numbers(topic, range(200), ids=ids)
+    assert take(source, 150) == list(range(150))
+    source.commit(60)
+    for position, published in ((100, 200), (80, 220), (60, 240)):
+        assert source.rewind(position, source.mark(position))
+        sender.send_numbers(topic, range(published, published + 20), ids=ids)
+        assert take(source, 60) == list(range(position, position + 60))
+    assert take(source, 140) == list(range(120, 260))
+    assert (source.position, source.missing, source.notices()) == (260, 0, [])
+    source.commit(260)
+    source.close()
+
+
+def test_it_does_not_go_back_behind_what_is_committed(mosquitto_broker, sender):
+    topic = new_topic()
+    source = opened_at(mosquitto_broker, topic)
+    sender.send_numbers(topic, range(100))
+    take(source, 70)
+    mark = source.mark(40)
+    source.commit(60)
+    assert not source.rewind(40, mark)
+    assert (source.position, take(source, 30)) == (70, list(range(70, 100)))
+    source.close()
+
+
 def test_a_fresh_run_begins_with_an_empty_session_unless_it_is_told_otherwise(mosquitto_broker, sender):
     topic, name = new_topic(), client_name()
     source_of_before = opened_at(mosquitto_broker, topic, f"?client_id={name}")

@@ -35,6 +35,22 @@ class Source(ABC):
             ConfigError: nobody can read from there: no such stream, no answer, no permission.
         """
 
+    def rewind(self, position: int, mark: Mapping[str, Any] | None = None) -> bool:
+        """Go back while it is open: bring again what follows ``position``, as a source would that is opened there.
+
+        A device whose last steps do not count, because all others that took them were lost, asks for it.
+
+        Args:
+            position, mark: as in :meth:`open`; the position is not behind the present one, but may lie before the last
+                one committed.
+
+        Returns:
+            Whether it went back. If not, nothing has changed: the stream goes on where it is, and what lies between is
+            counted as dropped.
+        """
+        del position, mark
+        return False
+
     @abstractmethod
     def poll(self, max_records: int, timeout_s: float) -> Records | Span:
         """Return up to ``max_records`` records, in order, as soon as that many are there or ``timeout_s`` has passed.

@@ -78,6 +78,10 @@ class ReplaySource(Source):
             arrived_s = self._arrivals.time(position - 1)
             self._shift_s = self._clock.now() - arrived_s if math.isfinite(arrived_s) else 0.0
 
+    def rewind(self, position: int, mark: Mapping[str, Any] | None = None) -> bool:
+        self.open(position, mark)
+        return True
+
     def mark(self, position: int) -> dict[str, Any]:
         return {"rate_hz": self._rate_hz, "shift_s": self._shift_s}
 

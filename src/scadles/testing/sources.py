@@ -85,6 +85,24 @@ def resuming_before_what_was_polled_brings_it_again(factory: SourceFactory) -> N
     _require_same(taken[11:], again[:9])
 
 
+def rewinding_brings_the_same_records(factory: SourceFactory) -> None:
+    """Rewound while it is open, a source brings the same records once more, or says that it cannot and goes on."""
+    with _busy(factory) as (source, _):
+        marks = {0: _as_stored(source.mark(0))}
+        taken = _take(source, 20, 7)
+        source.commit(taken[5].offset)
+        marks |= {at: _as_stored(source.mark(taken[at].offset)) for at in (9, 13)}
+        for at in (13, 9, 0):
+            before, position = source.position, taken[at].offset
+            if source.rewind(position, marks[at]):
+                _require(source.position == position, f"rewound to {position}, position is {source.position}")
+                _require_same(taken[at:], _take(source, len(taken) - at, 3))
+            _require(source.position == before, f"position was {before} before a rewind, now it is {source.position}")
+        following = _take(source, MIN_RECORDS - len(taken))
+    with _busy(factory) as (other, _):
+        _require_same([*taken, *following], _take(other, MIN_RECORDS))
+
+
 def timeout_zero_does_not_wait(factory: SourceFactory) -> None:
     """``poll(n, 0)`` takes what is there and lets no stream time pass."""
     with closing(factory(clock := VirtualClock())) as source:
@@ -197,6 +215,7 @@ SOURCE_CHECKS: tuple[Callable[[SourceFactory], None], ...] = (
     poll_in_pieces_changes_nothing,
     resuming_brings_the_same_records,
     resuming_before_what_was_polled_brings_it_again,
+    rewinding_brings_the_same_records,
     timeout_zero_does_not_wait,
     poll_waits_for_its_records,
     poll_waits_no_longer_than_needed,

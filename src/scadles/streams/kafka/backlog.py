@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from threading import Condition, Lock
-from typing import Any, NamedTuple
+from typing import Any
 
 from scadles.clock import wall_seconds
 from scadles.errors import ScadlesError
+from scadles.streams.kafka.fetched import Passed, Run
 from scadles.streams.kafka.shares import shares
 
 #: Messages and bytes of their values that wait here at most; more stays in the client's queue, then at the broker.
@@ -20,27 +21,6 @@ MAX_BYTES = 32 * 2**20
 _LOOK_AGAIN_S = 0.05
 #: What lies this much further on is not read and thrown away, but jumped to.
 _FAR = 2000
-
-
-class Run(NamedTuple):
-    """Messages of one partition that follow each other, ascending."""
-
-    partition: int
-    messages: Sequence[Any]
-
-
-class Passed(NamedTuple):
-    """Offsets that bring no message: ``records`` of them were lost or skipped, the rest never were records.
-
-    Attributes:
-        partition: where.
-        end: the offset behind the last of them.
-        records: how many of them were records.
-    """
-
-    partition: int
-    end: int
-    records: int
 
 
 class Backlog:
@@ -76,6 +56,14 @@ class Backlog:
             self._fetched |= starts
             self._ends |= {partition: max(end, starts[partition]) for partition, end in ends.items()}
             self._joined |= starts
+
+    def rewind(self, starts: Mapping[int, int]) -> None:
+        """Begin again at an offset of each partition, but for those that :meth:`joined` has not returned yet."""
+        with self._lock:
+            self._queue.clear()
+            self._messages = self._bytes = 0
+            self._handed = {**starts, **self._joined}
+            self._fetched = dict(self._handed)
 
     def joined(self) -> dict[int, int]:
         """Return, once, the partitions that were added and the offset at which each begins."""

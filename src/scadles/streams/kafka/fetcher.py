@@ -86,6 +86,12 @@ class Fetcher:
         self._assign()
         self._thread.start()
 
+    def rewind(self, starts: Mapping[int, int]) -> None:
+        """Fetch again from an offset of each partition on; what waits here is forgotten."""
+        with self._turn:
+            self._backlog.rewind(starts)
+            self._try(self._assign)
+
     def fetch(self, count: int, timeout_s: float) -> bool:
         """Fetch up to ``count`` messages in the polling thread; return False where the other thread is at it.
 

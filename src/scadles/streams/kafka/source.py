@@ -43,9 +43,10 @@ from scadles.errors import ConfigError, RunError
 from scadles.streams.codec import Codec
 from scadles.streams.contract import Records, Rejected, Source
 from scadles.streams.kafka.address import KafkaAddress
-from scadles.streams.kafka.backlog import Backlog, Run
+from scadles.streams.kafka.backlog import Backlog
 from scadles.streams.kafka.bounded import BoundedBacklog
 from scadles.streams.kafka.connection import Complaints, created
+from scadles.streams.kafka.fetched import Run
 from scadles.streams.kafka.fetcher import Fetcher
 from scadles.streams.kafka.positions import ManyPartitions, OnePartition, StreamPositions
 from scadles.streams.kafka.presence import find_topic
@@ -65,7 +66,7 @@ class KafkaSource(Source):
     """
 
     __slots__ = (
-        *("_address", "_backlog", "_client", "_codec", "_complaints", "_fetcher", "_positions"),
+        *("_address", "_backlog", "_began", "_client", "_codec", "_complaints", "_fetcher", "_positions"),
         *("_notices", "_quarantine", "_started_unix_s", "_stop_at_end", "_stops"),
     )
 
@@ -86,6 +87,7 @@ class KafkaSource(Source):
         self._started_unix_s = started_unix_s
         self._stop_at_end = stop_at_end
         self._stops: dict[int, int] = {}
+        self._began: dict[int, int] = {}
         self._notices: deque[str] = deque()
         self._client: Consumer | None = None
         self._backlog = Backlog({}, {})
@@ -102,14 +104,21 @@ class KafkaSource(Source):
         starts = self._starts(ranges, position, mark)
         if self._started_unix_s is None:
             self._started_unix_s = mark["started_unix_s"] if mark else unix_seconds()
-        self._positions = (
-            ManyPartitions(position, starts) if len(starts) > 1 else OnePartition(*next(iter(starts.items())))
-        )
+        self._began = {partition: low for partition, (low, _) in ranges.items()} if mark else dict(starts)
+        self._positions = _positions(position, starts)
         ends = {partition: high for partition, (_, high) in ranges.items()}
         self._backlog = BoundedBacklog(starts, ends) if self._stop_at_end else Backlog(starts, ends)
         say = self._notices.append
         self._fetcher = Fetcher(client, address, self._backlog, self._complaints, say, grows=not self._stop_at_end)
         self._fetcher.start()
+
+    def rewind(self, position: int, mark: Mapping[str, Any] | None = None) -> bool:
+        fetcher = self._opened()
+        self._take_in_partitions()
+        starts = self._starts({partition: (first, first) for partition, first in self._began.items()}, position, mark)
+        fetcher.rewind(starts)
+        self._positions = _positions(position, starts)
+        return True
 
     def poll(self, max_records: int, timeout_s: float) -> Records:
         lost = 0
@@ -222,6 +231,7 @@ class KafkaSource(Source):
         """Let the position know of partitions that have appeared."""
         for partition, offset in self._backlog.joined().items():
             self._positions = self._positions.joined(partition, offset)
+            self._began[partition] = offset
 
     def _on_commit(self, error: Any, partitions: Any) -> None:
         if self._fetcher is not None:
@@ -232,6 +242,10 @@ class KafkaSource(Source):
         if len(stamps) and stamps.min() <= 0:
             stamps[stamps <= 0] = unix_seconds()
         return stamps - (self._started_unix_s or 0.0)
+
+
+def _positions(position: int, starts: Mapping[int, int]) -> StreamPositions:
+    return ManyPartitions(position, starts) if len(starts) > 1 else OnePartition(*next(iter(starts.items())))
 
 
 def _offsets(messages: Sequence[Any]) -> np.ndarray:

@@ -76,23 +76,47 @@ class Inbox:
         self._by_mid: dict[int, int] = {}
         self._settled = Ids()
         self._missing = MissingIds()
-        self._arrived = self._lost = 0
+        self._arrived = self._lost = self._committed = 0
+        self._awaits_connection = False
         self.position = 0
         self.duplicates = 0
         self.starved = False
 
     def open(self, position: int, mark: Mapping[str, Any] | None) -> None:
         """Begin at ``position``, with what :meth:`mark` said of it."""
-        self.position = self._arrived = position
+        self.position = self._arrived = self._committed = position
         if mark:
             self._settled = Ids(mark["ids"])
             self.duplicates = int(mark["duplicates"])
             self._missing = MissingIds(mark.get("missing", ()))
 
+    def rewind(self, position: int) -> bool:
+        """Forget all from ``position`` on, and whatever comes before :meth:`connected`; return whether it comes again.
+
+        It does not where some of it is acknowledged, and then nothing is forgotten.
+        """
+        with self._news:
+            if self._terms.truncates or position < self._committed:
+                return False
+            self._waiting.clear()
+            for offset in [offset for offset in self._unacknowledged if offset >= position]:
+                self._release(offset)
+            self._missing = MissingIds(self._missing.at(position))
+            self.position = self._arrived = position
+            self._awaits_connection = True
+            return True
+
+    def connected(self) -> None:
+        """The broker begins to deliver, first of all what is not acknowledged."""
+        with self._news:
+            self._awaits_connection = False
+
     def deliver(self, delivery: Delivery) -> None:
         """Take in a message, unless it is here or settled already."""
         terms, value, reason = self._terms, delivery.value, ""
         with self._news:
+            if self._awaits_connection:
+                return
             if self._known(delivery):
                 self.duplicates += 1
                 return
@@ -184,6 +208,7 @@ class Inbox:
                 done.append(offset)
             for offset in done:
                 self._settle(offset)
+            self._committed = max(self._committed, position)
             self._missing.commit(position)
 
     def forget(self) -> None:
@@ -230,13 +255,20 @@ class Inbox:
         """Acknowledge a message, and know it from now on."""
         if offset not in self._unacknowledged:
             return
+        number, mid, life = self._release(offset)
+        self._tell(life, mid)
+        if number is not None:
+            self._settled.add(number)
+
+    def _release(self, offset: int) -> tuple[int | None, int | None, int]:
+        """Know an unacknowledged message no more; return its id, and where it can be acknowledged its mid and life."""
         number, mid, life = self._unacknowledged.pop(offset)
-        if mid is not None and self._by_mid.get(mid) == offset:
-            del self._by_mid[mid]
-            self._tell(life, mid)
         if number is not None:
             del self._by_number[number]
-            self._settled.add(number)
+        if mid is None or self._by_mid.get(mid) != offset:
+            return number, None, life
+        del self._by_mid[mid]
+        return number, mid, life
 
     def _tell(self, life: int, mid: int | None) -> None:
         if mid is not None:

@@ -46,6 +46,7 @@ class Session:
         patience_s: wall seconds without a connection after which the stream is broken for good.
         full: whether nothing more should be read for now. What is not read fills the buffers of the network, and then
             the broker waits, however many messages MQTT lets it send.
+        connected: called in the session's thread before a new connection brings anything.
 
     Attributes:
         life: grows when the broker has forgotten the session; message numbers (mid) of an earlier life mean nothing.
@@ -59,6 +60,7 @@ class Session:
         forgotten: Callable[[], None],
         patience_s: float,
         full: Callable[[], bool] = lambda: False,
+        connected: Callable[[], None] = lambda: None,
     ) -> None:
         self.life = 0
         self._client = client
@@ -67,6 +69,7 @@ class Session:
         self._forgotten = forgotten
         self._patience_s = patience_s
         self._full = full
+        self._connected = connected
         self._read_s = self._spoke_s = 0.0
         self._awaited: int | None = None
         self._expected = False
@@ -79,6 +82,7 @@ class Session:
         self._short_ones = 0
         self._failure = ""
         self._settled = threading.Event()
+        self._leaving = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
         client.on_connect = self._on_connect
@@ -120,6 +124,10 @@ class Session:
         """Tell the broker, soon, that a message need not come again. Any thread may say so."""
         self._acknowledgements.append((life, mid))
 
+    def reconnect(self) -> None:
+        """Leave the broker and come back, soon: it delivers again what is not acknowledged. Any thread may say so."""
+        self._leaving.set()
+
     def close(self) -> None:
         """Say goodbye; the session stays at the broker. Closing twice is no error."""
         self._closing.set()
@@ -131,6 +139,10 @@ class Session:
             while not self._closing.is_set() and not self._failure:
                 clearing = self._clearing
                 self._attempt()
+                if self._leaving.is_set():
+                    self._say_goodbye()
+                    self._leaving.clear()
+                    continue
                 if clearing and not self._clearing:
                     continue
                 if wall_seconds() - self._connected_s > self._patience_s:
@@ -173,7 +185,7 @@ class Session:
         self._made_s = None
         try:
             self._client.reconnect()
-            while not (self._closing.is_set() or self._failure) and self._turn():
+            while not (self._closing.is_set() or self._leaving.is_set() or self._failure) and self._turn():
                 pass
             self._count_short_ones()
         except OSError as error:
@@ -182,7 +194,7 @@ class Session:
                 self._fail(self._said)
 
     def _count_short_ones(self) -> None:
-        if self._made_s is None or self._closing.is_set():
+        if self._made_s is None or self._closing.is_set() or self._leaving.is_set():
             return
         self._short_ones = self._short_ones + 1 if wall_seconds() - self._made_s < _SHORT_S else 0
         if self._short_ones == _SHORT_ONES:
@@ -239,6 +251,7 @@ class Session:
                 self._forgotten()
         self._expected = True
         self._made_s = wall_seconds()
+        self._connected()
         self._subscribe()
 
     def _on_subscribe(

@@ -98,9 +98,19 @@ class MqttSource(Source):
         kept = resumed or self._terms.keep_session
         connect(client, self._url, self._broker, False if kept else MQTT_CLEAN_START_FIRST_ONLY, properties)
         self._session = Session(
-            client, self._broker, self._receive, self._forget, self._terms.patience_s, self._inbox.full
+            *(client, self._broker, self._receive, self._forget, self._terms.patience_s, self._inbox.full),
+            self._inbox.connected,
         )
         self._session.open(expected=kept)
+
+    def rewind(self, position: int, mark: Mapping[str, Any] | None = None) -> bool:
+        """Go back where nothing that follows ``position`` is acknowledged: to a connection anew it comes again."""
+        del mark
+        session = self._opened()
+        goes_back = self._inbox.rewind(position)
+        if goes_back:
+            session.reconnect()
+        return goes_back
 
     def poll(self, max_records: int, timeout_s: float) -> Records:
         return self._decoded(*self._inbox.take(max_records, timeout_s, self._opened().check))

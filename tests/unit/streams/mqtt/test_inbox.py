@@ -115,6 +115,18 @@ class ManyLives(RuleBasedStateMachine):
         del self.trained[position:]
         self.reconnect()
 
+    @rule(late=st.integers(0, 5))
+    def go_back(self, late):
+        """Back to the checkpoint, with a few messages more over the connection that is left."""
+        position, _ = self.checkpoint
+        goes_back = self.inbox.rewind(position)
+        assert goes_back
+        del self.trained[position:]
+        self.deliver(late)
+        assert self.inbox.lag() == 0
+        self.inbox.connected()
+        self.reconnect()
+
     def teardown(self):
         self.reconnect()
         self.deliver(self.published)
@@ -136,6 +148,57 @@ class NumberedValues:
 
     def deliver(self, message):
         self._inbox.deliver(message._replace(value=str(message.number).encode()))
+
+
+def test_what_is_acknowledged_cannot_come_again():
+    inbox = inbox_of(Broker())
+    inbox.open(10, None)
+    for number in range(6):
+        inbox.deliver(delivery(number, number + 1))
+    assert take(inbox, 4) == ([10, 11, 12, 13], 0)
+    inbox.commit(12)
+    assert [inbox.rewind(position) for position in (0, 9, 11)] == [False] * 3
+    assert take(inbox, 1) == ([14], 0)
+    assert inbox.rewind(12)
+    assert (inbox.position, inbox.lag()) == (12, 0)
+
+
+def test_a_truncated_stream_has_acknowledged_everything():
+    inbox = inbox_of(Broker(), truncates=True)
+    inbox.open(0, None)
+    inbox.deliver(delivery(0, 1))
+    inbox.deliver(delivery(1, 2))
+    assert take(inbox, 1) == ([0], 0)
+    assert not inbox.rewind(0)
+    assert take(inbox, 1) == ([1], 0)
+
+
+def test_without_ids_messages_before_a_rewind_are_known_by_their_names():
+    inbox = inbox_of(Broker())
+    inbox.open(0, None)
+    for mid in (1, 2, 3):
+        inbox.deliver(delivery(None, mid))
+    take(inbox, 3)
+    assert inbox.rewind(1)
+    inbox.connected()
+    for mid in (1, 2, 3):
+        inbox.deliver(delivery(None, mid, again=True))
+    assert (take(inbox, 5), inbox.duplicates) == (([1, 2], 0), 1)
+
+
+def test_what_is_missing_is_counted_anew_behind_a_rewind():
+    inbox = inbox_of(Broker())
+    inbox.open(0, None)
+    for number in (0, 1, 2, 5, 6):
+        inbox.deliver(delivery(number, number + 1))
+    take(inbox, 5)
+    assert inbox.missing() == 2
+    assert inbox.rewind(2)
+    assert inbox.missing() == 0
+    inbox.connected()
+    for number in (0, 1, 2, 5, 6):
+        inbox.deliver(delivery(number, number + 1, again=True))
+    assert inbox.missing() == 2
 
 
 def test_names_of_a_forgotten_session_are_not_acknowledged():
