@@ -62,6 +62,7 @@ class Intake:
             "_missing",
             "_missing_told",
             "_news",
+            "_void",
         ),
         *("_policy", "_quarantine", "_rejected", "_taken", "_told"),
         *("ledger", "max_waiting", "meter", "source"),
@@ -97,7 +98,7 @@ class Intake:
         self._rejected: Ahead | None = None
         self._lost: Ahead | None = None
         self._news: Reasons | None = None
-        self._missing = self._missing_told = 0
+        self._missing = self._missing_told = self._void = 0
 
     @property
     def held(self) -> int:
@@ -134,10 +135,22 @@ class Intake:
             self.source.open(0)
         self._missing = self._missing_told = self.source.missing
 
-    def forget(self) -> None:
-        """Let go of all that has come in, without an account of it: :meth:`open` is called next."""
-        self._buffer.drop_oldest(self.held)
-        self._taken, self._rejected, self._lost = NOTHING, None, None
+    def go_back(self, state: IntakeState) -> None:
+        """Between steps, take back those since ``state``, which do not count: their samples come once more.
+
+        Where the source cannot bring them, what was trained on in these steps is dropped, and what is held stays.
+        """
+        if self.source.rewind(state.position, state.mark):
+            self._buffer.drop_oldest(self.held)
+            self._taken, self._rejected, self._lost, self._news = NOTHING, None, None, None
+            self.ledger = Ledger(**state.ledger)
+            self._missing = self._missing_told = self.source.missing
+            return
+        void = self.ledger.trained - state.ledger["trained"]
+        self.ledger.trained -= void
+        self.ledger.dropped += void
+        self.ledger.injected = state.ledger["injected"]
+        self._void += void
 
     def start(self) -> None:
         """Begin to measure the stream's rate."""
@@ -209,6 +222,12 @@ class Intake:
     def notices(self) -> list[str]:
         """Return what a user should know and what ends nothing, since the last call."""
         said = self.source.notices()
+        if self._void:
+            said.append(
+                f"{self._void} samples are counted as dropped: the steps that they were trained on in do not count, "
+                "and their stream cannot bring them again"
+            )
+            self._void = 0
         if self._quarantine is not None and self._quarantine.problem and not self._told:
             self._told = True
             said.append(f"cannot keep examples of rejected records: {self._quarantine.problem}; they are still counted")

@@ -16,7 +16,7 @@ from torch import Tensor
 from scadles.config import RunConfig
 from scadles.device.connected import ConnectedDevice
 from scadles.device.intake import IntakeState
-from scadles.errors import MembershipChangedError, NotAdmittedError, RunError
+from scadles.errors import MembershipChangedError, NotAdmittedError
 from scadles.fabric import ElasticFabric, View
 from scadles.training.changes import hash_of_compression
 from scadles.training.checkpoint import Checkpoint
@@ -120,18 +120,12 @@ class Admission:
         is_void = noted < device.last_taken
         if is_void:
             own = _as_noted(own, view.note, or_nothing=True)
-            self._take_back(noted)
-        statistics = self._restore(joined(common, own, replayed=self._replayed), opens=is_void)
+        checkpoint = joined(common, own, replayed=self._replayed)
+        statistics = self._restore(checkpoint, opens=False)
+        if is_void:  # the others that took these steps were lost
+            device.intake.go_back(IntakeState(**checkpoint.state["run"]["intake"]))
+            device.last_taken = noted
         return Entry(view, statistics, noted if is_void else was, carried)
-
-    def _take_back(self, step: int) -> None:
-        """Let the stream begin again where it was after a step: those that this device took since do not count."""
-        if not self._replayed:
-            raise RunError(
-                f"steps that this device took after step {step} do not count, because the others that took them were "
-                "lost: start it again, so that its stream begins where it was then"
-            )
-        self._device.intake.forget()
 
     def _go_over(
         self, statistics: RunStatistics, carried: Mapping[str, Any]

@@ -13,7 +13,7 @@ from scadles.device.buffer import Buffer, Persistence, Truncation
 from scadles.device.intake import Intake
 from scadles.errors import RunError
 from scadles.records import Records, Rejected
-from scadles.streams import Arrivals, Inspector, RateMeter, RateProfile, ReplaySource
+from scadles.streams import Arrivals, Inspector, RateMeter, RateProfile, ReplaySource, Source
 from scadles.streams.quarantine import Quarantine
 from scadles.streams.rejections import RejectionLimit
 
@@ -50,6 +50,13 @@ class Unmeasured(Garbling):
 
     def lag(self):
         return None
+
+
+class Ahead(Garbling):
+    """A source that cannot go back."""
+
+    def rewind(self, position, mark=None):
+        return Source.rewind(self, position, mark)
 
 
 class Leaky(Garbling):
@@ -90,6 +97,7 @@ schedules = st.lists(
         st.tuples(st.just("truncate")),
         st.tuples(st.just("checkpoint")),
         st.tuples(st.just("crash")),
+        st.tuples(st.just("go back")),
     ),
     max_size=40,
 )
@@ -144,6 +152,11 @@ class Life:
         self.intake.open(state)
         self.intake.start()
 
+    def go_back(self):
+        state, trained, left_out = self.saved
+        self.trained, self.left_out = list(trained), list(left_out)
+        self.intake.go_back(state)
+
     def check(self):
         ledger = self.intake.describe()
         parts = sum(ledger[name] for name in ("trained", "dropped", "held", "rejected"))
@@ -170,6 +183,49 @@ class TestLedger:
         seen = Counter(life.trained + life.left_out)
         good = [offset for offset in range(life.intake.source.position) if not is_bad(offset)]
         assert seen == Counter(good), "every good sample exactly once"
+
+    @given(schedules, st.integers(1, 80), st.floats(1, 200))
+    def test_what_cannot_come_again_is_dropped_and_nothing_else(self, schedule, capacity, rate_hz):
+        life = Life(Persistence(), capacity=capacity, rate_hz=rate_hz, kind=Ahead)
+        dropped = saved = 0
+        for operation in schedule:
+            before = len(life.trained)
+            life.do(*operation)
+            if operation[0] == "go back":
+                dropped += before - len(life.trained)
+            elif operation[0] == "checkpoint":
+                saved = dropped
+            elif operation[0] == "crash":
+                dropped = saved
+            assert life.intake.ledger.dropped == dropped
+
+    def test_going_back_is_the_same_as_a_restart(self):
+        lives = [Life(Persistence(), kind=Leaky) for _ in range(2)]
+        for life in lives:
+            for operation in (("sleep", 1.0), ("pull", 0.0, None), ("train", 9), ("checkpoint",), ("train", 9)):
+                getattr(life, operation[0])(*operation[1:])
+        lives[0].go_back()
+        lives[1].crash()
+        for life in lives:
+            life.pull(1.0, 60)
+            life.train(31)
+            life.check()
+        assert lives[0].trained == lives[1].trained
+        one, other = (asdict(life.intake.state()) for life in lives)
+        assert one.pop("meter") != {}
+        other.pop("meter")
+        assert one == other
+
+    def test_samples_that_cannot_come_again_are_told_of_once(self):
+        life = Life(Persistence(), kind=Ahead)
+        for operation in (("sleep", 1.5), ("pull", 0.0, None), ("train", 9), ("checkpoint",), ("train", 8)):
+            life.do(*operation)
+        held = life.intake.held
+        life.do("go back")
+        assert (life.intake.ledger.trained, life.intake.ledger.dropped, life.intake.held) == (9, 8, held)
+        [said] = life.intake.notices()
+        assert said.startswith("8 samples are counted as dropped: the steps")
+        assert life.intake.notices() == []
 
     @given(schedules, st.integers(1, 80), st.floats(1, 200), st.floats(0.1, 3))
     def test_balances_under_truncation(self, schedule, capacity, rate_hz, window_s):
