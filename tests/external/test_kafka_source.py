@@ -67,11 +67,12 @@ def test_positions_are_the_brokers_offsets_and_times_its_timestamps(cluster, num
         assert (source.position, source.lag()) == (200, 0)
 
 
-def test_a_fresh_run_may_begin_with_what_comes_from_now_on(cluster):
+@pytest.mark.parametrize("nothing", [None, {}])  # {}: of a device that comes to a hub for the first time
+def test_a_fresh_run_may_begin_with_what_comes_from_now_on(cluster, nothing):
     topic = cluster.new_topic()
     cluster.write(topic, range(30))
     with closing(kafka_source(cluster.servers, topic, "from=now")) as source:
-        source.open(0)
+        source.open(0, nothing)
         assert (source.position, source.lag()) == (30, 0)
         mark = source.mark(30)
         cluster.write(topic, range(30, 40))

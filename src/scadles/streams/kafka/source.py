@@ -211,7 +211,7 @@ class KafkaSource(Source):
         self, ranges: Mapping[int, tuple[int, int]], position: int, mark: Mapping[str, Any] | None
     ) -> dict[int, int]:
         """Return the offset to begin at in each partition; partitions that are new since then begin at their oldest."""
-        now = mark is None and self._address.begin == "now"
+        now = not mark and self._address.begin == "now"
         starts = {partition: high if now else low for partition, (low, high) in ranges.items()}
         if mark:
             known = {int(partition): offset for partition, offset in mark["offsets"].items()}
