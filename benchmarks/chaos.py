@@ -6,13 +6,16 @@ of the others, two at once. With ``--hubs`` the hub is killed and started again 
 every sample is kept, so that offsets tell which samples a step was on. In the end every process must end by itself;
 every sample up to the last one was trained on once, ledgers balance, all models are equal to the bit.
 
-    python benchmarks/chaos.py [--kills 30] [--devices 4] [--hubs 0] [--seed 0] [--least 1] [--out DIR]
+Streams are replayed; with ``--kafka`` they are topics of a real broker, which ``scadles publish`` fills until shortly
+before the end. Then each device must have received all that the broker says its topic ever had, and have it in its
+ledger: trained, or held. That needs Java and Kafka (``KAFKA_HOME``).
+
+    python benchmarks/chaos.py [--kafka] [--kills 30] [--devices 4] [--hubs 0] [--seed 0] [--least 1] [--out DIR]
 """
 
 from __future__ import annotations
 
 import argparse
-import faulthandler
 import json
 import os
 import random
@@ -22,30 +25,30 @@ import statistics
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import pairwise
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 
 import yaml
+from chaos_kafka import Topics, stream_settings, topics_in
+from chaos_processes import Process, Tail
 from fleet_account import look_at_events
 
-import scadles.cli.hub
-import scadles.training.run  # noqa: F401  imported once, for all processes
-from scadles.cli.app import main as scadles_main
-from scadles.fabric.hub import HubFabric
 from scadles.observe.presence import plot_presence
 
 TESTS_S, CHECKPOINTS = 5.0, 50
+RATE_HZ, SPEED = 60, 3
 LOOK_S = 0.004
 STEPS_BETWEEN = (40, 80)
 STEPS_AT_THE_END = 160
 WAITS_FOR_MOMENT_S = 2.5
 HANGS_S = 45.0
 NO_SOONER_S = 0.5
+STEPS_WITHOUT_PUBLISHER, WAITS_FOR_RECORDS_S = 80, 0.5
 BATCH = 8
 MOMENTS = ("any", "any", "test", "checkpoint", "start-up", "hand-over")
 SETTINGS: dict[str, Any] = {
@@ -54,109 +57,12 @@ SETTINGS: dict[str, Any] = {
     "picture": False,
     "target_accuracy": None,
     "stop_at_target": False,
-    "stream": {"rates": [60]},
     "batch": {"size": BATCH, "max_wait_s": 200},
-    "clock": {"speed": 3},
+    "clock": {"speed": SPEED},
     "evaluation": {"every_s": TESTS_S},
     "checkpoint": {"every_steps": CHECKPOINTS},
     "events": {"max_mb": 100},
 }
-
-
-@dataclass
-class Process:
-    """A hub or a device, over all the processes that it is one after the other."""
-
-    name: str
-    arguments: list[str]
-    folder: Path
-    now: Any = None
-    started_s: float = 0.0
-    starts_at_s: float = 0.0
-    goes_on_at_s: float = 0.0
-    is_stopped: bool = False
-    codes: list[int] = field(default_factory=list)
-    was_killed: bool = False
-
-    @property
-    def said(self) -> Path:
-        return self.folder / f"{self.name}.txt"
-
-    @property
-    def times(self) -> Path:
-        return self.folder / f"{self.name}.times"
-
-    @property
-    def runs(self) -> bool:
-        return self.now is not None and self.now.exitcode is None
-
-    def start(self) -> None:
-        self.started_s, self.was_killed, self.is_stopped = time.monotonic(), False, False
-        self.now = get_context("fork").Process(target=_be_scadles, args=(self.arguments, self.said, self.times))
-        self.now.start()
-
-    def kill(self, back_s: float) -> None:
-        self.was_killed, self.starts_at_s = True, time.monotonic() + back_s
-        os.kill(self.now.pid, signal.SIGKILL)
-        self.now.join()
-        self.codes.append(self.now.exitcode)
-
-    def stop(self, for_s: float) -> None:
-        self.is_stopped, self.goes_on_at_s = True, time.monotonic() + for_s
-        os.kill(self.now.pid, signal.SIGSTOP)
-
-    def look(self) -> None:
-        """Start what was killed and let go on what was stopped, when it is time to."""
-        now_s = time.monotonic()
-        if self.is_stopped and self.runs and now_s >= self.goes_on_at_s:
-            self.is_stopped = False
-            os.kill(self.now.pid, signal.SIGCONT)
-        if self.was_killed and now_s >= self.starts_at_s:
-            self.start()
-
-
-def _be_scadles(arguments: list[str], said: Path, times: Path) -> None:
-    os.setsid()
-    descriptor = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    faulthandler.register(signal.SIGUSR1)  # says where a process hangs
-    enter, since_s = HubFabric.enter, time.monotonic()
-
-    def timed(self: HubFabric, step: int) -> Any:
-        ready_s = time.monotonic()
-        view = enter(self, step)
-        with times.open("a") as file:
-            file.write(json.dumps([ready_s - since_s, time.monotonic() - ready_s]) + "\n")
-        HubFabric.enter = enter  # type: ignore[method-assign]
-        return view
-
-    HubFabric.enter = timed  # type: ignore[method-assign]
-    sys.argv = ["scadles", *arguments]
-    scadles_main()
-
-
-class Tail:
-    """The last step in a file of events, as it grows, and when the last test was."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._files: dict[Path, int] = {}
-        self.step, self.time_s, self.tested_s = 0, 0.0, 0.0
-
-    def look(self) -> int:
-        for path in self._folder.glob("events-*.jsonl"):
-            size = path.stat().st_size
-            if size == self._files.get(path, 0):
-                continue
-            self._files[path] = size
-            with path.open("rb") as file:
-                file.seek(max(0, size - 4096))
-                for line in file.read().split(b"\n")[1:-1]:
-                    said = json.loads(line)
-                    self.step, self.time_s = said["step"], said["time_s"]
-                    self.tested_s = said["time_s"] if said["event"] == "evaluation" else self.tested_s
-        return self.step
 
 
 @dataclass
@@ -174,7 +80,7 @@ class Failure:
 class Chaos:
     """One run and what is done to it."""
 
-    def __init__(self, root: Path, options: argparse.Namespace) -> None:
+    def __init__(self, root: Path, options: argparse.Namespace, topics: Topics | None) -> None:
         self.luck = random.Random(options.seed)
         self.root = root
         with socket.socket() as free:
@@ -188,7 +94,12 @@ class Chaos:
         steps = self.at_steps[-1] + 10 * len(self.plan) + STEPS_AT_THE_END  # some come later than planned
         config = root / "chaos.yaml"
         settings = SETTINGS | {"devices": options.devices, "steps": steps, "fabric": {"min_devices": options.least}}
-        settings["stream"] = {"rates": [60] * options.devices}
+        settings["stream"] = {"rates": [RATE_HZ] * options.devices}
+        self.tests_s = TESTS_S
+        if topics is not None:
+            self.tests_s = TESTS_S / SPEED
+            rates = [RATE_HZ * SPEED] * options.devices
+            settings |= stream_settings(topics, rates, BATCH, WAITS_FOR_RECORDS_S, self.tests_s)
         if options.share:
             settings["injection"] = {"alpha": 0.5, "beta": 0.25}
             settings["compression"] = {"ratio": 0.1, "gate": "always"}
@@ -201,17 +112,18 @@ class Chaos:
             for name in names
         ]
         self.tails = [Tail(root / name) for name in names]
+        self.publishers = [topics.publish(config)] if topics is not None else []
         self.steps, self.step, self._came, self._due_s = steps, 0, 0, 0.0
         self.progress: list[tuple[float, int]] = []
         self.failures: list[Failure] = []
         self.wrong: list[str] = []
 
     def everybody(self) -> list[Process]:
-        return [self.hub, *self.devices]
+        return [self.hub, *self.devices, *self.publishers]
 
     def run(self) -> None:
         """Let the run go on to its end, and see to its failures."""
-        for process in self.everybody():
+        for process in (self.hub, *self.devices):
             process.start()
         now_s = time.monotonic()
         self._moved_s, self._struck_s, self._moment = now_s, now_s, self.luck.choice(MOMENTS)
@@ -227,6 +139,9 @@ class Chaos:
                 self._say_who_hangs()
                 return
             self._strike_if_it_is_time(now_s)
+            if self.step >= self.steps - STEPS_WITHOUT_PUBLISHER:
+                for publisher in self.publishers:
+                    publisher.end()
             time.sleep(LOOK_S)
         for one in self.everybody():
             self._look_for_end(one)
@@ -235,7 +150,7 @@ class Chaos:
         if process.runs or process.was_killed or process.now is None:
             return
         process.codes.append(process.now.exitcode)
-        if process.now.exitcode:
+        if process.now.exitcode != process.ends_with:
             said = process.said.read_text()[-1500:]
             self.wrong.append(f"{process.name} ended with {process.now.exitcode}: {said}")
         process.now = None
@@ -252,7 +167,7 @@ class Chaos:
 
     def _is_now(self, moment: str, step: int) -> bool:
         if moment == "test":
-            return any(tail.step == step and tail.time_s > tail.tested_s + TESTS_S - 0.2 for tail in self.tails)
+            return any(tail.step == step and tail.time_s > tail.tested_s + self.tests_s - 0.2 for tail in self.tails)
         if moment == "checkpoint":
             return (step + 1) % CHECKPOINTS == 0
         if moment == "start-up":
@@ -295,7 +210,8 @@ class Chaos:
 
     def look_at_losses(self) -> float:
         """Find for each failure the longest time without a step until the next failure; return the median step."""
-        gaps = list(pairwise(at for at, _ in self.progress))
+        last = self.steps - STEPS_WITHOUT_PUBLISHER
+        gaps = list(pairwise(at for at, step in self.progress if step <= last))
         median_s = statistics.median(end - begin for begin, end in gaps)
         hubs = [failure.at_s for failure in self.failures if failure.kind == "hub"]
         for number, failure in enumerate(self.failures):
@@ -327,20 +243,30 @@ def main() -> None:
     parser.add_argument("--hubs", type=int, default=0)
     parser.add_argument("--devices", type=int, default=4)
     parser.add_argument("--least", type=int, default=1)
+    parser.add_argument("--kafka", action="store_true", help="streams are topics of a real broker")
     parser.add_argument("--share", action="store_true", help="devices share samples and compress gradients too")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     root = (options.out or Path(tempfile.mkdtemp(prefix="scadles-chaos-"))).resolve()
     root.mkdir(parents=True, exist_ok=True)
-    chaos = Chaos(root, options)
-    chaos.run()
-    median_s = chaos.look_at_losses()
-    wrong, counts = look_at_events({one.name: root / one.name for one in chaos.devices}, BATCH)
-    wrong = [*chaos.wrong, *wrong]
-    wrong += [f"{one.name}: exit codes {one.codes}" for one in chaos.everybody() if one.codes[-1:] != [0]]
+    with ExitStack() as stack:
+        topics = stack.enter_context(topics_in(root)) if options.kafka else None
+        chaos = Chaos(root, options, topics)
+        chaos.run()
+        folders = {one.name: root / one.name for one in chaos.devices}
+        wrong, ledgers = topics.look(folders) if topics is not None else ([], [])
+    report(chaos, folders, wrong, ledgers)
+
+
+def report(chaos: Chaos, folders: dict[str, Path], wrong: list[str], ledgers: list[str]) -> None:
+    """Print what was lost and what is wrong, and write it down; exit with 1 where something is."""
+    root, median_s = chaos.root, chaos.look_at_losses()
+    found, counts = look_at_events(folders, BATCH)
+    wrong = [*chaos.wrong, *found, *wrong]
+    wrong += [f"{one.name}: exit codes {one.codes}" for one in chaos.everybody() if one.codes[-1:] != [one.ends_with]]
     took = [json.loads(line) for one in chaos.devices for line in one.times.read_text().splitlines()]
-    for line in table(chaos):
+    for line in (*table(chaos), *ledgers):
         print(line)
     print(f"a step takes {1000 * median_s:.0f} ms; {', '.join(f'{what} {count}' for what, count in counts.items())}")
     startup, admission = (statistics.median(column) for column in zip(*took, strict=True))
@@ -363,9 +289,7 @@ def main() -> None:
             indent=1,
         )
     )
-    plot_presence(
-        [path for one in chaos.devices for path in (root / one.name).glob("events-*.jsonl")], root / "chaos.png"
-    )
+    plot_presence([path for folder in folders.values() for path in folder.glob("events-*.jsonl")], root / "chaos.png")
     print(f"results: {root}")
     if wrong:
         sys.exit(1)

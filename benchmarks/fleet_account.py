@@ -58,6 +58,12 @@ def raw_lines(name: str, path: Path, counts: Counter[str]) -> list[str]:
     return wrong
 
 
+def last_ledger(path: Path) -> dict[str, int]:
+    """Return the ledger with which a device ended, nothing where it has not."""
+    last = read_events(path)[-1]
+    return last.ledger if isinstance(last, Finished) else {}
+
+
 class Steps:
     """Whether steps and offsets of a device follow each other, but for what it was away for."""
 
