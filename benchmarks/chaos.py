@@ -2,32 +2,30 @@
 
 A hub and its devices run as processes of their own. Again and again one of them is killed with -9 and started again,
 or stopped for a while: at any moment, while it starts, before a test or a checkpoint, while somebody is given the state
-of the others, two at once. With ``--hubs`` the hub is killed and started again too. Batches are of a fixed size and
-every sample is kept, so that offsets tell which samples a step was on. In the end every process must end by itself;
-every sample up to the last one was trained on once, ledgers balance, all models are equal to the bit.
+of the others, two at once. With ``--hubs`` the hub is killed and started again too; with ``--backs`` the hub and all
+devices but one, which stands still until the others have gone on from an older state, and must go back to it.
+
+Batches are of a fixed size and every sample is kept, so that offsets tell which samples a step was on. In the end every
+process must end by itself; every sample up to the last one was trained on once, ledgers balance, all models are equal
+to the bit.
 
 Streams are replayed; with ``--kafka`` they are topics of a real broker, which ``scadles publish`` fills until shortly
 before the end. Then each device must have received all that the broker says its topic ever had, and have it in its
 ledger: trained, or held. That needs Java and Kafka (``KAFKA_HOME``).
 
-    python benchmarks/chaos.py [--kafka] [--kills 30] [--devices 4] [--hubs 0] [--seed 0] [--least 1] [--out DIR]
+    python benchmarks/chaos.py [--kafka] [--kills 30] [--hubs 0] [--backs 0] [--devices 4] [--least 1] [--seed 0]
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import signal
 import socket
-import statistics
-import sys
 import tempfile
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +34,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 import yaml
 from chaos_kafka import Topics, stream_settings, topics_in
 from chaos_processes import Process, Tail
-from fleet_account import look_at_events
-
-from scadles.observe.presence import plot_presence
+from chaos_report import Failure, report
 
 TESTS_S, CHECKPOINTS = 5.0, 50
 RATE_HZ, SPEED = 60, 3
@@ -48,6 +44,7 @@ STEPS_AT_THE_END = 160
 WAITS_FOR_MOMENT_S = 2.5
 HANGS_S = 45.0
 NO_SOONER_S = 0.5
+STANDS_STILL_S = 8.0
 STEPS_WITHOUT_PUBLISHER, WAITS_FOR_RECORDS_S = 80, 0.5
 BATCH = 8
 MOMENTS = ("any", "any", "test", "checkpoint", "start-up", "hand-over")
@@ -65,18 +62,6 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-@dataclass
-class Failure:
-    """What was done to whom, and what the others lost by it."""
-
-    kind: str
-    moment: str
-    who: list[str]
-    at_s: float
-    step: int
-    lost_s: float = 0.0
-
-
 class Chaos:
     """One run and what is done to it."""
 
@@ -86,7 +71,7 @@ class Chaos:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        self.plan = ["device"] * options.kills + ["hub"] * options.hubs
+        self.plan = ["device"] * options.kills + ["hub"] * options.hubs + ["back"] * options.backs
         self.luck.shuffle(self.plan)
         self.at_steps = [40]
         for _ in self.plan[1:]:
@@ -113,6 +98,7 @@ class Chaos:
         ]
         self.tails = [Tail(root / name) for name in names]
         self.publishers = [topics.publish(config)] if topics is not None else []
+        self.batch, self.last_fed = BATCH, steps - STEPS_WITHOUT_PUBLISHER
         self.steps, self.step, self._came, self._due_s = steps, 0, 0, 0.0
         self.progress: list[tuple[float, int]] = []
         self.failures: list[Failure] = []
@@ -139,7 +125,7 @@ class Chaos:
                 self._say_who_hangs()
                 return
             self._strike_if_it_is_time(now_s)
-            if self.step >= self.steps - STEPS_WITHOUT_PUBLISHER:
+            if self.step >= self.last_fed:
                 for publisher in self.publishers:
                     publisher.end()
             time.sleep(LOOK_S)
@@ -186,6 +172,9 @@ class Chaos:
                 self.hub.kill(luck.random())
             return
         here = [one for one in self.devices if one.runs and not one.is_stopped]
+        if what == "back" and here:
+            self._let_one_go_back(moment, step, here)
+            return
         if moment == "start-up":
             here = [one for one in here if time.monotonic() - one.started_s < 4] or here
         kind = luck.choice(("kill", "kill", "stop"))
@@ -196,6 +185,14 @@ class Chaos:
                 one.kill(2 * luck.random())
             else:
                 one.stop(luck.choice((0.3, 1.5, 4.0)) * (0.5 + luck.random()))
+
+    def _let_one_go_back(self, moment: str, step: int, here: list[Process]) -> None:
+        one = self.luck.choice(here)
+        self.failures.append(Failure("back", moment, [one.name], time.monotonic(), step))
+        one.stop(STANDS_STILL_S)
+        for other in (self.hub, *self.devices):
+            if other.runs and other is not one:
+                other.kill(self.luck.random())
 
     def _say_who_hangs(self) -> None:
         for one in self.everybody():
@@ -208,39 +205,12 @@ class Chaos:
             if one.runs:
                 os.kill(one.now.pid, signal.SIGKILL)
 
-    def look_at_losses(self) -> float:
-        """Find for each failure the longest time without a step until the next failure; return the median step."""
-        last = self.steps - STEPS_WITHOUT_PUBLISHER
-        gaps = list(pairwise(at for at, step in self.progress if step <= last))
-        median_s = statistics.median(end - begin for begin, end in gaps)
-        hubs = [failure.at_s for failure in self.failures if failure.kind == "hub"]
-        for number, failure in enumerate(self.failures):
-            later = self.failures[number + 1 :]
-            until_s = later[0].at_s if later else gaps[-1][1]
-            within = [(begin, end) for begin, end in gaps if end > failure.at_s and begin < until_s]
-            if failure.kind != "hub":  # what the hub's end has cost is not this one's
-                within = [(begin, end) for begin, end in within if not any(begin <= at < end for at in hubs)]
-            failure.lost_s = max([0.0, *(end - begin - median_s for begin, end in within)])
-        return median_s
-
-
-def table(chaos: Chaos) -> list[str]:
-    lines = [f"{'what':<22} {'count':>5} {'median lost':>12} {'most lost':>10}"]
-    groups: dict[str, list[float]] = {}
-    for failure in chaos.failures:
-        groups.setdefault(f"{failure.kind}, {failure.moment}", []).append(failure.lost_s)
-        groups.setdefault(f"all of {failure.kind}", []).append(failure.lost_s)
-        if failure.kind != "hub":
-            groups.setdefault("all devices", []).append(failure.lost_s)
-    for what, lost in sorted(groups.items()):
-        lines.append(f"{what:<22} {len(lost):>5} {statistics.median(lost):>10.2f} s {max(lost):>8.2f} s")
-    return lines
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--hubs", type=int, default=0)
+    parser.add_argument("--backs", type=int, default=0)
     parser.add_argument("--devices", type=int, default=4)
     parser.add_argument("--least", type=int, default=1)
     parser.add_argument("--kafka", action="store_true", help="streams are topics of a real broker")
@@ -257,42 +227,6 @@ def main() -> None:
         folders = {one.name: root / one.name for one in chaos.devices}
         wrong, ledgers = topics.look(folders) if topics is not None else ([], [])
     report(chaos, folders, wrong, ledgers)
-
-
-def report(chaos: Chaos, folders: dict[str, Path], wrong: list[str], ledgers: list[str]) -> None:
-    """Print what was lost and what is wrong, and write it down; exit with 1 where something is."""
-    root, median_s = chaos.root, chaos.look_at_losses()
-    found, counts = look_at_events(folders, BATCH)
-    wrong = [*chaos.wrong, *found, *wrong]
-    wrong += [f"{one.name}: exit codes {one.codes}" for one in chaos.everybody() if one.codes[-1:] != [one.ends_with]]
-    took = [json.loads(line) for one in chaos.devices for line in one.times.read_text().splitlines()]
-    for line in (*table(chaos), *ledgers):
-        print(line)
-    print(f"a step takes {1000 * median_s:.0f} ms; {', '.join(f'{what} {count}' for what, count in counts.items())}")
-    startup, admission = (statistics.median(column) for column in zip(*took, strict=True))
-    print(f"a device starts in {startup:.1f} s and is there {admission:.2f} s later (medians)")
-    texts = "".join(one.said.read_text() for one in chaos.everybody())
-    if tracebacks := texts.count("Traceback"):
-        wrong.append(f"{tracebacks} tracebacks in {root}/*.txt")
-    print(
-        "\n".join(wrong) if wrong else "exact: all ended, ledgers balance, every sample once, models equal to the bit"
-    )
-    (root / "chaos.json").write_text(
-        json.dumps(
-            {
-                "failures": [vars(failure) for failure in chaos.failures],
-                "codes": {one.name: one.codes for one in chaos.everybody()},
-                "median_step_s": median_s,
-                "counts": counts,
-                "wrong": wrong,
-            },
-            indent=1,
-        )
-    )
-    plot_presence([path for folder in folders.values() for path in folder.glob("events-*.jsonl")], root / "chaos.png")
-    print(f"results: {root}")
-    if wrong:
-        sys.exit(1)
 
 
 if __name__ == "__main__":

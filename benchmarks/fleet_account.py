@@ -54,7 +54,7 @@ def raw_lines(name: str, path: Path, counts: Counter[str]) -> list[str]:
         if said["event"] == "step":
             counts["taken"] += 1
             counts["repeated"] += said["step"] <= last
-            last = said["step"]
+            last = max(last, said["step"])
     return wrong
 
 
