@@ -28,8 +28,8 @@ class Source(ABC):
 
         Args:
             position: 0 for a fresh run, else what :attr:`position` or an offset was in an earlier life.
-            mark: None for a fresh run, whose beginning the source may choose itself; else what :meth:`mark` said of
-                ``position`` when the checkpoint was taken from which the run goes on.
+            mark: None, or empty at position 0, for a fresh run, whose beginning the source may choose itself; else what
+                :meth:`mark` said of ``position`` when the checkpoint was taken from which the run goes on.
 
         Raises:
             ConfigError: nobody can read from there: no such stream, no answer, no permission.

@@ -220,3 +220,28 @@ def test_skipping_reaches_the_end():
 
 def test_an_empty_topic_has_ended():
     assert BoundedBacklog({0: 0, 1: 7}, {0: 0, 1: 7}).ended
+
+
+def test_a_rewound_backlog_begins_again_with_new_partitions_where_they_were_to_begin():
+    backlog = Backlog({0: 10}, {0: 40})
+    backlog.add(0, messages(10, 30))
+    assert offsets(backlog.take(15, 0.0)) == list(range(10, 25))
+    backlog.join({1: 0}, {1: 5})
+    backlog.add(1, messages(0, 3))
+    backlog.rewind({0: 12})
+    assert (backlog.fetched(), backlog.lag(), backlog.joined()) == ({0: 12, 1: 0}, 28 + 5, {1: 0})
+    assert backlog.room() == MAX_MESSAGES
+    backlog.add(0, messages(12, 20))
+    assert offsets(backlog.take(8, 0.0)) == list(range(12, 20))
+
+
+def test_a_bounded_backlog_that_had_ended_goes_on_after_a_rewind():
+    backlog = BoundedBacklog({0: 0}, {0: 10})
+    backlog.add(0, messages(0, 12))
+    assert offsets(backlog.take(10, 0.0)) == list(range(10))
+    assert (backlog.ended, backlog.to_fetch()) == (True, {})
+    backlog.rewind({0: 4})
+    assert (backlog.ended, backlog.to_fetch()) == (False, {0: 4})
+    backlog.add(0, messages(4, 12))
+    assert offsets(backlog.take(10, 0.0)) == list(range(4, 10))
+    assert backlog.ended
