@@ -59,6 +59,37 @@ def test_a_broker_that_forgets_sessions_is_told_of_and_gone_on_with(fragile_mosq
     source.close()
 
 
+def test_it_goes_back_while_the_broker_is_away(fragile_mosquitto):
+    broker, topic = fragile_mosquitto(), new_topic()
+    source = opened_at(broker, topic, f"?client_id={client_name()}")
+    with Sender(broker) as sender:
+        sender.send_numbers(topic, range(100))
+        assert take(source, 80) == list(range(80))
+        until_saved(broker)
+    broker.kill()
+    assert source.rewind(30, source.mark(30))
+    assert len(source.poll(1, 0.2)) == 0
+    broker.start()
+    assert take(source, 70, 60) == list(range(30, 100))
+    assert (source.position, source.missing, source.notices()) == (100, 0, [])
+    source.close()
+
+
+def test_it_does_not_go_back_to_what_the_broker_has_forgotten(fragile_mosquitto):
+    broker, topic = fragile_mosquitto(persistence=False), new_topic()
+    source = opened_at(broker, topic, f"?client_id={client_name()}")
+    with Sender(broker) as sender:
+        sender.send_numbers(topic, range(50))
+        assert take(source, 20) == list(range(20))
+        until(lambda: source.lag() == 30, "messages")
+    broker.kill()
+    broker.start()
+    until(source.notices, "notice")
+    assert not source.rewind(10, source.mark(10))
+    assert take(source, 30) == list(range(20, 50))
+    source.close()
+
+
 def test_a_broker_that_stays_away_breaks_the_stream(fragile_mosquitto):
     broker = fragile_mosquitto()
     source = opened_at(broker, new_topic(), "?patience_s=2")

@@ -93,13 +93,15 @@ class Inbox:
     def rewind(self, position: int) -> bool:
         """Forget all from ``position`` on, and whatever comes before :meth:`connected`; return whether it comes again.
 
-        It does not where some of it is acknowledged, and then nothing is forgotten.
+        It does not where some of it is acknowledged, or the broker has lost it; then nothing is forgotten.
         """
         with self._news:
-            if self._terms.truncates or position < self._committed:
+            kept = set(self._by_mid.values())
+            behind = [offset for offset in self._unacknowledged if offset >= position]
+            if self._terms.truncates or position < self._committed or not kept.issuperset(behind):
                 return False
             self._waiting.clear()
-            for offset in [offset for offset in self._unacknowledged if offset >= position]:
+            for offset in behind:
                 self._release(offset)
             self._missing = MissingIds(self._missing.at(position))
             self.position = self._arrived = position

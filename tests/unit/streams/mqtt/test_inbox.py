@@ -173,6 +173,20 @@ def test_a_truncated_stream_has_acknowledged_everything():
     assert take(inbox, 1) == ([1], 0)
 
 
+@pytest.mark.parametrize("lost", [True, False])
+def test_what_the_broker_has_lost_cannot_come_again(lost):
+    inbox = inbox_of(Broker())
+    inbox.open(0, None)
+    inbox.deliver(delivery(0, 1 if lost else None))
+    if lost:
+        inbox.forget()
+    inbox.deliver(delivery(1, 1, life=int(lost)))
+    assert take(inbox, 1) == ([0], 0)
+    assert not inbox.rewind(0)
+    assert take(inbox, 1) == ([1], 0)
+    assert inbox.rewind(1)
+
+
 def test_without_ids_messages_before_a_rewind_are_known_by_their_names():
     inbox = inbox_of(Broker())
     inbox.open(0, None)
