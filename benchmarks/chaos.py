@@ -148,11 +148,16 @@ class Chaos:
         number, last = len(self.failures), self.last_strike
         if not self.plan or not self.at_steps[number] <= self.step <= last or now_s - self._struck_s < NO_SOONER_S:
             return
+        if not self._here():
+            return
         self._due_s = self._due_s or now_s
         is_now = self._is_now(self._moment, self.step)
         if is_now or now_s - self._due_s > WAITS_FOR_MOMENT_S:
             self._strike(self._moment if is_now else "any", self.step)
             self._struck_s, self._moment, self._came, self._due_s = now_s, self.luck.choice(MOMENTS), 0, 0.0
+
+    def _here(self) -> list[Process]:
+        return [one for one in self.devices if one.runs and not one.is_stopped]
 
     def _is_now(self, moment: str, step: int) -> bool:
         if moment == "test":
@@ -174,8 +179,8 @@ class Chaos:
             if self.hub.runs:
                 self.hub.kill(luck.random())
             return
-        here = [one for one in self.devices if one.runs and not one.is_stopped]
-        if what == "back" and here:
+        here = self._here()
+        if what == "back":
             self._let_one_go_back(moment, step, here)
             return
         if moment == "start-up":
