@@ -222,7 +222,8 @@ class ConnectedDevice(Device):
         self.clock.advance_to(self._last_end_s + float(reports.ready_s.max()))
         synced_s = self.clock.now()
         result = self.learner.update(reports, self.fabric.present)
-        self.last_taken = self.learner.step_number
+        if not (isinstance(self.fabric, ElasticFabric) and self.fabric.follows):
+            self.last_taken = self.learner.step_number
         self.rejecting, self.all_ended = result.rejecting, result.ended
         self.settle(trained=trained or self._counts_for_nothing)
         if trained:

@@ -17,6 +17,8 @@ MOST_NAME = 64
 #: Between two signs of life of either end.
 PULSE_S = 0.2
 _LEAST_S = 1.0
+#: Before so many intervals are known, a silence is not shorter than this: a start is rough.
+_FEW, _LEAST_OF_FEW_S = 16, 2.5
 _KEPT = 64
 _SUSPICION = 8.0
 _ROUGH_S = 0.1
@@ -62,7 +64,8 @@ class Pulse:
 
     def is_gone(self, now_s: float) -> bool:
         """Whether the other end must be taken to be gone."""
-        return self.silent_s(now_s) > _LEAST_S and self.suspicion(now_s) > _SUSPICION
+        least_s = _LEAST_S if len(self._intervals) > _FEW else _LEAST_OF_FEW_S
+        return self.silent_s(now_s) > least_s and self.suspicion(now_s) > _SUSPICION
 
 
 def is_name(name: object) -> bool:
