@@ -87,7 +87,8 @@ class VirtualClock(Clock):
         self._now_s = start_s
 
     def start(self, at_s: float = 0.0) -> None:
-        """Do nothing: no time passes by itself."""
+        """Go to ``at_s`` if that is later than now; no time passes by itself."""
+        self._now_s = max(self._now_s, at_s)
 
     def pause(self) -> None:
         """Do nothing: it always stands still."""

@@ -37,6 +37,14 @@ def test_virtual_time_stands_still_until_somebody_sleeps():
     assert clock.now() == 3.5
 
 
+def test_virtual_time_begins_where_others_have_come():
+    clock = VirtualClock(start_s=3.0)
+    clock.start(2.0)
+    assert clock.now() == 3.0
+    clock.start(4.5)
+    assert clock.now() == 4.5
+
+
 @pytest.mark.parametrize("seconds", [0.0, -1.0])
 def test_nothing_happens_for_zero_or_less(wall, seconds):
     virtual = VirtualClock()
