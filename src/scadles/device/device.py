@@ -198,6 +198,21 @@ class Device:
         self._last_take_s = self.clock.now()
         self.intake.truncate()
 
+    def join(self, source: Device | None) -> None:
+        """Begin at this moment beside others that go on.
+
+        Args:
+            source: waits and deadlines count from when its did; None where nobody has gone on.
+        """
+        self._last_take_s = self.clock.now()
+        if source is not None:
+            self.follow(source)
+        self.begin()
+
+    def follow(self, source: Device) -> None:
+        """Let waits and deadlines count from when those of another device did."""
+        self._last_take_s, self._last_message_s = source._last_take_s, source._last_message_s
+
     def settle(self, *, trained: bool) -> None:
         """Account for what was taken: it was trained on, or is rejected where its gradient was left out."""
         if trained:

@@ -36,6 +36,17 @@ class ClusterStatistics:
             self._rows[device] = self._common.flat()
             self._weights[device] += samples
 
+    def give(self, source: int, device: int) -> None:
+        """Let a device go on with the statistics of another one, without a part in what these come from."""
+        if self._common:
+            self._rows[device] = self._rows[source]
+            self._weights[device] = 0
+
+    def forget(self, device: int) -> None:
+        """Let a device have no part in the next mean: it is not there."""
+        if self._common:
+            self._weights[device] = 0
+
     def average(self) -> None:
         """Give all devices, and the model, the mean weighted by samples trained on since the last time."""
         if not self._common:

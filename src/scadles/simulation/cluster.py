@@ -97,6 +97,16 @@ class Cluster:
         """Stream time."""
         return self._queue.now_s
 
+    @property
+    def took_part(self) -> np.ndarray:
+        """Which devices have a model that counts, bool ``[N]``."""
+        return np.ones(len(self._devices), dtype=bool)
+
+    @property
+    def here(self) -> np.ndarray:
+        """Which devices do what is done after a step, bool ``[N]``."""
+        return self.took_part
+
     def run(self) -> None:
         """Let steps happen until ``on_step`` says to stop, or nobody will ever be on again; none without a record."""
         for device in self._devices:
@@ -110,40 +120,80 @@ class Cluster:
         now_s = self._step_began_s = self._queue.now_s
         on = self._availability.on(now_s)
         numbers = np.flatnonzero(on)
-        if not len(numbers):
-            self._wait_for_anybody(now_s)
+        if len(numbers) < self._least_to_begin(on):
+            self._wait_for_enough(now_s)
             return
-        self._members = [self._devices[number] for number in numbers.tolist()]
         loaded_s = self._load_model(on, now_s)
+        self._members = [self._devices[number] for number in numbers.tolist()]
+        self._take_step(self._members, on, loaded_s)
+
+    def _take_step(self, members: Sequence[Device], on: np.ndarray, loaded_s: np.ndarray) -> None:
+        """Let these devices, some or all of those that are on, gather and compute."""
+        now_s = self._queue.now_s
         batches, starts_s = np.zeros(len(on), dtype=np.int64), np.zeros(len(on))
-        for device in self._members:
+        for device in members:
             batches[device.number] = len(device.collect())
             starts_s[device.number] = device.clock.now()
         if self._sharing is not None:
             batches, starts_s = self._share(self._sharing, batches, starts_s)
         starts_s = np.maximum(starts_s, loaded_s)
         ready_s = starts_s + self._charge.costs.compute_s(batches, self._learner.step_number + 1, starts_s)
-        self._present, self._awaited = on.copy(), len(numbers)
+        self._present, self._awaited = on.copy(), len(self._members)
         on_ready = self._ready  # one object, whatever the number of events
-        for device in self._members:
+        for device in members:
             self._plan(device, now_s, float(ready_s[device.number]), on_ready)
 
-    def _wait_for_anybody(self, now_s: float) -> None:
-        back_s = min(self._availability.next_change(device.number, now_s) for device in self._devices)
-        if back_s < math.inf:
-            self._was_on[:] = False
-            for device in self._devices:
-                device.clock.advance_to(back_s)
-            self._queue.at(back_s, self._begin_step)
+    def _least_to_begin(self, on: np.ndarray) -> int:
+        """Return how many devices a step takes where these are on."""
+        return 1
+
+    def _wait_for_enough(self, now_s: float) -> None:
+        self._let_go(self._was_on)
+        self._was_on[:] = False
+        change_s = self._next_change_s(now_s)
+        if change_s < math.inf:
+            self._meet(change_s)
+            self._queue.at(change_s, self._begin_step)
+
+    def _next_change_s(self, now_s: float) -> float:
+        return min(self._availability.next_change(device.number, now_s) for device in self._devices)
 
     def _load_model(self, on: np.ndarray, now_s: float) -> np.ndarray:
-        """Let devices that come back load the model; return until when each is busy with that, float64 ``[N]``."""
-        until_s = np.full(len(on), now_s)
-        for number in np.flatnonzero(on & ~self._was_on).tolist():
-            self._devices[number].rejoin()
-            until_s[number] += self._charge.fetch_s(number, self._learner.step_number + 1, now_s)
+        """Let devices that come load the model; return until when each is busy with that, float64 ``[N]``."""
+        until_s, come = np.full(len(on), now_s), np.flatnonzero(on & ~self._was_on).tolist()
+        self._let_go(self._was_on & ~on)
+        goes_on = bool((self._was_on & on).any())
+        source = next((one for one in self._members if goes_on or on[one.number]), self._devices[int(on.argmax())])
+        for number in come:
+            device = self._devices[number]
+            if self._come(device, source, goes_on=goes_on):
+                until_s[number] += self._charge.fetch_s(number, self._learner.step_number + 1, now_s)
         self._was_on = on
         return until_s
+
+    def _let_go(self, gone: np.ndarray) -> None:
+        for number in np.flatnonzero(gone).tolist():
+            self._go(number)
+
+    def _come(self, device: Device, source: Device, *, goes_on: bool) -> bool:
+        """Let a device take part from its clock's moment on; return whether it has to load the model before.
+
+        Without a hub it has stood still, and goes on with all that it has: no real run does, but what would it come to?
+
+        Args:
+            device: which one.
+            source: whose state it is given, which may be itself.
+            goes_on: whether somebody goes on from the last step.
+        """
+        device.rejoin()
+        return True
+
+    def _go(self, number: int) -> None:
+        """Let a device take part no more."""
+
+    def _meet(self, now_s: float) -> None:
+        for device in self._devices:
+            device.clock.advance_to(now_s)
 
     def _share(self, sharing: Sharing, batches: np.ndarray, gathered_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Let samples be shared; return each device's batch and when it can begin to compute, ``[N]`` both."""
@@ -171,23 +221,30 @@ class Cluster:
             self._exchange()
 
     def _leave(self, device: Device) -> None:
+        self._lose(device)
+        self._ready()
+
+    def _lose(self, device: Device) -> None:
         device.undo_collect()
         self._members.remove(device)
         self._present[device.number] = self._was_on[device.number] = False
-        self._ready()
+        self._go(device.number)
 
     def _exchange(self) -> None:
         learner, now_s = self._learner, self._queue.now_s
         mine = self._reports()
         self._charge.announce(self._present)
         reports = learner.exchange.finish_many(mine)
-        result = learner.update(reports)
+        result = self._update(reports)
         cost = self._charge.exchange(self._present, learner.step_number, now_s)
         ended_s = now_s + cost.seconds
         duration_s = ended_s - self._step_began_s
         bytes_sent = cost.bytes_sent + self._shared_bytes
         done = StepDone(result, reports, self._members, self._present, self._correct, ended_s, duration_s, bytes_sent)
         self._queue.at(ended_s, self._end_step, done)
+
+    def _update(self, reports: Reports) -> StepResult:
+        return self._learner.update(reports)
 
     def _reports(self) -> np.ndarray:
         """Let the gradients be made; return what each device says of itself, float64 ``[N, fields]``."""
@@ -229,8 +286,7 @@ class Cluster:
 
     def _end_step(self, done: StepDone) -> None:
         now_s = self._queue.now_s
-        for device in self._devices:
-            device.clock.advance_to(now_s)
+        self._meet(now_s)
         trained = (done.reports.weight > 0).tolist()
         for device in done.members:
             device.settle(trained=trained[device.number])

@@ -125,11 +125,20 @@ class Record:
             time_s,
         )
 
-    def evaluated(self, score: Score, own: Mapping[int, float]) -> None:
-        """Write down a test of the common model, or of the ``own`` models of these devices."""
-        found = {"accuracy": score.accuracy, "loss": score.loss, "per_label": score.per_label}
-        found["samples_trained"] = self._learner.samples_seen
-        self.all(Evaluation, lambda device: {**found, "own_accuracy": own.get(device.number)}, score.latest_s)
+    def evaluated(self, score: Score, here: np.ndarray, own: Mapping[int, float]) -> None:
+        """Write down a test of the common model, or of the ``own`` ones of these devices, on those who are ``here``."""
+        shown = [number for number in self.shown if here[number]]
+        for number in shown:
+            event = Evaluation(
+                step=self._learner.step_number,
+                time_s=score.latest_s,
+                accuracy=score.accuracy,
+                loss=score.loss,
+                samples_trained=self._learner.samples_seen,
+                per_label=score.per_label,
+                own_accuracy=own.get(number),
+            )
+            self._write(number, event, show=number == shown[0])
 
     def _describe(self, done: StepDone, device: Device, *, first: bool) -> None:
         number = device.number

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -25,6 +27,7 @@ from scadles.simulation.charge import Charge
 from scadles.simulation.choice import choose_gradients
 from scadles.simulation.cluster import Cluster, StepDone
 from scadles.simulation.costs import Costs
+from scadles.simulation.elastic import ElasticCluster
 from scadles.simulation.gradients import Lookup, LossFunction
 from scadles.simulation.record import Record
 from scadles.simulation.sharing import Sharing
@@ -83,15 +86,17 @@ class Simulator:
         sharing = None
         if injects(config):
             sharing = Sharing(build_injection(config), build_sample_format(dataset), lookup.labels, self._costs)
-        self._cluster = Cluster(self._devices, self._learner, self._gradients, self._charge, self._on_step, sharing)
+        parts = (self._devices, self._learner, self._gradients, self._charge, self._on_step, sharing)
+        self._cluster = Cluster(*parts)
+        if config.fabric.backend == "hub":
+            self._cluster = ElasticCluster(*parts, least=config.fabric.min_devices, statistics=self._statistics)
         if run_dir is not None:  # not sooner: what cannot work leaves no folder behind
             write_config(run_dir, config.to_yaml())
         self._record = Record(config, self._devices, self._learner, run_dir, progress or _silent(config))
         if origin is not None:
             self._record.all(InitialValues, lambda _: origin._asdict(), 0.0)
         self._test = _test(config, dataset, loss) if self._learns else None
-        local = bool(self._statistics) and config.aggregation.batchnorm == "local"
-        self._tested = evenly(config.devices, _MOST_TESTED) if local else []
+        self._tests_each = bool(self._statistics) and config.aggregation.batchnorm == "local"
         self._schedule = Schedule(config)
         self._run_statistics = RunStatistics()
         self._stop = StopRequest()
@@ -131,18 +136,26 @@ class Simulator:
         self._evaluated_at = self._learner.step_number
         now_s = self._cluster.now_s
         self._share_statistics()
-        score = Score.of(self._count(self._test), now_s, own=bool(self._tested))
+        tested = self._tested()
+        score = Score.of(self._count(self._test, tested), now_s, own=bool(tested))
         target = self._config.target_accuracy
         self._run_statistics.evaluated(score.accuracy, now_s, target, score.per_label, score.spread)
-        self._record.evaluated(score, dict(zip(self._tested, score.own, strict=True)))
+        self._record.evaluated(score, self._cluster.here, dict(zip(tested, score.own, strict=True)))
         self._schedule.evaluated(self._learner)
 
-    def _count(self, test: Evaluator) -> Tensor:
-        """Return the sums that a score is made of: a row for each model that is tested."""
-        if not self._tested:
+    def _tested(self) -> list[int]:
+        """Return the devices whose models are tested; none where all have one."""
+        if not self._tests_each:
+            return []
+        numbers = np.flatnonzero(self._cluster.took_part)
+        return [int(numbers[place]) for place in evenly(len(numbers), _MOST_TESTED)]
+
+    def _count(self, test: Evaluator, tested: Sequence[int]) -> Tensor:
+        """Return the sums that a score is made of: a row for each of these devices' models, or for the common one."""
+        if not tested:
             return test.count(self._learner.model)[None]
         rows = []
-        for device in self._tested:  # each device tests the model that it would use
+        for device in tested:  # each device tests the model that it would use
             self._statistics.load(device)
             rows.append(test.count(self._learner.model))
         return torch.stack(rows)
@@ -153,14 +166,14 @@ class Simulator:
 
     def _finish(self, reason: str) -> Summary:
         if reason == "streams":
-            for device in self._devices:
-                if device.exhausted:
-                    device.intake.drop_held()
+            for number in np.flatnonzero(self._cluster.here).tolist():
+                if self._devices[number].exhausted:
+                    self._devices[number].intake.drop_held()
         if self._evaluated_at != self._learner.step_number:
             self._evaluate()
         self._share_statistics()
-        if self._tested:
-            self._statistics.load(0)
+        if self._tests_each:
+            self._statistics.load(int(self._cluster.took_part.argmax()))
         model_sha256 = fingerprint(self._learner.model, buffers=self._config.aggregation.batchnorm == "aggregate")
         now_s = self._cluster.now_s
         self._record.finished(reason, model_sha256, now_s)

@@ -1,0 +1,142 @@
+"""A cluster whose devices come and go through a hub: what a run over one does, in virtual time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from scadles.device.buffer import Ledger
+from scadles.device.device import Device
+from scadles.device.intake import IntakeState
+from scadles.device.learner import StepResult
+from scadles.exchange.aggregation import Reports
+from scadles.simulation.batchnorm import ClusterStatistics
+from scadles.simulation.cluster import Cluster
+from scadles.simulation.injected import NO_MESSAGES
+
+
+class ElasticCluster(Cluster):
+    """A cluster at a hub: a step is that of those who are there when it ends, and they alone decide what follows.
+
+    A device that comes back is one whose process was started again, and the stream of one that is new begins then. It
+    has the model, optimizer and schedule of the first one that goes on. Its own are its account, the samples that it
+    held, and what compression had kept back, as of one that left in order; its rate is measured anew. A step for which
+    too few are left waits for more. Who is lost once all have sent their gradients has still been counted.
+
+    Args:
+        arguments: of a :class:`.Cluster`.
+        least: devices that must be there for a step.
+        statistics: BatchNorm's, of all devices.
+    """
+
+    def __init__(self, *arguments: Any, least: int, statistics: ClusterStatistics, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._least = least
+        self._statistics = statistics
+        self._was_on[:] = False
+        self._is_known = np.zeros(len(self._devices), dtype=bool)
+        self._here_since_s = 0.0
+        self._begun_with = 0
+
+    @property
+    def took_part(self) -> np.ndarray:
+        return self._present
+
+    @property
+    def here(self) -> np.ndarray:
+        here: np.ndarray = self._present | self._availability.on(self._queue.now_s)
+        return here
+
+    def _begin_step(self) -> None:
+        self._here_since_s = self._queue.now_s
+        super()._begin_step()
+
+    def _least_to_begin(self, on: np.ndarray) -> int:
+        # once begun, a step that lacks devices waits for them at its end
+        return 1 if (on & self._was_on).any() else self._least
+
+    def _load_model(self, on: np.ndarray, now_s: float) -> np.ndarray:
+        loaded_s = super()._load_model(on, now_s)
+        for number in np.flatnonzero(loaded_s > now_s).tolist():
+            self._devices[number].clock.advance_to(float(loaded_s[number]))  # it gathers afterwards
+        return loaded_s
+
+    def _come(self, device: Device, source: Device, *, goes_on: bool) -> bool:
+        intake, now_s = device.intake, device.clock.now()
+        state = IntakeState(0, Ledger().as_dict(), {}, {"shift_s": now_s})
+        if self._is_known[device.number]:
+            state = replace(intake.state(), meter={})
+        self._is_known[device.number] = True
+        intake.forget()
+        intake.open(state)
+        device.join(source if goes_on else None)
+        self._statistics.give(source.number, device.number)
+        return goes_on
+
+    def _go(self, number: int) -> None:
+        self._statistics.forget(number)
+
+    def _take_step(self, members: Sequence[Device], on: np.ndarray, loaded_s: np.ndarray) -> None:
+        self._begun_with = len(self._members)
+        super()._take_step(members, on, loaded_s)
+
+    def _exchange(self) -> None:
+        if self._is_whole(self._queue.now_s):
+            super()._exchange()
+
+    def _is_whole(self, now_s: float) -> bool:
+        """Whether enough are left for the step to count; otherwise it goes on once there are."""
+        for device in list(self._members):
+            if self._availability.next_change(device.number, self._here_since_s) < now_s:
+                self._lose(device)  # after it was ready: the others do the step again without it
+        if len(self._members) < self._least:
+            self._look_again()
+            return False
+        if self._sharing is not None and len(self._members) < self._begun_with:
+            self._give_back(now_s)
+        return True
+
+    def _look_again(self) -> None:
+        """Go on with a step for which too few were left, where enough are there now."""
+        now_s = self._here_since_s = self._queue.now_s
+        on = self._availability.on(now_s)
+        for device in [one for one in self._members if not on[one.number]]:
+            self._lose(device)
+        numbers, waited = np.flatnonzero(on), list(self._members)
+        if waited and len(numbers) < self._least:
+            if (change_s := self._next_change_s(now_s)) < math.inf:
+                self._queue.at(change_s, self._look_again)
+            return
+        self._meet(now_s)
+        if not waited:
+            self._begin_step()
+            return
+        for device in waited:
+            device.follow(waited[0])
+        self._give_back(now_s)
+        loaded_s = self._load_model(on, now_s)
+        self._members = [self._devices[number] for number in numbers.tolist()]
+        self._take_step([device for device in self._members if device not in waited], on, loaded_s)
+        for _ in waited:
+            self._queue.at(now_s, self._ready)
+
+    def _give_back(self, now_s: float) -> None:
+        """Let those who take part do so without a batch from now on: what they were to do together is void."""
+        self._messages = NO_MESSAGES
+        for device in self._members:
+            device.undo_collect()
+            device.clock.advance_to(now_s)
+            device.ready()
+
+    def _update(self, reports: Reports) -> StepResult:
+        return self._learner.update(reports, np.flatnonzero(self._present).tolist())
+
+    def _all_ended(self) -> bool:
+        return all(device.exhausted for device in self._members)
+
+    def _let_others_miss(self) -> None:
+        """Leave absent devices as they are: they take up the others' times when they come."""
