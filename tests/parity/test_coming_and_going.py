@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 import scadles
 from scadles.clock import wall_seconds
 from scadles.config import load_config
+from scadles.exchange.reduction import VectorOwner
 from scadles.fabric.hub import Hub, HubFabric
 from scadles.observe import Evaluation, Finished, RunFolder, Step, events_path, read_events
 from scadles.simulation import simulate
@@ -55,6 +56,18 @@ CONFIGS = {
         "buffer": {"policy": "truncation"},
     },
     "batchnorm, poisson": {"model": "cnn", "batch": {"min": 4}, "stream": {"profile": "poisson"}},
+    "compressed": {"model": "mlp", "compression": {"ratio": 0.1, "gate": "always"}},
+    "compressed, by norm, with momentum": {
+        "model": "mlp",
+        "optimizer": {"momentum": 0},
+        "compression": {"ratio": 0.1, "gate": "norm", "delta": 0.5, "momentum": 0.9, "values": "float32"},
+        "buffer": {"policy": "persistence"},
+        "data": {"partition": "dirichlet", "alpha": 0.2},
+    },
+    "compressed, gathered": {
+        "model": "mlp",
+        "compression": {"ratio": 0.1, "gate": "always", "values": "bfloat16", "reduction": "gather"},
+    },
     "skewed": {"model": "mlp", "data": {"partition": "dirichlet", "alpha": 0.2, "size_spread": 0.5}},
 }
 
@@ -79,7 +92,7 @@ class Stage:
                 if not place or times[place - 1][1] < first - 1:
                     self._coming.setdefault(first - 1, []).append(f"device-{device}")
         self._open = {step: Event() for step in self._coming}
-        self.hub = Hub("127.0.0.1", 0, len(script), least=len(self._coming[0]))
+        self.hub = Hub("127.0.0.1", 0, len(script), least=len(self._coming[0]), fold=VectorOwner().fold)
         self._open[0].set()
         self.hub.start()
 
@@ -199,6 +212,7 @@ def both(tmp_path_factory):
         real = run_for_real(make_config(name), folder, **about)
         [wrote] = folder.glob("device-*/model.safetensors")
         models = [load_file(path) for path in (wrote, folder / "simulated" / "model.safetensors")]
+        assert_same_decisions(simulated, RunFolder(wrote.parent).summary)
         return real, RunFolder(folder / "simulated"), simulated, models
 
     return run
@@ -246,6 +260,16 @@ def test_the_accounts_are_the_same(both, name, script):
 def test_the_parameters_are_the_same(both, name, script):
     *_, (real, simulated) = both(name, script)
     assert_close(simulated, real)
+
+
+def assert_same_decisions(simulated, real):
+    """How steps were compressed, and how often: in the run with a gate by norm some are not."""
+    mine, theirs = simulated.compressed, real.compressed
+    assert (mine is None) == (theirs is None)
+    if mine is not None and theirs is not None:
+        for field in ("reduction", "cnc", "decisions"):
+            assert getattr(mine, field) == getattr(theirs, field)
+        assert mine.kept_energy == pytest.approx(theirs.kept_energy, rel=1e-4)
 
 
 def assert_close(mine, theirs):

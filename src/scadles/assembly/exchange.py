@@ -38,9 +38,11 @@ from scadles.exchange.reduction import (
     QuantizedDenseReducer,
     SplitReducer,
     TimedLink,
+    VectorOwner,
     choose_reducer,
 )
 from scadles.fabric import ElasticFabric, Fabric, LocalFabric
+from scadles.fabric.local import LocalHubFabric
 
 _FLOAT32 = 4
 _REDUCERS: dict[str, type[GatherReducer | SplitReducer | QuantizedDenseReducer]] = {
@@ -67,10 +69,15 @@ def build_cluster_exchange(config: RunConfig, parameters: Sequence[Parameter], f
     """Return the exchange of all devices of a cluster that share this process, and one end of a fabric."""
     if config.compression.ratio is not None and config.devices > 1:
         # reducers that work together send nothing, and ask a fabric only for rank and size
-        ends = LocalFabric.create(config.devices)
+        through_hub, fold = config.fabric.backend == "hub", VectorOwner().fold
+        ends: Sequence[LocalFabric] = LocalFabric.create(config.devices)
+        if through_hub:
+            ends = LocalHubFabric.around(fold, config.devices)
         charged = config.cost.message_bytes
         n = None if charged is None else charged // _FLOAT32
-        return ClusterExchange(parameters, [build_compressor(config, parameters, end, n) for end in ends])
+        compressors = [build_compressor(config, parameters, end, n) for end in ends]
+        folds = compressors[0].reducer.name == HubReducer.name
+        return ClusterExchange(parameters, compressors, through_hub=through_hub, fold=fold if folds else None)
     return GradientExchange(parameters, fabric.reduce, fabric.rank, config.devices)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from scadles.errors import FabricError, PeerLostError
 from scadles.fabric.contract import Fabric, Pending, check_length
+from scadles.fabric.hub.collectives import Fold
 
 
 @dataclass
@@ -175,6 +176,25 @@ class LocalFabric(Fabric):
             raise FabricError(f"device {self.rank} has left the fabric")
         self._operations += 1
         return self._operations
+
+
+class LocalHubFabric(LocalFabric):
+    """One device's end of an in-memory fabric in which one message is made of those of all, as a hub makes it."""
+
+    def __init__(self, hub: _Hub, rank: int, fold: Fold) -> None:
+        super().__init__(hub, rank)
+        self._fold = fold
+
+    @classmethod
+    def around(cls, fold: Fold, size: int, deadline_s: float = 60.0) -> list[LocalHubFabric]:
+        """Return the ends of a fabric of ``size`` devices; ``deadline_s`` are wall seconds."""
+        hub = _Hub(size, deadline_s)
+        return [cls(hub, rank, fold) for rank in range(size)]
+
+    def fold(self, message: Tensor, phase: str) -> Tensor:
+        """Return the one message that is made of everybody's, uint8 ``[m]``."""
+        number = self._bring(bytearray(message.numpy()), self._fold)
+        return torch.frombuffer(bytearray(self._hub.fetch(number, phase)), dtype=torch.uint8)
 
 
 def _sum(brought: list[Tensor]) -> Tensor:

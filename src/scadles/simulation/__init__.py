@@ -53,6 +53,8 @@ def simulate(
         ScadlesError: the settings cannot work, or the run folder cannot be written.
     """
     settings = load_config(config)
+    if settings.fabric.backend == "hub":
+        settings = load_config(settings, ["cost.collective=star"])  # which a hub is
     if limit:
         check_has_target(settings)
     run_dir = Path(out) if out is not None else default_folder(settings.method)

@@ -10,13 +10,16 @@ from scadles.exchange.aggregation import GradientExchange
 from scadles.exchange.reduction import (
     SCALARS,
     ClusterExchange,
+    HubReducer,
     PowerSgdReducer,
     SparseReducer,
     Volume,
     dense_volume,
     gather_volume,
+    hub_volume,
     powersgd_volume,
     quantized_dense_volume,
+    reply_bytes,
     split_volume,
 )
 from scadles.simulation.costs import Costs, ExchangeCost
@@ -46,10 +49,14 @@ class Charge:
         # as many values as the charged message has
         self._n = self.message_bytes // _FLOAT32 if config.cost.message_bytes is not None else _values(exchange)
         self.collectives = 0
+        self._is_hub = config.fabric.backend == "hub"
+        self._reply_bytes: int | None = None
         if isinstance(exchange, ClusterExchange):
             dense = dense_volume(self.message_bytes // _FLOAT32, config.devices)
             for compressor in exchange.compressors:
                 compressor.charge(self._volume(compressor.reducer, config.devices), dense)
+            if self._is_hub:
+                self._reply_bytes = self._reply(exchange.compressor.reducer)
 
     @property
     def ways(self) -> str:
@@ -68,17 +75,25 @@ class Charge:
         members, exchange = np.flatnonzero(present), self._exchange
         self.collectives += 1
         if not isinstance(exchange, ClusterExchange):
-            return self.costs.dense(members, self.message_bytes, step, now_s)
+            return self._dense(members, step, now_s)
         if exchange.compressor.compressed:
             volume = self._volume(exchange.compressor.reducer, len(members))
-            cost = self.costs.sparse(members, volume, step, now_s)
+            if self._reply_bytes is not None:
+                cost = self.costs.through_hub(members, volume.message_bytes, self._reply_bytes, step, now_s)
+            else:
+                cost = self.costs.sparse(members, volume, step, now_s)
             self.collectives += volume.first_message_bytes > 0  # a swap before the gathering
         else:
-            cost = self.costs.dense(members, self.message_bytes, step, now_s)
+            cost = self._dense(members, step, now_s)
         selects = exchange.compressor.selects
         exchange.coding_s = self.costs.coding_s(members, step, now_s) if selects else 0.0
         exchange.transfer_s = cost.seconds
         return cost._replace(seconds=cost.seconds + exchange.coding_s)
+
+    def _dense(self, members: np.ndarray, step: int, now_s: float) -> ExchangeCost:
+        if self._is_hub:  # one device alone sends its message there, too
+            return self.costs.through_hub(members, self.message_bytes, self.message_bytes, step, now_s)
+        return self.costs.dense(members, self.message_bytes, step, now_s)
 
     def fetch_s(self, device: int, step: int, now_s: float) -> float:
         """Return how long a device that comes back loads the model."""
@@ -94,9 +109,20 @@ class Charge:
             scale, plan = self._n / reducer.n, reducer.plan
             to_owner, to_all = (round(scale * floats) for floats in (plan.left_factor_floats, plan.message_floats))
             return powersgd_volume(to_owner, to_all, members, values, SCALARS)
+        if reducer.name == HubReducer.name:
+            return hub_volume(self._n, self._k(reducer), values, SCALARS)
         way = gather_volume if reducer.name == "gather" else split_volume
-        k = reducer.k if self._n == reducer.n else charged_entries(self._config, self._n)
-        return way(self._n, k, members, values, SCALARS)
+        return way(self._n, self._k(reducer), members, values, SCALARS)
+
+    def _reply(self, reducer: SparseReducer) -> int:
+        """Return the bytes that a hub answers each device with in a compressed step."""
+        config = self._config
+        if reducer.name == HubReducer.name:
+            return reply_bytes(self._n, self._k(reducer), config.devices, config.compression.values, SCALARS)
+        return config.devices * self._volume(reducer, config.devices).message_bytes
+
+    def _k(self, reducer: SparseReducer) -> int:
+        return reducer.k if self._n == reducer.n else charged_entries(self._config, self._n)
 
 
 def _values(exchange: GradientExchange) -> int:

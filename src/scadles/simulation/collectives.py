@@ -81,9 +81,16 @@ def star(message_bytes: int, up_bps: np.ndarray, down_bps: np.ndarray, latency_s
     All devices send at the same time, and when the slowest is done all receive at the same time:
     ``max(latency + 8 M / up) + max(latency + 8 M / down)``; ``2 n M`` bytes.
     """
+    return through_hub(message_bytes, message_bytes, up_bps, down_bps, latency_s)
+
+
+def through_hub(
+    message_bytes: int, reply_bytes: int, up_bps: np.ndarray, down_bps: np.ndarray, latency_s: np.ndarray
+) -> ExchangeCost:
+    """Return the cost of a :func:`star` whose server answers with a message of another size."""
     up_s = float(np.max(latency_s + 8 * message_bytes / up_bps))
-    down_s = float(np.max(latency_s + 8 * message_bytes / down_bps))
-    return ExchangeCost(up_s + down_s, 2 * len(up_bps) * message_bytes)
+    down_s = float(np.max(latency_s + 8 * reply_bytes / down_bps))
+    return ExchangeCost(up_s + down_s, len(up_bps) * (message_bytes + reply_bytes))
 
 
 class Arrivals(NamedTuple):

@@ -9,7 +9,14 @@ import numpy as np
 from scadles.config import CostConfig
 from scadles.exchange.reduction import Volume
 from scadles.simulation.availability import Availability
-from scadles.simulation.collectives import COLLECTIVES, Arrivals, ExchangeCost, share_by_hub, share_directly
+from scadles.simulation.collectives import (
+    COLLECTIVES,
+    Arrivals,
+    ExchangeCost,
+    share_by_hub,
+    share_directly,
+    through_hub,
+)
 from scadles.simulation.quantities import Quantity
 
 __all__ = ["Arrivals", "Availability", "Costs", "ExchangeCost"]
@@ -83,7 +90,7 @@ class Costs:
         """Return what it costs these devices to add up sparse messages: all rounds at the slowest link's pace.
 
         Args:
-            members, step, now_s: as for :meth:`exchange`.
+            members, step, now_s: as for :meth:`dense`.
             volume: what each of them sends.
         """
         if len(members) < 2:
@@ -91,6 +98,17 @@ class Costs:
         up, down, latency_s = self._links(members, step, now_s)
         seconds = volume.seconds(float(np.minimum(up, down).min()), float(latency_s.max()))
         return ExchangeCost(seconds, volume.gloo_bytes * len(members))
+
+    def through_hub(
+        self, members: np.ndarray, message_bytes: int, reply_bytes: int, step: int, now_s: float
+    ) -> ExchangeCost:
+        """Return what it costs these devices to send a hub a message each and to get another one back.
+
+        Args:
+            members, step, now_s: as for :meth:`dense`.
+            message_bytes, reply_bytes: of both.
+        """
+        return through_hub(message_bytes, reply_bytes, *self._links(members, step, now_s))
 
     def copies(self, members: int) -> int:
         """Return how often a device sends the samples that it shares: to each of the others, or to a star's hub."""
@@ -108,7 +126,7 @@ class Costs:
         """Return what it takes until all of these devices have what some of them share.
 
         Args:
-            members, step, now_s: as for :meth:`exchange`.
+            members, step, now_s: as for :meth:`dense`.
             senders: which of them share, sorted, integer ``[k]``.
             sizes: bytes of their messages, ``[k]``.
             sent_s: stream time at which each is sent, float64 ``[k]``.

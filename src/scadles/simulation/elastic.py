@@ -14,6 +14,7 @@ from scadles.device.device import Device
 from scadles.device.intake import IntakeState
 from scadles.device.learner import StepResult
 from scadles.exchange.aggregation import Reports
+from scadles.exchange.reduction import ClusterExchange
 from scadles.simulation.batchnorm import ClusterStatistics
 from scadles.simulation.cluster import Cluster
 from scadles.simulation.injected import NO_MESSAGES
@@ -70,6 +71,8 @@ class ElasticCluster(Cluster):
         state = IntakeState(0, Ledger().as_dict(), {}, {"shift_s": now_s})
         if self._is_known[device.number]:
             state = replace(intake.state(), meter={})
+        elif isinstance(exchange := self._learner.exchange, ClusterExchange):
+            exchange.introduce(device.number, source.number)
         self._is_known[device.number] = True
         intake.forget()
         intake.open(state)

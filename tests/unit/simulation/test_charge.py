@@ -6,7 +6,7 @@ import pytest
 
 from scadles.assembly import build_dataset, build_network
 from scadles.config import load_config
-from scadles.exchange.reduction import SCALARS, gather_volume
+from scadles.exchange.reduction import SCALARS, gather_volume, hub_volume, reply_bytes
 from scadles.observe import RunFolder
 from scadles.simulation import simulate
 
@@ -116,3 +116,26 @@ def test_kept_energy_is_known_without_a_gate_that_asks_for_it(run):
     assert always.kept_energy == pytest.approx(norm.kept_energy, abs=0.2)
     assert norm.decisions == {"dense, to see what stays behind": 1, "little stays behind": 7}
     assert always.decisions == {"always": 8}
+
+
+@pytest.mark.parametrize("reduction", ["auto", "gather"])
+def test_through_a_hub_a_message_goes_up_and_one_comes_back(tmp_path, reduction):
+    """Also where one device is alone; the answer has the scalars of all, or the messages of all."""
+    config = {**BASE, "fabric": {"backend": "hub"}, "steps": 1, "method": "ddl", "batch": {"size": 8}}
+    config["compression"] = {"ratio": 0.1, "gate": "always", "reduction": reduction}
+    config["cost"] = {"link": {"up_bps": 1e6, "down_bps": 2e6, "latency_s": 0.01}}
+    config["cost"]["availability"] = [{}, {"windows_s": [[500, 600]]}, {"windows_s": [[500, 600]]}]
+    simulate(config, out=tmp_path / "run", quiet=True)
+    found, n = RunFolder(tmp_path / "run"), 4810
+    if reduction == "auto":
+        up = hub_volume(n, 481, "int8", SCALARS).message_bytes
+        down = reply_bytes(n, 481, 3, "int8", SCALARS)
+        assert up < down < 1.2 * up
+    else:
+        up = gather_volume(n, 481, 2, "int8", SCALARS).message_bytes
+        down = 3 * up
+    [step] = found.steps(0)
+    assert step.sync_s == pytest.approx(0.02 + 8 * up / 1e6 + 8 * down / 2e6)
+    assert found.summary.bytes_sent == up + down
+    assert found.summary.compressed.reduction == ("hub" if reduction == "auto" else "gather")
+    assert found.summary.simulated.collective == "star"

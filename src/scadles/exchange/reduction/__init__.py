@@ -5,13 +5,21 @@ from scadles.exchange.reduction.compressed import CompressedExchange
 from scadles.exchange.reduction.compressor import SCALARS, Compressor, Gates, OncePerStep
 from scadles.exchange.reduction.contract import Collectives, Reduction, SparseReducer, Sums, reduce_together
 from scadles.exchange.reduction.gather import GatherReducer
-from scadles.exchange.reduction.owner import VectorOwner
+from scadles.exchange.reduction.owner import VectorOwner, reply_bytes
 from scadles.exchange.reduction.powersgd import PowerSgdReducer, powersgd_volume
 from scadles.exchange.reduction.quantized_dense import All, QuantizedDenseReducer, quantized_dense_volume
 from scadles.exchange.reduction.split import SplitReducer
 from scadles.exchange.reduction.through_hub import Folding, HubReducer
 from scadles.exchange.reduction.timed import TimedLink
-from scadles.exchange.reduction.volumes import Choice, Volume, choose_reducer, dense_volume, gather_volume, split_volume
+from scadles.exchange.reduction.volumes import (
+    Choice,
+    Volume,
+    choose_reducer,
+    dense_volume,
+    gather_volume,
+    hub_volume,
+    split_volume,
+)
 
 __all__ = [
     "SCALARS",
@@ -38,8 +46,10 @@ __all__ = [
     "choose_reducer",
     "dense_volume",
     "gather_volume",
+    "hub_volume",
     "powersgd_volume",
     "quantized_dense_volume",
     "reduce_together",
+    "reply_bytes",
     "split_volume",
 ]

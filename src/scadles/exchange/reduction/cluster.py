@@ -15,6 +15,7 @@ from scadles.exchange.reduction.compressed import check_compressible
 from scadles.exchange.reduction.compressor import Compressor
 from scadles.exchange.reduction.contract import Reduction, reduce_together
 from scadles.exchange.reduction.used import Used
+from scadles.fabric.hub.collectives import Fold
 
 
 class ClusterExchange(GradientExchange):
@@ -23,6 +24,9 @@ class ClusterExchange(GradientExchange):
     Args:
         parameters: those that require gradients, float32.
         compressors: of all devices, by rank.
+        through_hub: whether those take part alone that are present, as through a hub; otherwise an absent device brings
+            a message of zeros.
+        fold: of the hub, where one owner adds up.
 
     Attributes:
         updates: each device's weighted gradient, to be filled in before :meth:`finish_many`, float32 ``[N, n]``.
@@ -32,10 +36,19 @@ class ClusterExchange(GradientExchange):
 
     fields = len(Report._fields)
 
-    def __init__(self, parameters: Iterable[torch.nn.Parameter], compressors: Sequence[Compressor]) -> None:
+    def __init__(
+        self,
+        parameters: Iterable[torch.nn.Parameter],
+        compressors: Sequence[Compressor],
+        *,
+        through_hub: bool = False,
+        fold: Fold | None = None,
+    ) -> None:
         super().__init__(parameters, _nothing_to_send, 0, len(compressors))
         check_compressible(self.parameters)
         self.compressors = compressors
+        self._through_hub = through_hub
+        self._fold = fold
         self.updates = torch.zeros(len(compressors), compressors[0].reducer.n)
         self.present = np.ones(len(compressors), dtype=bool)
         self.coding_s = self.transfer_s = 0.0
@@ -45,6 +58,10 @@ class ClusterExchange(GradientExchange):
     def compressor(self) -> Compressor:
         """The first device's: all decide alike."""
         return self.compressors[0]
+
+    def introduce(self, device: int, source: int) -> None:
+        """Let a device that is new begin with what it is given by another one."""
+        self.compressors[device].select_like(self.compressors[source])
 
     def take_update(self, device: int) -> None:
         """Take what the parameters hold as the update of ``device``, and leave nothing."""
@@ -67,12 +84,13 @@ class ClusterExchange(GradientExchange):
                 self.compressors, self.updates, mine, self.present, strict=True
             )
         ]
+        present = np.flatnonzero(self.present).tolist() if self._through_hub else None
         total, reports, reductions = (
-            self._reduce_sparse(corrected, mine) if self.compressor.compressed else _dense(corrected, mine)
+            self._reduce_sparse(corrected, mine, present) if self.compressor.compressed else _dense(corrected, mine)
         )
         self._buckets[0].message[: len(total)].copy_(total)
-        for compressor, reduction in zip(self.compressors, reductions, strict=True):
-            compressor.end(reports, reduction)
+        for rank, compressor in enumerate(self.compressors):
+            compressor.end(reports, reductions.get(rank), present)
         self.updates.zero_()
         return reports
 
@@ -84,17 +102,21 @@ class ClusterExchange(GradientExchange):
             found[place] = self.updates[:, ends[place - 1] if place else 0 : ends[place]].any()
         return found
 
-    def _reduce_sparse(self, corrected: list[Tensor], mine: np.ndarray) -> tuple[Tensor, Reports, list[Reduction]]:
+    def _reduce_sparse(
+        self, corrected: list[Tensor], mine: np.ndarray, present: Sequence[int] | None
+    ) -> tuple[Tensor, Reports, dict[int, Reduction]]:
         reducers = [compressor.reducer for compressor in self.compressors]
-        done = reduce_together(reducers, corrected, mine.tolist(), self.compressor.step, self._phase)
-        return done[0].total, Reports(done[0].scalars), done
+        about = (self.compressor.step, self._phase, present, self._fold)
+        done = reduce_together(reducers, corrected, mine.tolist(), *about)
+        here = range(len(reducers)) if present is None else present
+        return done[0].total, Reports(done[0].scalars), dict(zip(here, done, strict=True))
 
 
-def _dense(corrected: list[Tensor], mine: np.ndarray) -> tuple[Tensor, Reports, list[None]]:
+def _dense(corrected: list[Tensor], mine: np.ndarray) -> tuple[Tensor, Reports, dict[int, Reduction]]:
     total = corrected[0].clone()
     for update in corrected[1:]:
         total += update
-    return total, Reports(mine.astype(np.float32).astype(np.float64)), [None] * len(corrected)
+    return total, Reports(mine.astype(np.float32).astype(np.float64)), {}
 
 
 def _nothing_to_send(message: Tensor, phase: str) -> Waitable:

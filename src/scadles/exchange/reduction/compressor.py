@@ -127,7 +127,7 @@ class Compressor:
             self.compressed = self._decide()
             whole = self._feedback.add(update) if present else torch.zeros_like(update)
         self._begun = whole
-        if self.selects and self.reducer.picks:
+        if present and self.selects and self.reducer.picks:
             picked = self._selector.pick(whole, self.step)
             report[_NORM_SQ], report[_KEPT_SQ] = squared_norm(whole), squared_norm(picked.values)
         return whole
@@ -230,6 +230,10 @@ class Compressor:
         self.step, self.decisions = state["step"], dict(state["decisions"])
         for name in _NUMBERS:
             setattr(self, f"_{name}", state[name])
+
+    def select_like(self, other: Compressor) -> None:
+        """Let the first selection begin where another device's has come, as that of a device that is new."""
+        self._selector.load(other._selector.state())
 
     def take_over(self, tensors: dict[str, Tensor]) -> None:
         """Begin anew with what a compressor that was set otherwise had kept back, where that fits."""

@@ -15,6 +15,7 @@ from scadles.errors import ConfigError
 from scadles.exchange.compression import Selector, Sparse, WireError, budget_bytes
 from scadles.exchange.compression.header import check_size
 from scadles.exchange.reduction.volumes import Volume
+from scadles.fabric.hub.collectives import Fold
 
 
 class Reduction(NamedTuple):
@@ -186,6 +187,8 @@ def reduce_together(
     scalars: Sequence[Sequence[float]],
     step: int,
     phase: str,
+    present: Sequence[int] | None = None,
+    fold: Fold | None = None,
 ) -> list[Reduction]:
     """Do one step of all devices in one process, without threads, to the same bits.
 
@@ -194,17 +197,27 @@ def reduce_together(
         updates: of each, float32 ``[n]``, on the CPU.
         scalars: of each.
         step, phase: as for :meth:`SparseReducer.reduce`.
+        present: who takes part, ascending; None: all, as they must where slices have owners.
+        fold: makes one message for everybody of all devices', where a hub does.
 
     Returns:
-        What each device gets; they share one total.
+        What each device that takes part gets; they share one total.
     """
-    slice_messages = [reducer.begin(v, step) for reducer, v in zip(reducers, updates, strict=True)]
-    messages = []
-    for rank, reducer in enumerate(reducers):
+    here = range(len(reducers)) if present is None else present
+    slice_messages = [reducers[rank].begin(updates[rank], step) for rank in here]
+    messages = {}
+    for rank in here:
         sent = [rows[rank] for rows in slice_messages if rows is not None]
-        messages.append(reducer.message(torch.stack(sent) if sent else None, scalars[rank], step, phase))
-    sums = reducers[0].add_up(torch.stack(messages), range(len(messages)), step, phase)
-    return [reducer.settle(sums) for reducer in reducers]
+        received = torch.stack(sent) if sent else None
+        messages[rank] = reducers[rank].message(received, scalars[rank], step, phase)
+    if fold is not None:
+        rows = [bytearray(messages[rank].numpy()) if rank in messages else None for rank in range(len(reducers))]
+        arrived = torch.frombuffer(bytearray(fold(rows)), dtype=torch.uint8)[None]
+    else:
+        nothing = torch.zeros_like(messages[here[0]])
+        arrived = torch.stack([messages.get(rank, nothing) for rank in range(len(reducers))])
+    sums = reducers[here[0]].add_up(arrived, here, step, phase)
+    return [reducers[rank].settle(sums) for rank in here]
 
 
 def as_float32(scalars: Sequence[float]) -> NDArray[np.float32]:

@@ -20,6 +20,11 @@ OWN_SCALARS = 2
 _IDENTITY_BITS = 52  # a float64 holds it
 
 
+def reply_bytes(n: int, k: int, seats: int, value_type: str, scalars: int) -> int:
+    """Return the bytes of an owner's message, where devices send ``k`` of ``n`` entries and so many scalars each."""
+    return budget_bytes(n, k, value_type, OWN_SCALARS + seats * scalars)
+
+
 class VectorOwner:
     """What a hub makes of the sparse messages of one step: one sparse message with the largest sums, for everybody.
 

@@ -14,7 +14,7 @@ from scadles.exchange.compression import Selector, WireError, add_message
 from scadles.exchange.reduction.contract import Collectives, Sums
 from scadles.exchange.reduction.gather import GatherReducer
 from scadles.exchange.reduction.owner import OWN_SCALARS
-from scadles.exchange.reduction.volumes import Volume
+from scadles.exchange.reduction.volumes import Volume, hub_volume
 
 
 @runtime_checkable
@@ -77,8 +77,7 @@ class HubReducer(GatherReducer):
         return Sums(total, np.array(scalars, np.float64).reshape(self._fabric.size, rows))
 
     def volume(self, scalars: int) -> Volume:
-        message = super().volume(scalars + 1).message_bytes
-        return Volume(self.name, 0, message, 1, message, 2)
+        return hub_volume(self.n, self.k, self.value_type, scalars)
 
     def state(self) -> dict[str, Tensor]:
         known = () if self._identity is None else (self._identity, self._norm, self._confirmed)

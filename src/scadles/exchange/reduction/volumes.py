@@ -15,7 +15,7 @@ class Volume(NamedTuple):
     """What one device sends in a step.
 
     Attributes:
-        name: of the way: ``gather`` or ``split``, ``dense`` for a ring all-reduce of everything.
+        name: of the way: ``gather``, ``split`` or ``hub``, ``dense`` for a ring all-reduce of everything.
         first_message_bytes: of each message of the first round, one for each device; 0 where there is one round.
         message_bytes: of the message that is gathered, or of the vector that is reduced.
         messages: how many messages leave the device.
@@ -86,6 +86,12 @@ def split_volume(n: int, k: int, size: int, value_type: str = "int8", scalars: i
     to_all = slice_message_bytes(span, count, value_type, scalars)
     rounds = min(2 * (size - 1), 2)
     return Volume("split", to_owner, to_all, rounds * (size - 1), (size - 1) * (to_owner + to_all), rounds)
+
+
+def hub_volume(n: int, k: int, value_type: str = "int8", scalars: int = 0) -> Volume:
+    """Return the volume of a way through an owner of the whole vector: a message there, one of about its size back."""
+    message = budget_bytes(n, k, value_type, scalars + 1)
+    return Volume("hub", 0, message, 1, message, 2)
 
 
 def choose_reducer(

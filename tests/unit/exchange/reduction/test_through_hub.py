@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from reducer_tools import PHASE, sent
 from scadles.errors import ConfigError
 from scadles.exchange.compression import ExactTopK, WireError, budget_bytes
-from scadles.exchange.reduction import HubReducer, VectorOwner
+from scadles.exchange.reduction import HubReducer, VectorOwner, reduce_together
 from scadles.fabric import LocalFabric
 from scadles.fabric.hub.collectives import FoldError
+from scadles.fabric.local import LocalHubFabric
 
 N = 40
 
@@ -166,3 +167,39 @@ def test_an_answer_of_another_step_is_refused():
 def test_other_fabrics_are_refused():
     with pytest.raises(ConfigError, match="this fabric has no hub"):
         HubReducer(LocalFabric.create(1)[0], ExactTopK(1), N)
+
+
+def updates_of(size, step):
+    return [torch.randn(N, generator=torch.Generator().manual_seed(100 * step + rank)) for rank in range(size)]
+
+
+def test_threads_and_one_process_come_to_the_same_bits(in_threads):
+    def learn(fabric):
+        reducer, totals = HubReducer(fabric, ExactTopK(4), N), []
+        for step in (1, 2, 3):
+            done = reducer.reduce(updates_of(3, step)[fabric.rank], [float(fabric.rank)], step, PHASE)
+            reducer.confirm(step)
+            totals.append(done.total.clone())
+        return totals
+
+    apart = in_threads(LocalHubFabric.around(VectorOwner().fold, 3), learn)
+    reducers, owner = reducers_of(3), VectorOwner()
+    for step in (1, 2, 3):
+        scalars = [[float(rank)] for rank in range(3)]
+        done = reduce_together(reducers, updates_of(3, step), scalars, step, PHASE, fold=owner.fold)
+        for rank, reduction in enumerate(done):
+            assert torch.equal(reduction.total, apart[rank][step - 1])
+            assert reduction.scalars.tolist() == scalars
+            reducers[rank].confirm(step)
+
+
+def test_together_those_who_are_absent_pick_nothing_and_send_nothing():
+    one, other = (reducers_of(3), VectorOwner()), (reducers_of(3), VectorOwner())
+    expected, _ = take(*one[:1], updates_of(3, 1), 1, one[1], present=[0, 2])
+    reducers, owner = other
+    reducers[1].begin = reducers[1].message = None
+    found = reduce_together(reducers, updates_of(3, 1), [[1.0]] * 3, 1, PHASE, [0, 2], owner.fold)
+    for mine, theirs in zip(found, (expected[0], expected[2]), strict=True):
+        assert torch.equal(mine.total, theirs.total)
+        assert torch.equal(sent(mine), sent(theirs))
+        assert mine.scalars.tolist() == [[1.0], [0.0], [1.0]]
