@@ -10,11 +10,13 @@ from dataclasses import dataclass
 import pytest
 
 from scadles.observe import Resumed
+from scadles.testing.brokers.process import free_port
 from scadles.training.checkpoint import CheckpointStore
 
 pytestmark = pytest.mark.timeout(300)
 
 CHECKPOINT_EVERY = 5
+WITH_A_HUB = "with --set fabric.backend=hub the others would have gone on"
 GO_ON = "the last checkpoint is intact, go on with --out run --resume"
 
 
@@ -138,7 +140,7 @@ def assert_told(chapter, victim, survivors):
             rf"^error: device {survivor}: lost device {victim} during .+ step \d+: .+$", chapter.err, re.M
         )
         assert len(found) == 1, chapter.err
-    assert GO_ON in chapter.err
+    assert f"{GO_ON}; {WITH_A_HUB}\n" in chapter.err
 
 
 def test_the_last_device_is_killed(last_killed):
@@ -296,3 +298,21 @@ def test_in_the_background_ctrl_c_is_not_meant(tmp_path, start_training, finding
     run.signal(signal.SIGTERM)
     assert run.wait() == 0
     found.assert_ended_together("stopped")
+
+
+def test_a_device_of_torchrun_is_killed(start_training, tmp_path, write_config, finding, npz):
+    """Each device is told by itself; the first one, at whose place the store is, stays."""
+    config = write_config(tmp_path / "c.yaml", steps=1_000_000, data={"dataset": f"npz:{npz}"}, clock={"speed": 20})
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+    stays, goes = (
+        start_training(tmp_path, config, "--quiet", "--out", "run", RANK=str(rank), **group) for rank in range(2)
+    )
+    found = finding(tmp_path / "run", 2)
+    for run, device in ((stays, 0), (goes, 1)):
+        run.until(lambda d=device: any(e["event"] == "step" for e in found.raw(d)), "a step")
+    goes.kill_all()
+    assert stays.wait(120) == 3
+    assert re.fullmatch(
+        r"error: device 0: lost device 1 during .+; with a hub the others would have gone on \(scadles hub --help\)\n",
+        stays.err,
+    )

@@ -10,7 +10,7 @@ import typer
 
 from scadles.errors import ConfigError, FabricError, PeerLostError
 
-_OVER_A_HUB = "; with a hub the others would have gone on (scadles hub --help)"
+_GONE_ON = "the others would have gone on"
 
 
 def train(
@@ -90,15 +90,16 @@ def _train_locally(
             launch_local(devices, work, print_error)
     except LaunchError as error:
         if error.exit_code != ConfigError.exit_code and error.resumable:
-            lost = checked.fabric.backend != "hub" and error.exit_code == FabricError.exit_code
-            error.args = (f"{error}{_way_on(run_dir)}{_OVER_A_HUB * lost}",)
+            is_lost = checked.fabric.backend != "hub" and error.exit_code == FabricError.exit_code
+            how = f"; with --set fabric.backend=hub {_GONE_ON}" if is_lost else ""
+            error.args = (f"{error}{_way_on(run_dir)}{how}",)
         raise
     _report(run_dir, quiet=quiet)
 
 
 def _over_a_hub(error: PeerLostError) -> str:
     """Return what a run learns that had begun and has lost a device."""
-    return "" if error.phase in ("joining", "rendezvous") else _OVER_A_HUB
+    return "" if error.phase in ("joining", "rendezvous") else f"; with a hub {_GONE_ON} (scadles hub --help)"
 
 
 def _way_on(run_dir: Path) -> str:
