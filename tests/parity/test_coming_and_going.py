@@ -262,6 +262,10 @@ def test_the_parameters_are_the_same(both, name, script):
     assert_close(simulated, real)
 
 
+def evaluated_after(events):
+    return [event.step for event in events if isinstance(event, Evaluation)]
+
+
 def assert_same_decisions(simulated, real):
     """How steps were compressed, and how often: in the run with a gate by norm some are not."""
     mine, theirs = simulated.compressed, real.compressed
@@ -294,6 +298,7 @@ def test_a_step_waits_where_too_few_are_left_and_is_taken_without_what_they_had_
             for events in (folder.events(device), real[device])
         )
         assert mine == theirs
+        assert evaluated_after(folder.events(device)) == evaluated_after(real[device])
         assert [batch > 0 for step, batch, *_ in mine if step in (3, 4, 5)] == [True, device == 1, True]
         [end] = [event for event in real[device] if isinstance(event, Finished) and event.reason == "steps"]
         assert simulated.per_device[device].samples.model_dump() == end.ledger

@@ -313,6 +313,7 @@ class ConnectedDevice(Device):
                 leaves = change.detached or self._samples is not None
                 if leaves or fabric.enter(learner.step_number).receivers:
                     learner.exchange.withdraw()
+                    self.void_ready()
                     raise
                 learner.exchange.again()
 

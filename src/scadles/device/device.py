@@ -187,6 +187,10 @@ class Device:
         self._last_message_s = ready_s
         self.clock.advance_to(ready_s)
 
+    def void_ready(self) -> None:
+        """Undo the last :meth:`ready`: nothing came of its message, and the next one tells of all the time since."""
+        self._last_message_s -= self._elapsed_s
+
     def skip_step(self, others_ready_s: float) -> None:
         """Take no part in a step for which the others were ready so long after the end of the last one."""
         self._ready_s = others_ready_s

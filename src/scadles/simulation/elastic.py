@@ -100,7 +100,9 @@ class ElasticCluster(Cluster):
             self._look_again()
             return False
         if self._sharing is not None and len(self._members) < self._begun_with:
-            self._give_back(now_s)
+            self._void(now_s)
+            for device in self._members:
+                device.ready()
         return True
 
     def _look_again(self) -> None:
@@ -118,22 +120,24 @@ class ElasticCluster(Cluster):
         if not waited:
             self._begin_step()
             return
+        self._void(now_s)
+        loaded_s = self._load_model(on, now_s)
         for device in waited:
             device.follow(waited[0])
-        self._give_back(now_s)
-        loaded_s = self._load_model(on, now_s)
+        for device in waited:
+            device.ready()
         self._members = [self._devices[number] for number in numbers.tolist()]
         self._take_step([device for device in self._members if device not in waited], on, loaded_s)
         for _ in waited:
             self._queue.at(now_s, self._ready)
 
-    def _give_back(self, now_s: float) -> None:
-        """Let those who take part do so without a batch from now on: what they were to do together is void."""
+    def _void(self, now_s: float) -> None:
+        """Take back what those who take part were to do together; they go on without a batch."""
         self._messages = NO_MESSAGES
         for device in self._members:
             device.undo_collect()
+            device.void_ready()
             device.clock.advance_to(now_s)
-            device.ready()
 
     def _update(self, reports: Reports) -> StepResult:
         return self._learner.update(reports, np.flatnonzero(self._present).tolist())

@@ -123,6 +123,10 @@ class TestTooFew:
                 following = step.offsets[1] + 1
         assert_balanced(folder)
 
+    def test_the_time_that_was_waited_counts(self, run):
+        folder = run(None, [[0, 2.5], [7.25, 1000]], None, least=3, steps=None, duration_s=9)
+        assert 9 <= folder.summary.time_s < 10.5, "to a step"
+
     def test_nobody_comes_any_more(self, run):
         folder = run(None, [[0, 2.5]], None, least=3)
         assert (folder.summary.ended_by, folder.summary.steps) == ("deserted", 2)
