@@ -214,8 +214,9 @@ class Device:
         self.begin()
 
     def follow(self, source: Device) -> None:
-        """Let waits and deadlines count from when those of another device did."""
+        """Take part from this moment on; let waits and deadlines count from when those of another device did."""
         self._last_take_s, self._last_message_s = source._last_take_s, source._last_message_s
+        self._last_end_s = self.clock.now()
 
     def settle(self, *, trained: bool) -> None:
         """Account for what was taken: it was trained on, or is rejected where its gradient was left out."""

@@ -153,6 +153,8 @@ class ElasticCourse(Course):
             raise _OverError from None
         # a test that was broken off let it stand still, and one that has followed comes to the others' time
         self._device.clock.start(max(entry.carried["clock_s"], self._learner.time_s))
+        if entry.view.receivers:
+            self._device.end_step()  # all begin at this moment: nobody has waited for those that come
         if entry.since is not None:
             self._tools.checkpoints.discard_after(entry.since)
             position = self._device.intake.source.position

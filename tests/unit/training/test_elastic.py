@@ -80,3 +80,26 @@ def test_a_device_that_is_away_at_the_end_leaves(start_hub, tmp_path):
     assert (two.error, two.events(Finished)[-1].reason) == (None, "left")
     two.assert_trained_once()
     until(lambda: hub.is_over, "the end")
+
+
+def test_nobody_is_said_to_have_waited_for_who_was_away(start_hub, tmp_path):
+    """It is cut off after step 25, and comes in again by itself, after step 60: others went on meanwhile."""
+    hub = start_hub()
+    one = Device(hub.address, "cam-1", tmp_path / "one", pause_at=60)
+    two = Device(hub.address, "cam-2", tmp_path / "two", pause_at=25)
+    begin_together(hub)
+    assert two.paused.wait(LIMIT_S)
+    [member] = [member for member in hub._members.values() if member.name == "cam-2"]
+    hub._leave(member, "a test")
+    assert one.paused.wait(LIMIT_S)
+    two.goes_on.set()
+    until(lambda: "cam-2" in hub.state().waiting, "it waits to be admitted")
+    one.goes_on.set()
+    for device in (one, two):
+        device.join()
+        assert device.error is None
+        device.assert_trained_once()
+    steps = {step.step: step for step in one.events(Step)}
+    back = next(step.step for step in two.events(Step) if step.step > 26)
+    away_s = steps[60].time_s - steps[25].time_s
+    assert steps[back].slowest_s < away_s / 2
