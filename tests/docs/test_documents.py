@@ -67,6 +67,11 @@ def test_the_settings_in_the_guides_are_valid(document):
         assert load_config(yaml.safe_load(block)).devices > 1
 
 
+def test_the_fleet_that_is_simulated_is_the_example():
+    shown = [load_config(yaml.safe_load(block)) for block in blocks("docs/fleet.md", "yaml") if "availability" in block]
+    assert shown == [load_config(ROOT / "examples/fleet.yaml")]
+
+
 @pytest.mark.parametrize("document", ["README.md", "docs/guide.md", "docs/streams.md", "docs/fleet.md"])
 def test_the_commands_shown_exist_and_know_their_options(document):
     shown = re.findall(r"^scadles .*$", (ROOT / document).read_text(), flags=re.MULTILINE)

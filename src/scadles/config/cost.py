@@ -136,7 +136,7 @@ class LinkConfig(Section):
 
 
 class AvailabilityConfig(Section):
-    """When a device is there; all the time where nothing is said."""
+    """When a device is there: always where nothing is said. With fabric.backend hub it comes and goes as at a hub."""
 
     windows_s: tuple[tuple[NotNegative, Positive], ...] | None = Field(
         default=None, min_length=1, description="stream times [from, to] between which it is on; off outside"
@@ -178,7 +178,7 @@ class CostConfig(Section):
         default=None, ge=0, description="size charged for one gradient message; none: that of the real message"
     )
     collective: Literal["ring", "tree", "all-gather", "star"] = Field(
-        default="ring", description="how messages become one; star: by a server outside the devices"
+        default="ring", description="how messages become one; star: by a server outside the devices, as always at a hub"
     )
     compute: ComputeConfig = Field(default=ComputeConfig(), description="time of a batch")
     link: LinkConfig = Field(default=LinkConfig(), description="time of a message")
