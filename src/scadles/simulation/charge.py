@@ -90,6 +90,14 @@ class Charge:
         exchange.transfer_s = cost.seconds
         return cost._replace(seconds=cost.seconds + exchange.coding_s)
 
+    def sending_s(self, present: np.ndarray, step: int, now_s: float) -> float:
+        """Return for how long these devices code and send to the hub in the exchange that comes next, bool ``[N]``."""
+        members, nbytes, coding_s = np.flatnonzero(present), self.message_bytes, 0.0
+        if isinstance(exchange := self._exchange, ClusterExchange) and exchange.compressor.will_compress():
+            nbytes = self._volume(exchange.compressor.reducer, len(members)).message_bytes
+            coding_s = self.costs.coding_s(members, step, now_s)
+        return coding_s + self.costs.sending_s(members, nbytes, step, now_s)
+
     def _dense(self, members: np.ndarray, step: int, now_s: float) -> ExchangeCost:
         if self._is_hub:  # one device alone sends its message there, too
             return self.costs.through_hub(members, self.message_bytes, self.message_bytes, step, now_s)

@@ -110,6 +110,11 @@ class Costs:
         """
         return through_hub(message_bytes, reply_bytes, *self._links(members, step, now_s))
 
+    def sending_s(self, members: np.ndarray, message_bytes: int, step: int, now_s: float) -> float:
+        """Return how long it takes until a hub has a message of each of these devices."""
+        up_bps, _, latency_s = self._links(members, step, now_s)
+        return float(np.max(latency_s + 8 * message_bytes / up_bps))
+
     def copies(self, members: int) -> int:
         """Return how often a device sends the samples that it shares: to each of the others, or to a star's hub."""
         return min(members - 1, 1) if self.collective == "star" else members - 1

@@ -26,7 +26,8 @@ class ElasticCluster(Cluster):
     A device that comes back is one whose process was started again, and the stream of one that is new begins then. It
     has the model, optimizer and schedule of the first one that goes on. Its own are its account, the samples that it
     held, and what compression had kept back, as of one that left in order; its rate is measured anew. A step for which
-    too few are left waits for more. Who is lost once all have sent their gradients has still been counted.
+    too few are left waits for more. Who is lost before the hub has all gradients has no part in the step, and the
+    others send theirs again; who is lost afterwards has.
 
     Args:
         arguments: of a :class:`.Cluster`.
@@ -88,8 +89,22 @@ class ElasticCluster(Cluster):
         super()._take_step(members, on, loaded_s)
 
     def _exchange(self) -> None:
-        if self._is_whole(self._queue.now_s):
+        now_s = self._queue.now_s
+        if not self._is_whole(now_s):
+            return
+        there_s = now_s + self._charge.sending_s(self._present, self._learner.step_number + 1, now_s)
+        lost_s = min(self._availability.next_change(device.number, now_s) for device in self._members)
+        if lost_s < there_s:
+            self._queue.at(lost_s, self._send_again)
+        else:
             super()._exchange()
+
+    def _send_again(self) -> None:
+        """Begin the exchange anew without whoever is lost at this moment."""
+        for device in list(self._members):
+            if self._availability.next_change(device.number, self._here_since_s) <= self._queue.now_s:
+                self._lose(device)
+        self._exchange()
 
     def _is_whole(self, now_s: float) -> bool:
         """Whether enough are left for the step to count; otherwise it goes on once there are."""

@@ -74,6 +74,29 @@ class TestGoing:
         samples = folder.summary.per_device[0].samples
         assert (samples.trained, samples.held) == (0, samples.received)
 
+    @pytest.mark.parametrize(
+        ("until_s", "counts"), [(2.9, False), (4.2, False), (4.9, False), (5.1, True)], ids=lambda value: str(value)
+    )
+    def test_who_is_lost_before_the_hub_has_all_gradients_has_no_part_and_the_others_send_again(
+        self, run, until_s, counts
+    ):
+        """All are ready at 3 s, the hub has all gradients at 5 s, and they have the sum at 6 s."""
+        link = {"up_bps": 8e3, "down_bps": 16e3}
+        cost = {"link": link, "message_bytes": 2000, "compute": {"step_s": 2.0}}
+        folder = run([[0, until_s]], None, None, steps=2, cost=cost, rates=(40, 40, 40))
+        first = folder.steps(1)[0]
+        assert steps_of(folder)[0] == ([1] if counts else [])
+        assert first.total_batch == (120 if counts else 80)
+        assert first.time_s == pytest.approx(3.0 + (until_s - 3.0 if 3.0 < until_s < 5.0 else 0.0) + 3.0)
+        assert_balanced(folder)
+
+    def test_a_compressed_message_is_there_sooner(self, run):
+        """481 of 4,810 entries take 0.7 s, all of them 19 s."""
+        cost = {"link": {"up_bps": 8e3, "down_bps": 8e3}}
+        settings = {"model": "mlp", "steps": 1, "cost": cost, "rates": (40, 40, 40)}
+        for compression, steps in (({}, []), ({"ratio": 0.1, "gate": "always"}, [1])):
+            assert steps_of(run([[0, 3.5]], None, None, compression=compression, **settings))[0] == steps
+
     def test_the_first_one_present_tells_the_time(self, run):
         folder = run([[0, 2.5]], None, None, steps=None, duration_s=7.5)
         assert folder.summary.ended_by == "duration"

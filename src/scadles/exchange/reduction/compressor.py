@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from contextlib import suppress
@@ -240,15 +241,24 @@ class Compressor:
         with suppress(CheckpointError):
             self._feedback.load(_below("feedback/", tensors))
 
+    def will_compress(self) -> bool:
+        """Return whether the next step is going to be compressed; nothing changes."""
+        return self._ask(copy.deepcopy(self._gates))[0]
+
     def _decide(self) -> bool:
-        norm, cost = self._gates.norm, self._gates.cost
-        compress, reason, self.why = True, "always", "every step is compressed"
-        if norm is not None:
-            compress, reason, self.why = norm.decide(), norm.reason, norm.why
-        if cost is not None and compress:
-            compress, reason, self.why = cost.decide(self._sparse_bytes, self._dense_bytes), cost.reason, cost.why
+        compress, reason, self.why = self._ask(self._gates)
         self.decisions[reason] = self.decisions.get(reason, 0) + 1
         return compress
+
+    def _ask(self, gates: Gates) -> tuple[bool, str, str]:
+        """Return whether to compress, for which reason, and that with its numbers."""
+        norm, cost = gates.norm, gates.cost
+        answer = True, "always", "every step is compressed"
+        if norm is not None:
+            answer = norm.decide(), norm.reason, norm.why
+        if cost is not None and answer[0]:
+            answer = cost.decide(self._sparse_bytes, self._dense_bytes), cost.reason, cost.why
+        return answer
 
 
 _NUMBERS = ("compressed_steps", "kept_sum", "measured", "last_compressed")
