@@ -18,6 +18,7 @@ from scadles.exchange.reduction import ClusterExchange
 from scadles.simulation.batchnorm import ClusterStatistics
 from scadles.simulation.cluster import Cluster
 from scadles.simulation.injected import NO_MESSAGES
+from scadles.simulation.sharing import Sharing
 
 
 class ElasticCluster(Cluster):
@@ -42,7 +43,7 @@ class ElasticCluster(Cluster):
         self._was_on[:] = False
         self._is_known = np.zeros(len(self._devices), dtype=bool)
         self._here_since_s = 0.0
-        self._begun_with = 0
+        self._begun_with = self._gone = 0
 
     @property
     def took_part(self) -> np.ndarray:
@@ -55,6 +56,8 @@ class ElasticCluster(Cluster):
 
     def _begin_step(self) -> None:
         self._here_since_s = self._queue.now_s
+        # the others have begun the step before they hear of whoever has gone
+        self._gone = int((self._was_on & ~self._availability.on(self._queue.now_s)).sum())
         super()._begin_step()
 
     def _least_to_begin(self, on: np.ndarray) -> int:
@@ -85,7 +88,7 @@ class ElasticCluster(Cluster):
         self._statistics.forget(number)
 
     def _take_step(self, members: Sequence[Device], on: np.ndarray, loaded_s: np.ndarray) -> None:
-        self._begun_with = len(self._members)
+        self._begun_with, self._gone = len(self._members) + self._gone, 0
         super()._take_step(members, on, loaded_s)
 
     def _exchange(self) -> None:
@@ -116,6 +119,7 @@ class ElasticCluster(Cluster):
             return False
         if self._sharing is not None and len(self._members) < self._begun_with:
             self._void(now_s)
+            self._share_nothing(self._sharing, now_s)
             for device in self._members:
                 device.ready()
         return True
@@ -146,12 +150,19 @@ class ElasticCluster(Cluster):
         for _ in waited:
             self._queue.at(now_s, self._ready)
 
+    def _share_nothing(self, sharing: Sharing, now_s: float) -> None:
+        sent_bytes, here = self._shared_bytes, len(self._devices)
+        self._share(sharing, np.zeros(here, dtype=np.int64), np.full(here, now_s))
+        self._shared_bytes += sent_bytes
+
     def _void(self, now_s: float) -> None:
         """Take back what those who take part were to do together; they go on without a batch."""
         self._messages = NO_MESSAGES
         for device in self._members:
             device.undo_collect()
             device.void_ready()
+            if device.sender is not None:
+                device.sender.end_step()
             device.clock.advance_to(now_s)
 
     def _update(self, reports: Reports) -> StepResult:

@@ -147,7 +147,7 @@ class Simulator:
         """Return the devices whose models are tested; none where all have one."""
         if not self._tests_each:
             return []
-        numbers = np.flatnonzero(self._cluster.took_part)
+        numbers = np.flatnonzero(self._cluster.here)
         return [int(numbers[place]) for place in evenly(len(numbers), _MOST_TESTED)]
 
     def _count(self, test: Evaluator, tested: Sequence[int]) -> Tensor:
@@ -155,8 +155,9 @@ class Simulator:
         if not tested:
             return test.count(self._learner.model)[None]
         rows = []
-        for device in tested:  # each device tests the model that it would use
-            self._statistics.load(device)
+        took_part = self._cluster.took_part
+        for device in tested:  # each device tests the model that it would use: one that comes has that of the first
+            self._statistics.load(device if took_part[device] else int(took_part.argmax()))
             rows.append(test.count(self._learner.model))
         return torch.stack(rows)
 
