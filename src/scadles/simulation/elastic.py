@@ -56,8 +56,9 @@ class ElasticCluster(Cluster):
 
     def _begin_step(self) -> None:
         self._here_since_s = self._queue.now_s
-        # the others have begun the step before they hear of whoever has gone
-        self._gone = int((self._was_on & ~self._availability.on(self._queue.now_s)).sum())
+        on = self._availability.on(self._here_since_s)
+        # those who stay have begun the step before they hear of whoever has gone
+        self._gone = int((self._was_on & ~on).sum()) if (self._was_on & on).any() else 0
         super()._begin_step()
 
     def _least_to_begin(self, on: np.ndarray) -> int:

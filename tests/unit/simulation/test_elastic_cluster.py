@@ -167,7 +167,16 @@ def test_what_is_shared_is_void_where_a_device_is_lost_in_the_middle(run):
     settings = {"model": "mlp", "injection": {"alpha": 1, "beta": 0.5}, "buffer": {"policy": "persistence"}}
     folder = run(None, None, [[0, 2.5]], rates=(40, 40, 40), **settings)
     third = [folder.steps(device)[2] for device in range(2)]
+    assert all(step.batch and step.injected for step in folder.steps(0)[3:])
     assert [(step.batch, step.total_batch, step.injected) for step in third] == [(0, 0, 0)] * 2
     for device in range(2):
         offsets = [step.offsets for step in folder.steps(device) if step.offsets is not None]
         assert all(first[1] + 1 == second[0] for first, second in pairwise(offsets))
+
+
+def test_what_is_shared_counts_where_all_have_gone_and_others_come(run):
+    settings = {"model": "mlp", "steps": 4, "injection": {"alpha": 1, "beta": 0.5}, "rates": (40, 40, 40)}
+    folder = run([[0, 2.25]], [[0, 2.25], [4, 100]], [[4, 100]], **settings)
+    assert steps_of(folder) == [[1, 2], [1, 2, 3, 4], [3, 4]]
+    assert [step.injected for step in folder.steps(1)[:2]] == [20, 20]
+    assert all(step.batch > step.injected for device in (1, 2) for step in folder.steps(device))
