@@ -193,6 +193,8 @@ class Intake:
 
     def truncate(self) -> None:
         """After a step: drop what the policy does not keep, in the buffer and at the source."""
+        if not self.rate_hz:
+            self._observe()  # what waits for a device that comes back may be its first batch before any time has passed
         keep = self._policy.keep(self.rate_hz)
         if keep is not None:
             self._keep_newest(keep)
