@@ -25,13 +25,14 @@ from scadles.simulation import simulate
 
 LIMIT_S = 60.0
 DEVICES, STEPS = 4, 14
-# Of each device: the first and the last step of each time that it is there. Device 0 tells the time and gives its state
+# Of each device: the first and the last step of each time that it counts. It comes before the first, and follows in the
+# step before, unless nobody is there yet. Device 0 tells the time and gives its state
 # to others, until another one does.
 SCRIPTS = {
-    "leaving": {0: [(1, 7), (11, STEPS)], 1: [(1, 3), (7, STEPS)], 2: [(1, STEPS)], 3: [(6, 12)]},
+    "leaving": {0: [(1, 7), (11, STEPS)], 1: [(1, 3), (7, STEPS)], 2: [(1, STEPS)], 3: [(8, 12)]},
     "killed": {0: [(1, 4), (8, STEPS)], 1: [(1, STEPS)], 2: [(1, 8), (11, STEPS)], 3: [(6, STEPS)]},
     # a step that is void ends together with the next one, for which all have their batch already
-    "killed, sharing": {0: [(1, 4), (8, STEPS)], 1: [(1, STEPS)], 2: [(1, 8), (12, STEPS)], 3: [(8, STEPS)]},
+    "killed, sharing": {0: [(1, 4), (9, STEPS)], 1: [(1, STEPS)], 2: [(1, 8), (13, STEPS)], 3: [(9, STEPS)]},
 }
 KILLED_AFTER_S = 1e-3  # the beginning of a step, which takes longer
 # what rounding of the model may change
@@ -87,16 +88,22 @@ def make_config(name, steps=STEPS, **more):
     return load_config(given | own | {"stream": stream} | more)
 
 
+def comes_after(first):
+    """The step after which a device comes, to follow in the next one and to count in its first."""
+    return max(0, first - 2)
+
+
 class Stage:
     """A hub, and who is to come when; ``least`` devices take a step, None: as many as there are."""
 
     def __init__(self, script, least=None):
-        self._coming = {}
+        self._coming, self._near = {}, {}
         self._least = least
         for device, times in script.items():
             for place, (first, _) in enumerate(times):
                 if not place or times[place - 1][1] < first - 1:
-                    self._coming.setdefault(first - 1, []).append(f"device-{device}")
+                    self._coming.setdefault(comes_after(first), []).append(f"device-{device}")
+                    self._near.setdefault(first - 1, []).append(f"device-{device}")
         self._open = {step: Event() for step in self._coming}
         self.hub = Hub("127.0.0.1", 0, len(script), least=len(self._coming[0]), fold=VectorOwner().fold)
         self._open[0].set()
@@ -108,11 +115,17 @@ class Stage:
         if step in self._coming:
             self._open[step].set()
             wait_for(lambda: set(self._coming[step]) <= set(self.hub.state().waiting), self._coming[step])
+        if step in self._near:
+            members = self.hub._views.members
+            wait_for(
+                lambda: set(self._near[step]) <= {one.name for one in list(members.values()) if one.is_near},
+                f"{self._near[step]} to be near",
+            )
 
     def enter(self, device, first):
         """Come when those who are there take the step before; where that was one's own, when they wait for more."""
-        if first - 1 in self._open:
-            assert self._open[first - 1].wait(LIMIT_S)
+        if comes_after(first) in self._open:
+            assert self._open[comes_after(first)].wait(LIMIT_S)
         else:
             wait_for(lambda: len(self.hub.state().waiting) == self._least - 1, "all others")
         return Actor(self, device)
@@ -136,8 +149,10 @@ class Actor(HubFabric):
 
     def note(self, step, content):
         if step == self.dies_in:
+            wait_for(lambda: not self._stage.hub._views.handovers, "the state that it gives to arrive")
             raise KilledError
-        self._stage.before(step)
+        if not self.follows:
+            self._stage.before(step)
         super().note(step, content)
 
 
@@ -192,12 +207,12 @@ def windows_of(name, folder, script, *, killed):
     def availability():
         def window(first, last):
             until_s = ends_s[last] + KILLED_AFTER_S * killed if last in ends_s else ALWAYS_S
-            return ends_s[first - 1], until_s
+            return ends_s[comes_after(first)], until_s
 
-        known = [[window(*time) for time in times if time[0] - 1 in ends_s] for times in script.values()]
+        known = [[window(*time) for time in times if comes_after(time[0]) in ends_s] for times in script.values()]
         return [{"windows_s": windows or [(ALWAYS_S, 2 * ALWAYS_S)]} for windows in known]
 
-    changes = {step for times in script.values() for first, last in times for step in (first - 1, last)}
+    changes = {step for times in script.values() for first, last in times for step in (comes_after(first), last)}
     for step in sorted(changes - {0, STEPS}):
         probe = make_config(name, step, cost={"availability": availability()})
         ends_s[step] = simulate(probe, quiet=True, out=folder / f"until-{step}").time_s

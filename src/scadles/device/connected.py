@@ -222,7 +222,9 @@ class ConnectedDevice(Device):
         self.clock.advance_to(self._last_end_s + float(reports.ready_s.max()))
         synced_s = self.clock.now()
         result = self.learner.update(reports, self.fabric.present)
-        if not (isinstance(self.fabric, ElasticFabric) and self.fabric.follows):
+        if isinstance(self.fabric, ElasticFabric) and self.fabric.follows:
+            self.has_followed(float(reports.ready_s[self.fabric.present[0]]))
+        else:
             self.last_taken = self.learner.step_number
         self.rejecting, self.all_ended = result.rejecting, result.ended
         self.settle(trained=trained or self._counts_for_nothing)

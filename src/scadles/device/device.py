@@ -218,6 +218,15 @@ class Device:
         self._last_take_s, self._last_message_s = source._last_take_s, source._last_message_s
         self._last_end_s = self.clock.now()
 
+    def has_followed(self, ready_s: float) -> None:
+        """Take note that others have taken a step that this device only follows: waits and deadlines count from now on.
+
+        Args:
+            ready_s: how long after the end of the last step that one of them was ready whose time counts.
+        """
+        self._last_message_s = self._last_end_s + ready_s
+        self._last_take_s = self.clock.now()
+
     def settle(self, *, trained: bool) -> None:
         """Account for what was taken: it was trained on, or is rejected where its gradient was left out."""
         if trained:

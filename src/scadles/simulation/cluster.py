@@ -103,6 +103,11 @@ class Cluster:
         return np.ones(len(self._devices), dtype=bool)
 
     @property
+    def has_model(self) -> np.ndarray:
+        """Which devices have a model of their own making, or were given one, bool ``[N]``."""
+        return self.took_part
+
+    @property
     def here(self) -> np.ndarray:
         """Which devices do what is done after a step, bool ``[N]``."""
         return self.took_part
@@ -118,7 +123,7 @@ class Cluster:
 
     def _begin_step(self) -> None:
         now_s = self._step_began_s = self._queue.now_s
-        on = self._availability.on(now_s)
+        on = self._who_counts(now_s)
         numbers = np.flatnonzero(on)
         if len(numbers) < self._least_to_begin(on):
             self._wait_for_enough(now_s)
@@ -142,6 +147,11 @@ class Cluster:
         on_ready = self._ready  # one object, whatever the number of events
         for device in members:
             self._plan(device, now_s, float(ready_s[device.number]), on_ready)
+
+    def _who_counts(self, now_s: float) -> np.ndarray:
+        """Return who takes part in a step that begins now, bool ``[N]``."""
+        on: np.ndarray = self._availability.on(now_s)
+        return on
 
     def _least_to_begin(self, on: np.ndarray) -> int:
         """Return how many devices a step takes where these are on."""

@@ -16,7 +16,7 @@ from scadles.device.learner import StepResult
 from scadles.exchange.aggregation import Reports
 from scadles.exchange.reduction import ClusterExchange
 from scadles.simulation.batchnorm import ClusterStatistics
-from scadles.simulation.cluster import Cluster
+from scadles.simulation.cluster import Cluster, StepDone
 from scadles.simulation.injected import NO_MESSAGES
 from scadles.simulation.sharing import Sharing
 
@@ -44,15 +44,30 @@ class ElasticCluster(Cluster):
         self._is_known = np.zeros(len(self._devices), dtype=bool)
         self._here_since_s = 0.0
         self._begun_with = self._gone = 0
+        self._following: dict[int, float] = {}  # until when each of them loads the model
 
     @property
     def took_part(self) -> np.ndarray:
         return self._present
 
     @property
+    def has_model(self) -> np.ndarray:
+        has_model: np.ndarray = self._present.copy()
+        has_model[list(self._following)] = True
+        return has_model
+
+    @property
     def here(self) -> np.ndarray:
-        here: np.ndarray = self._present | self._availability.on(self._queue.now_s)
+        here: np.ndarray = self._present | self._who_counts(self._queue.now_s)
         return here
+
+    def _who_counts(self, now_s: float) -> np.ndarray:
+        on = super()._who_counts(now_s)
+        if not (on & self._was_on).any():
+            return on
+        near = np.zeros(len(on), dtype=bool)
+        near[[number for number, loaded_s in self._following.items() if loaded_s <= now_s]] = True
+        return on & (self._was_on | near)
 
     def _begin_step(self) -> None:
         self._here_since_s = self._queue.now_s
@@ -66,10 +81,37 @@ class ElasticCluster(Cluster):
         return 1 if (on & self._was_on).any() else self._least
 
     def _load_model(self, on: np.ndarray, now_s: float) -> np.ndarray:
+        if (self._was_on & on).any():
+            self._let_follow(on, now_s)
+        else:
+            self._following.clear()
         loaded_s = super()._load_model(on, now_s)
         for number in np.flatnonzero(loaded_s > now_s).tolist():
             self._devices[number].clock.advance_to(float(loaded_s[number]))  # it gathers afterwards
         return loaded_s
+
+    def _let_follow(self, on: np.ndarray, now_s: float) -> None:
+        """Let those count that have followed, and those follow that come while others go on."""
+        available = self._availability.on(now_s)
+        for number in [one for one in self._following if on[one] or not available[one]]:
+            del self._following[number]
+            self._was_on[number] = on[number]
+            if not on[number]:
+                self._go(number)
+        source = next(one for one in self._members if on[one.number])
+        for number in np.flatnonzero(available & ~on).tolist():
+            if number not in self._following:
+                self._come(self._devices[number], source, goes_on=True)
+                self._following[number] = now_s + self._charge.fetch_s(number, self._learner.step_number + 1, now_s)
+
+    def _end_step(self, done: StepDone) -> None:
+        self._meet(self._queue.now_s)
+        for number in self._following:
+            device = self._devices[number]
+            device.collect_nothing()
+            device.has_followed(done.members[0].ready_s)
+            device.settle(trained=False)
+        super()._end_step(done)
 
     def _come(self, device: Device, source: Device, *, goes_on: bool) -> bool:
         intake, now_s = device.intake, device.clock.now()
@@ -79,8 +121,8 @@ class ElasticCluster(Cluster):
         elif isinstance(exchange := self._learner.exchange, ClusterExchange):
             exchange.introduce(device.number, source.number)
         self._is_known[device.number] = True
-        intake.forget()
-        intake.open(state)
+        intake.go_back(state)
+        intake.meter.load(state.meter)
         device.join(source if goes_on else None)
         self._statistics.give(source.number, device.number)
         return goes_on
@@ -128,6 +170,7 @@ class ElasticCluster(Cluster):
     def _look_again(self) -> None:
         """Go on with a step for which too few were left, where enough are there now."""
         now_s = self._here_since_s = self._queue.now_s
+        self._following.clear()
         on = self._availability.on(now_s)
         for device in [one for one in self._members if not on[one.number]]:
             self._lose(device)

@@ -155,9 +155,9 @@ class Simulator:
         if not tested:
             return test.count(self._learner.model)[None]
         rows = []
-        took_part = self._cluster.took_part
+        took_part, has_model = self._cluster.took_part, self._cluster.has_model
         for device in tested:  # each device tests the model that it would use: one that comes has that of the first
-            self._statistics.load(device if took_part[device] else int(took_part.argmax()))
+            self._statistics.load(device if has_model[device] else int(took_part.argmax()))
             rows.append(test.count(self._learner.model))
         return torch.stack(rows)
 

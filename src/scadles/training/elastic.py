@@ -11,7 +11,7 @@ from torch import Tensor
 from scadles.clock import timestamp
 from scadles.errors import MembershipChangedError, NotAdmittedError, RunError
 from scadles.fabric import ElasticFabric
-from scadles.observe import Away, Finished, Membership, Notice, Resumed, Step, Summary
+from scadles.observe import Away, Evaluation, Event, Finished, Membership, Notice, Resumed, Step, Summary
 from scadles.training.admission import Admission, Entry
 from scadles.training.changes import hash_of_compression
 from scadles.training.course import Course
@@ -73,6 +73,12 @@ class ElasticCourse(Course):
     def _follows(self) -> bool:
         """Whether others take steps that this device only takes after them."""
         return self._admission is not None and self._admission.fabric.follows
+
+    def _record(self, event: Event) -> None:
+        if self._follows and isinstance(event, Step | Evaluation):
+            self._tools.progress.update(event)  # it is the others' step
+        else:
+            super()._record(event)
 
     def _complete(self, loss: Tensor | None, correct: int | None = None, weight: float | None = None) -> Step:
         try:
@@ -151,8 +157,7 @@ class ElasticCourse(Course):
             self._emit(Notice, message=f"device {self.rank} leaves: {error}")
             self._ended_by = LEFT
             raise _OverError from None
-        # a test that was broken off let it stand still, and one that has followed comes to the others' time
-        self._device.clock.start(max(entry.carried["clock_s"], self._learner.time_s))
+        self._device.clock.start(entry.carried["clock_s"])  # a test that was broken off let it stand still
         if entry.view.receivers:
             self._device.end_step()  # all begin at this moment: nobody has waited for those that come
         if entry.since is not None:

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from hub_devices import BATCH, Device, begin_together, hub_starter, lose_steps, until
+from hub_devices import BATCH, LIMIT_S, Device, begin_together, hub_starter, lose_steps, until
 from scadles.observe import Finished, Notice, Step
 from scadles.streams import ReplaySource, Source
 
@@ -89,11 +89,11 @@ def test_nobody_is_said_to_have_waited_for_who_was_away(start_hub, tmp_path):
     two = Device(hub.address, "cam-2", tmp_path / "two", pause_at=25)
     begin_together(hub)
     assert two.paused.wait(LIMIT_S)
-    [member] = [member for member in hub._members.values() if member.name == "cam-2"]
+    [member] = [member for member in hub._views.members.values() if member.name == "cam-2"]
     hub._leave(member, "a test")
     assert one.paused.wait(LIMIT_S)
     two.goes_on.set()
-    until(lambda: "cam-2" in hub.state().waiting, "it waits to be admitted")
+    until(lambda: "cam-2" in hub.state().waiting, "it waits to be let in")
     one.goes_on.set()
     for device in (one, two):
         device.join()

@@ -56,12 +56,16 @@ class CompressedExchange(GradientExchange):
         # decoding ends after the messages: both times are of the step before
         report[_CODING_S], report[_TRANSFER_S] = self._coding_s, self._transfer_s
         report[_REDO] += NEWLY_USED * self._used.look(self._buckets[0], report[_WEIGHT])
-        whole = self.compressor.begin(update, report)
+        takes_part, reducer = self._link.rank in self._link.present, self.compressor.reducer
+        whole = self.compressor.begin(update, report, present=takes_part)
         reduction = None
         if self.compressor.compressed:
-            reduction = self.compressor.reducer.reduce(whole, report.tolist(), self.compressor.step, self._phase)
-            update.copy_(reduction.total)
-            reports = Reports(reduction.scalars)
+            about = (self.compressor.step, self._phase)
+            if takes_part:
+                reduction = reducer.reduce(whole, report.tolist(), *about)
+            came = reduction or reducer.follow(len(report), *about)
+            update.copy_(came.total)
+            reports = Reports(came.scalars)
             self._link.reduce(self._beside, self._phase).wait() if len(self._beside) else None
         else:
             update.copy_(whole)

@@ -133,6 +133,17 @@ class SparseReducer(ABC):
         taken = Sparse(reduction.taken.indices.to(v.device), reduction.taken.values.to(v.device))
         return reduction._replace(total=reduction.total.to(v.device), taken=taken, left=reduction.left.to(v.device))
 
+    def follow(self, scalars: int, step: int, phase: str) -> Sums:
+        """Hear what comes of the others' exchange, as a device that brings nothing; what it has kept back stays.
+
+        Args:
+            scalars: how many numbers each device tells all others.
+            step, phase: as for :meth:`reduce`.
+        """
+        nothing = torch.zeros(self.volume(scalars).message_bytes, dtype=torch.uint8)
+        messages, senders = self._exchange(nothing, phase)
+        return self.add_up(messages.cpu(), senders, step, phase)
+
     @abstractmethod
     def begin(self, v: Tensor, step: int) -> Tensor | None:
         """Pick what is sent; return a message for each device, uint8 ``[size, m]``, where such are swapped first."""

@@ -161,6 +161,11 @@ class PowerSgdReducer(SparseReducer):
         self._lefts: list[Tensor] = []
         self._update = self._sent = torch.zeros(0)
 
+    def follow(self, scalars: int, step: int, phase: str) -> Sums:
+        # the common factors come out of two rounds, which begin the next step as well
+        came = self.reduce(torch.zeros(self.n), [0.0] * scalars, step, phase)
+        return Sums(came.total, came.scalars)
+
     def begin(self, v: Tensor, step: int) -> Tensor | None:
         self._update = v.detach().cpu()
         if not self.plan.matrices:
