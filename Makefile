@@ -54,7 +54,7 @@ wheel-check: dist  ## install the wheel without extras into an empty environment
 test: setup  ## all tests that need no broker, and how much of src they run
 	$(BIN)/pytest $(WORKERS) --ignore tests/external --cov --cov-report term --cov-fail-under 95
 
-test-brokers: setup  ## tests with real brokers, which are installed where that is possible
+test-brokers: setup  ## tests with real brokers and routers, which are installed where that is possible
 	tests/external/install_brokers.sh
 	$(BIN)/pytest $(WORKERS) tests/external
 

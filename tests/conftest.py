@@ -15,7 +15,7 @@ from fork_server import spawn
 from scadles.errors import PeerLostError
 from scadles.fabric import LocalFabric
 
-pytest_plugins = ["runs"]
+pytest_plugins = ["networks", "runs"]
 
 # the same examples in every run of the same code; HYPOTHESIS_PROFILE=explore looks for others
 settings.register_profile("scadles", deadline=None, derandomize=True)

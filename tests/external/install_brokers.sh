@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Installs Mosquitto and the Java that Kafka needs, or says how; Kafka itself is a download. Tests of what is missing
-# then are skipped and say so.
+# Installs Mosquitto, the Java that Kafka needs, and what makes networks with routers, or says how; Kafka itself is a
+# download. Tests of what is missing then are skipped and say so.
 set -euo pipefail
 
 packages=()
 [ -x /usr/sbin/mosquitto ] || command -v mosquitto >/dev/null || packages+=(mosquitto)
 command -v java >/dev/null || packages+=(openjdk-17-jre-headless)
+[ -x /usr/sbin/nft ] || command -v nft >/dev/null || packages+=(nftables)
+[ -x /usr/sbin/tc ] || [ -x /sbin/tc ] || command -v tc >/dev/null || packages+=(iproute2)
 [ ${#packages[@]} -gt 0 ] || exit 0
 
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
