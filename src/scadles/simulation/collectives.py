@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from scadles.fabric.hub.frames import PIECE_BYTES
+
 
 class ExchangeCost(NamedTuple):
     """What one exchange costs.
@@ -76,18 +78,35 @@ def all_gather(message_bytes: int, up_bps: np.ndarray, down_bps: np.ndarray, lat
 
 
 def star(message_bytes: int, up_bps: np.ndarray, down_bps: np.ndarray, latency_s: np.ndarray) -> ExchangeCost:
-    """Return the cost of a server outside the devices, whose own link takes no time.
+    """Return the cost of a server outside the devices, such as :class:`.Hub`, whose own link takes no time.
 
-    All devices send at the same time, and when the slowest is done all receive at the same time:
-    ``max(latency + 8 M / up) + max(latency + 8 M / down)``; ``2 n M`` bytes.
+    All devices send at the same time, in pieces of :data:`.PIECE_BYTES`, and each piece of the sum goes to all of them
+    as soon as it is whole. Of a message of one piece that is ``max(latency + 8 M / up) + max(latency + 8 M / down)``; of
+    a longer one it is, for the piece that delays the end most, the same with what comes up to its end, and with what is
+    still to go down from its beginning on. ``2 n M`` bytes.
+
+    >>> megabit = np.full(4, 1e6)
+    >>> star(125_000, megabit, megabit, np.zeros(4))
+    ExchangeCost(seconds=2.0, bytes_sent=1000000)
     """
-    return through_hub(message_bytes, message_bytes, up_bps, down_bps, latency_s)
+    last = max(0, message_bytes - 1) // PIECE_BYTES * PIECE_BYTES
+    # what is up and what is left are convex along pieces of one length: the worst is the first, or at the end
+    seconds = max(
+        float(np.max(latency_s + 8 * min(begin + PIECE_BYTES, message_bytes) / up_bps))
+        + float(np.max(latency_s + 8 * (message_bytes - begin) / down_bps))
+        for begin in {0, max(0, last - PIECE_BYTES), last}
+    )
+    return ExchangeCost(seconds, 2 * len(up_bps) * message_bytes)
 
 
 def through_hub(
     message_bytes: int, reply_bytes: int, up_bps: np.ndarray, down_bps: np.ndarray, latency_s: np.ndarray
 ) -> ExchangeCost:
-    """Return the cost of a :func:`star` whose server answers with a message of another size."""
+    """Return the cost of a server that answers when it has everybody's whole message, with one for all of them.
+
+    ``max(latency + 8 message_bytes / up) + max(latency + 8 reply_bytes / down)``; ``n (message_bytes + reply_bytes)``
+    bytes.
+    """
     up_s = float(np.max(latency_s + 8 * message_bytes / up_bps))
     down_s = float(np.max(latency_s + 8 * reply_bytes / down_bps))
     return ExchangeCost(up_s + down_s, len(up_bps) * (message_bytes + reply_bytes))

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scadles.simulation.collectives import COLLECTIVES, all_gather, ring, star, tree
+from scadles.fabric.hub.frames import PIECE_BYTES, pieces
+from scadles.simulation.collectives import COLLECTIVES, all_gather, fold, ring, star, tree
 
 AROUND = ("ring", "tree", "all-gather")
 
@@ -50,6 +51,18 @@ def reduced_and_broadcast(n):
     return rounds + back
 
 
+def through_a_server_s(nbytes, columns):
+    """Send pieces up on every link, add each up when the last device has brought it, and send the sums down."""
+    up, down, latency = columns
+    lengths = [min(PIECE_BYTES, nbytes - begin) for begin in pieces(nbytes)]
+    brought = [latency + 8 * end / up for end in np.cumsum(lengths)]
+    free, arrived = np.zeros(len(up)), 0.0
+    for length, at in zip(lengths, brought, strict=True):
+        free = np.maximum(free, at.max()) + 8 * length / down
+        arrived = (free + latency).max()
+    return arrived
+
+
 link = st.tuples(st.floats(1e3, 1e10), st.floats(1e3, 1e10), st.floats(0, 1))
 clusters = st.lists(link, min_size=2, max_size=20).map(lambda rows: links(*rows))
 sizes = st.integers(0, 10**10)
@@ -71,8 +84,18 @@ class TestByHand:
         assert all_gather(4_000_000, *self.four) == (3 * 4.5, 48_000_000)
 
     def test_star(self):
-        # 4 MB up and 4 MB down at the same time on all links
-        assert star(4_000_000, *self.four) == (2 * 4.5, 32_000_000)
+        # 1 MB up and 1 MB down at the same time on all links
+        assert star(1_000_000, *self.four) == (2 * 1.5, 8_000_000)
+
+    def test_a_star_passes_pieces_on(self):
+        # the first of four pieces is up, then all goes down: nothing waits for the last one
+        assert star(4 << 20, *links(*[(2**23, 2**23, 0.5)] * 4)) == (1.5 + 4.5, 32 << 20)
+        # where the way up is slow, only the last piece is still to go down
+        assert star(4 << 20, *links(*[(2**23, 2**26, 0.0)] * 4)) == (4 + 0.125, 32 << 20)
+
+    def test_a_fold_waits_for_all_of_everybody(self):
+        two = links((1e6, 8e6, 0.0), (8e6, 2e6, 0.5))
+        assert fold(1_000_000, 2_000_000, *two) == (8 + 8.5, 6_000_000)
 
     def test_the_slower_end_of_each_hop_counts(self):
         # hops 0 -> 1 at 2, 1 -> 2 at 8, 2 -> 0 at 4 Mbit/s; latencies 0.1, 0.3, 0.3
@@ -103,6 +126,10 @@ class TestRoundByRound:
         n = len(columns[0])
         assert ring(nbytes, *columns).seconds == pytest.approx(passing_on_s(2 * (n - 1), nbytes / n, columns))
         assert all_gather(nbytes, *columns).seconds == pytest.approx(passing_on_s(n - 1, nbytes, columns))
+
+    @given(st.one_of(st.integers(0, 20 * PIECE_BYTES), st.integers(0, 20).map(lambda n: n * PIECE_BYTES)), clusters)
+    def test_star(self, nbytes, columns):
+        assert star(nbytes, *columns).seconds == pytest.approx(through_a_server_s(nbytes, columns))
 
     @given(sizes, clusters)
     def test_tree(self, nbytes, columns):
