@@ -70,7 +70,7 @@ class Internet:
     """
 
     def __init__(self, devices):
-        self._all = []
+        self._all, self._routers = [], []
         self.hub = self._made()
         self.hub.do(f"ip link set lo up; ip link add net type bridge; ip link set net up; ip addr add {HUB}/24 dev net")
         self.devices = [self._device(number) for number in range(devices)]
@@ -86,6 +86,11 @@ class Internet:
     def mend(self, number):
         self.hub.do(f"bridge link set dev to{number} state forwarding")
 
+    def thin(self, number, mbit, queue):
+        """Let so little through between a device and the hub, and let its router keep what waits, as in "3s"."""
+        bucket = f"root tbf rate {mbit}mbit burst 1540b latency {queue}"
+        self._routers[number].do(f"tc qdisc add dev wan {bucket}; tc qdisc add dev lan {bucket}")
+
     def close(self):
         for namespace in self._all:
             namespace.close()
@@ -96,6 +101,7 @@ class Internet:
 
     def _device(self, number):
         router, device = self._made(), self._made()
+        self._routers.append(router)
         self.hub.do(f"ip link add to{number} type veth peer name wan netns {router.pid}; ip link set to{number} up")
         self.hub.do(f"ip link set to{number} master net")
         router.do(f"ip addr add {self.address(number)}/24 dev wan; ip link set wan up")
@@ -110,7 +116,7 @@ class Internet:
 @pytest.fixture
 def internet():
     """Make a hub's network and those of some devices: ``internet(devices)``."""
-    programs = {"ip": "iproute2", "bridge": "iproute2", "nft": "nftables", "unshare": "util-linux"}
+    programs = {"ip": "iproute2", "bridge": "iproute2", "tc": "iproute2", "nft": "nftables", "unshare": "util-linux"}
     missing = sorted({package for name, package in programs.items() if not shutil.which(name)})
     if sys.platform != "linux" or os.geteuid() != 0:
         pytest.skip("devices behind routers need Linux's network namespaces, and root to make them")

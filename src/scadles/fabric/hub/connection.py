@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import socket
+import struct
 from contextlib import suppress
 from typing import Any
 
@@ -13,6 +15,8 @@ from scadles.fabric.hub.frames import HEADER_BYTES, Frame, FrameError, Kind, par
 _WHOLE = getattr(socket, "MSG_WAITALL", 0)
 #: Read at once, so that the count of what has come moves on slow links.
 _MOST_AT_ONCE = 1 << 18
+#: ``tcpi_last_data_recv`` and ``tcpi_last_ack_recv`` in Linux's ``struct tcp_info``, milliseconds.
+_LAST_HEARD = struct.Struct("=52xII")
 
 
 class ClosedError(ConnectionError):
@@ -116,6 +120,22 @@ class Connection:
                 raise ClosedError("the other end has closed the connection")
             filled += count
             self.received += count
+
+    def since_data_s(self) -> float:
+        """Return how long ago the last byte came in, read or not; inf where the system does not tell."""
+        return self._since_heard_s()[0]
+
+    def since_taken_s(self) -> float:
+        """Return how long ago the other end's system last said that bytes have reached it; inf likewise."""
+        return self._since_heard_s()[1]
+
+    def _since_heard_s(self) -> tuple[float, float]:
+        try:
+            info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_HEARD.size)
+            data_ms, taken_ms = _LAST_HEARD.unpack(info)
+        except (OSError, AttributeError, struct.error):  # no TCP, or no Linux
+            return math.inf, math.inf
+        return data_ms / 1000, taken_ms / 1000
 
     def close(self) -> None:
         """Close both directions; whoever reads or writes gets :class:`ClosedError`."""

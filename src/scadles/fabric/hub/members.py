@@ -16,7 +16,8 @@ from scadles.fabric.hub.frames import Frame
 MOST_NAME = 64
 #: Between two signs of life of either end.
 PULSE_S = 0.2
-_LEAST_S = 1.0
+#: Nobody is given up for a shorter silence.
+LEAST_S = 1.0
 #: Before so many intervals are known, a silence is not shorter than this: a start is rough.
 _FEW, _LEAST_OF_FEW_S = 16, 2.5
 _KEPT = 64
@@ -64,7 +65,7 @@ class Pulse:
 
     def is_gone(self, now_s: float) -> bool:
         """Whether the other end must be taken to be gone."""
-        least_s = _LEAST_S if len(self._intervals) > _FEW else _LEAST_OF_FEW_S
+        least_s = LEAST_S if len(self._intervals) > _FEW else _LEAST_OF_FEW_S
         return self.silent_s(now_s) > least_s and self.suspicion(now_s) > _SUSPICION
 
 
@@ -107,6 +108,7 @@ class Member:
         name, seat: who it is.
         session: a secret of its connections; a later one of the same name has another.
         control, up, down: its connections; the latter two are None until they are there.
+        giving: the connection over which it gave its state last.
         outbox: what is for it.
         pulse: its signs of life.
         step: how far its model has come, as it said last.
@@ -128,6 +130,7 @@ class Member:
     pulse: Pulse
     up: Connection | None = None
     down: Connection | None = None
+    giving: Connection | None = None
     outbox: Outbox = field(default_factory=Outbox)
     step: int = -1
     is_ready: bool = False
@@ -143,6 +146,17 @@ class Member:
     _lag: float = math.inf
     _moved: object = None
     _moved_s: float = -math.inf
+
+    def is_silent(self, now_s: float) -> bool:
+        """Whether there are neither signs of life nor bytes: on a thin link the signs queue up behind the bytes.
+
+        Bytes that go down count as well, because what confirms signs of life queues up behind them.
+        """
+        if not self.pulse.is_gone(now_s):
+            return False
+        since_s = [one.since_data_s() for one in (self.up, self.giving) if one is not None]
+        since_s += [self.down.since_taken_s()] if self.down is not None else []
+        return min(since_s, default=math.inf) > LEAST_S
 
     def hangs_s(self, now_s: float, *, is_awaited: bool) -> float:
         """Return for how long others have waited for this device while nothing has moved."""

@@ -249,6 +249,7 @@ class Hub:
 
     def _hand_over(self, handover: HandOver, connection: Connection) -> None:
         """Take the state that a device gives, and pass it on."""
+        handover.source.giving = connection
         why = "its connection ended"
         try:
             while not handover.is_whole:
@@ -356,7 +357,7 @@ class Hub:
             now_s = wall_seconds()
             with self._lock:
                 members = self._views.members
-                silent = [one for one in members.values() if one.pulse.is_gone(now_s)]
+                silent = [one for one in members.values() if one.is_silent(now_s)]
                 awaited = {seat for one in self._views.collectives.values() for seat in one.awaited()}
                 idle_s = {one: one.hangs_s(now_s, is_awaited=seat in awaited) for seat, one in members.items()}
                 self._idle_s = {one.seat: seconds for one, seconds in idle_s.items()}

@@ -13,7 +13,7 @@ from scadles.clock import wall_seconds
 from scadles.errors import FabricError
 from scadles.fabric.hub.connection import ClosedError, Connection
 from scadles.fabric.hub.frames import PIECE_BYTES, Frame, FrameError, Kind, pieces
-from scadles.fabric.hub.members import PULSE_S, Pulse
+from scadles.fabric.hub.members import LEAST_S, PULSE_S, Pulse
 
 _CONNECT_S = 10.0
 
@@ -76,6 +76,7 @@ class Session:
             self.down = connect(role="down", session=self.welcome["session"])
             failing.pop_all()
         self._pulse = Pulse(wall_seconds())
+        self._giving = self.up
 
     def start(self) -> None:
         """Begin to serve the connections."""
@@ -118,6 +119,7 @@ class Session:
                     connection = self._connect({"role": "give", "session": self.welcome["session"], "view": view})
                 except (OSError, FabricError):  # nobody waits for it any more, or the hub is lost
                     continue
+                self._giving = connection
                 head = Frame(Kind.STATE, view=view, total=len(content))
                 with suppress(ClosedError):
                     _send_in_pieces(connection, head, content, self.over.is_set)
@@ -188,10 +190,14 @@ class Session:
                 if self.over.is_set():
                     return
                 self.control.send_text(Kind.PULSE, self._receiving.news())
-                if self._pulse.is_gone(wall_seconds()):
+                if self._pulse.is_gone(wall_seconds()) and not self._moves():
                     raise ClosedError(f"silent for {self._pulse.silent_s(wall_seconds()):.1f} s")
         except ClosedError as error:
             self._end(str(error))
+
+    def _moves(self) -> bool:
+        """Whether bytes come from the hub or reach it: on a thin link signs of life queue up behind them."""
+        return min(self.down.since_data_s(), self.up.since_taken_s(), self._giving.since_taken_s()) <= LEAST_S
 
     def _hear(self) -> None:
         try:
