@@ -3,8 +3,8 @@
 A hub and four devices are processes in network namespaces of their own, on one bridge; ``scadles simulate`` predicts
 the same runs with ``cost.collective: star`` from the rates of the links and from what was measured beforehand:
 
-- *Bandwidth, latency, compute* as in ``shaped_links.py``: whole frames and acknowledgements count; a message of a few
-  bytes there and back gives the latency; a step on free links everything that is no waiting for links.
+- *Bandwidth, compute* as in ``shaped_links.py``: whole frames and acknowledgements count; a step on free links gives
+  everything that is no waiting for links. Latency is below 1 ms here, and not charged.
 - *Absence*: from the moment at which the link drops until it is there again (``cost.availability``). How long a hub
   takes to notice, and a device to find it again, is what may differ.
 
@@ -43,7 +43,6 @@ THIN, FAST_MBIT = DEVICES - 1, 100.0
 BURST = "1540b"  # one frame: more would pass for nothing after each silence, and messages are small
 QUEUE = "500ms"  # at 1 Mbit/s 50 ms are five frames, and every compressed message would lose some
 START_S, RUN_S = 60, 240
-PROBES, PROBE_VALUES = 40, 10
 CALIBRATION_STEPS, BATCH = 40, 16
 SETTINGS: dict[str, Any] = {
     "method": "ddl",
@@ -103,10 +102,9 @@ class Fleet:
         links: where they run.
         out: the folder of this run; the devices' are in it.
         given: settings over those of ``run.yaml`` beside it.
-        probe: run small sums in place of a training.
     """
 
-    def __init__(self, links: Namespaces, out: Path, given: list[str], *, probe: bool = False) -> None:
+    def __init__(self, links: Namespaces, out: Path, given: list[str]) -> None:
         self.out, self._links, self._files = out, links, ExitStack()
         out.mkdir(parents=True)
         settings = [word for setting in given for word in ("--set", setting)]
@@ -115,8 +113,7 @@ class Fleet:
         self.until(lambda: f" on {ADDRESS}:{PORT}" in self.said("hub"), "an address", START_S)
         for rank, name in enumerate(links.devices):
             join = ["join", f"{ADDRESS}:{PORT}", "--name", f"cam-{rank}", "--out", str(out / f"cam-{rank}"), "--quiet"]
-            arguments = [__file__, "--probe", f"cam-{rank}"] if probe else ["-m", "scadles", *join]
-            self._processes.append(self._start(name, f"cam-{rank}", arguments))
+            self._processes.append(self._start(name, f"cam-{rank}", ["-m", "scadles", *join]))
 
     def __enter__(self) -> Fleet:
         return self
@@ -170,32 +167,6 @@ def train(links: Namespaces, out: Path, given: list[str]) -> Fleet:
     return fleet
 
 
-def probe(name: str) -> None:
-    """Be a device that sums a few bytes over and over; print the median time."""
-    import torch
-
-    from scadles.fabric.hub import HubFabric
-
-    fabric = HubFabric(ADDRESS, PORT, name)
-    fabric.enter(0)
-    taken_s = []
-    for _ in range(PROBES):
-        start_s = time.perf_counter()
-        fabric.reduce(torch.zeros(PROBE_VALUES), "probe").wait()
-        taken_s.append(time.perf_counter() - start_s)
-    print("median", statistics.median(taken_s), flush=True)
-    fabric.ended_by = "probe"
-    fabric.close()
-
-
-def latency_s(links: Namespaces, out: Path) -> float:
-    """Return what a few bytes take from a device to the hub, or back."""
-    with Fleet(links, out, [], probe=True) as fleet:
-        fleet.until(lambda: all("median" in fleet.said(f"cam-{rank}") for rank in range(DEVICES)), "probes")
-    medians = [float(fleet.said(f"cam-{rank}").split()[-1]) for rank in range(DEVICES)]
-    return statistics.median(medians) / 2
-
-
 def predict(out: Path, given: list[str]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Simulate the same; return the events of device 0's steps, and the summary."""
     arguments = ["-m", "scadles", "simulate", str(out.parent / "run.yaml"), "--out", str(out), "--quiet"]
@@ -242,11 +213,10 @@ def compare_links(links: Namespaces, mbit: float, rows: list[Row], out: Path) ->
         rate = mbit * row.times_faster
         links.shape(FAST_MBIT)
         links.shape(rate, [THIN], BURST, QUEUE)
-        delay_s = latency_s(links, out / f"probe-{row.name}")
         bps = [FAST_MBIT * 1e6 * PAYLOAD] * THIN + [rate * 1e6 * PAYLOAD]
         given = [f"model=hub_links:{row.model}", *row.given]
         real, up, down = measured(links, row, given, out)
-        costs = {"link.up_bps": bps, "link.down_bps": bps, "link.latency_s": delay_s}
+        costs = {"link.up_bps": bps, "link.down_bps": bps}
         said = [f"cost.{name}={value!r}" for name, value in costs.items()]
         said += [f"cost.compute.step_s={compute_s[row.name]!r}", f"steps={row.steps}"]
         steps, summary = predict(out / f"predicted-{row.name}", [*given, *said])
@@ -255,8 +225,7 @@ def compare_links(links: Namespaces, mbit: float, rows: list[Row], out: Path) ->
             f"{rate:7g} {row.name:15}"
             + pair(each_s(real), each_s(steps), "{:.3f}", 24)
             + pair(up / 1e3, frames_bytes / 1e3, "{:.1f}", 26)
-            + pair(down / 1e3, frames_bytes / 1e3, "{:.1f}", 26)
-            + f"   (latency {delay_s * 1e3:.1f} ms)",
+            + pair(down / 1e3, frames_bytes / 1e3, "{:.1f}", 26),
             flush=True,
         )
 
@@ -322,11 +291,7 @@ def main() -> int:
     parser.add_argument("--drop-s", type=float, default=10.0, help="how long a link drops, in a run of four times that")
     parser.add_argument("--only", choices=["links", "drop"], help="leave the other part out")
     parser.add_argument("--out", type=Path, help="keep the run folders here")
-    parser.add_argument("--probe", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.probe:
-        probe(options.probe)
-        return 0
     if os.geteuid() != 0 or not (shutil.which("ip") and shutil.which("tc")):
         print("shaped links need root and iproute2 (apt-get install iproute2): nothing was measured")
         return 0

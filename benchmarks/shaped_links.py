@@ -32,6 +32,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -104,11 +105,21 @@ class Namespaces:
             if name in there:
                 _command("ip", "netns", "del", name)
 
-    def shape(self, mbit: float) -> None:
-        """Shape every link at both ends."""
-        for rank, name in enumerate(self.devices):
+    def shape(
+        self, mbit: float, ranks: Sequence[int] = range(DEVICES), burst: str = "32kbit", queue: str = "50ms"
+    ) -> None:
+        """Shape the links of some devices at both ends.
+
+        Args:
+            mbit: megabits a second.
+            ranks: of the devices.
+            burst: what passes at once after a silence.
+            queue: how long a frame may wait; what would wait longer is dropped.
+        """
+        for rank in ranks:
+            name = self.devices[rank]
             for where, interface in ((name, "eth0"), (self.hub, f"to{rank}")):
-                bucket = ("rate", f"{mbit}mbit", "burst", "32kbit", "latency", "50ms")
+                bucket = ("rate", f"{mbit}mbit", "burst", burst, "latency", queue)
                 _command("tc", "-n", where, "qdisc", "replace", "dev", interface, "root", "tbf", *bucket)
 
     def run(self, arguments: list[str], timeout_s: float, log: Path) -> None:
@@ -142,7 +153,8 @@ def _command(*words: str) -> None:
 
 
 def _environment(rank: int | None = None) -> dict[str, str]:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     if rank is not None:
         environment |= {"RANK": str(rank), "WORLD_SIZE": str(DEVICES), "MASTER_ADDR": "10.77.0.1"}
         environment |= {"MASTER_PORT": str(PORT), "GLOO_SOCKET_IFNAME": "eth0", "RES_OPTIONS": "timeout:1 attempts:1"}
