@@ -81,9 +81,9 @@ def star(message_bytes: int, up_bps: np.ndarray, down_bps: np.ndarray, latency_s
     """Return the cost of a server outside the devices, such as :class:`.Hub`, whose own link takes no time.
 
     All devices send at the same time, in pieces of :data:`.PIECE_BYTES`, and each piece of the sum goes to all of them
-    as soon as it is whole. Of a message of one piece that is ``max(latency + 8 M / up) + max(latency + 8 M / down)``; of
-    a longer one it is, for the piece that delays the end most, the same with what comes up to its end, and with what is
-    still to go down from its beginning on. ``2 n M`` bytes.
+    as soon as it is whole. Of a message of one piece that is ``max(latency + 8 M / up) + max(latency + 8 M / down)``.
+    Of a longer one it is, for the piece that delays the end most, the same with what comes up to its end, and with what
+    is still to go down from its beginning on. ``2 n M`` bytes.
 
     >>> megabit = np.full(4, 1e6)
     >>> star(125_000, megabit, megabit, np.zeros(4))
