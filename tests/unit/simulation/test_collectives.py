@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scadles.fabric.hub.frames import PIECE_BYTES, pieces
-from scadles.simulation.collectives import COLLECTIVES, all_gather, fold, ring, star, tree
+from scadles.simulation.collectives import COLLECTIVES, all_gather, ring, star, through_hub, tree
 
 AROUND = ("ring", "tree", "all-gather")
 
@@ -95,7 +95,7 @@ class TestByHand:
 
     def test_a_fold_waits_for_all_of_everybody(self):
         two = links((1e6, 8e6, 0.0), (8e6, 2e6, 0.5))
-        assert fold(1_000_000, 2_000_000, *two) == (8 + 8.5, 6_000_000)
+        assert through_hub(1_000_000, 2_000_000, *two) == (8 + 8.5, 6_000_000)
 
     def test_the_slower_end_of_each_hop_counts(self):
         # hops 0 -> 1 at 2, 1 -> 2 at 8, 2 -> 0 at 4 Mbit/s; latencies 0.1, 0.3, 0.3
