@@ -102,6 +102,13 @@ class Learner:
         self._lr = float(optimizer.param_groups[0]["lr"])
         self._take_step: Callable[[Optimizer], None] = lambda optimizer: optimizer.step()
 
+    @property
+    def optimizer_share(self) -> float:
+        """How many numbers the optimizer keeps for each of the model's: 1 with momentum, 2 with Adam."""
+        numbers = sum(parameter.numel() for parameter in self.model.parameters())
+        kept = (value for state in self.optimizer.state.values() for value in state.values())
+        return sum(value.numel() for value in kept if isinstance(value, Tensor)) / max(1, numbers)
+
     def guard(self) -> Guard:
         """Refuse, until the returned guard is released, steps of the optimizer that are not :meth:`update`'s."""
         guard = Guard(self.optimizer)

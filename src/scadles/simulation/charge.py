@@ -103,9 +103,17 @@ class Charge:
             return self.costs.through_hub(members, self.message_bytes, self.message_bytes, step, now_s)
         return self.costs.dense(members, self.message_bytes, step, now_s)
 
-    def fetch_s(self, device: int, step: int, now_s: float) -> float:
-        """Return how long a device that comes back loads the model."""
-        return self.costs.fetch_s(device, self.message_bytes, step, now_s)
+    def fetch_s(self, device: int, step: int, now_s: float, *, source: int | None = None, beside: float = 0.0) -> float:
+        """Return how long a device that comes back loads the model.
+
+        Args:
+            device: which one.
+            step: that goes on meanwhile.
+            now_s: stream time.
+            source: the device that gives it; None where it comes from a server.
+            beside: how much is loaded with the model, as a multiple of it.
+        """
+        return self.costs.fetch_s(device, round((1 + beside) * self.message_bytes), step, now_s, source)
 
     def _volume(self, reducer: SparseReducer, members: int) -> Volume:
         """Return what a device sends in a compressed step of the charged model."""

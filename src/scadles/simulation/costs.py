@@ -143,11 +143,16 @@ class Costs:
         """Return how long the slowest of these devices selects and codes what it sends of its gradient."""
         return float(_those(self._coding.at(step, now_s), members).max(initial=0.0))
 
-    def fetch_s(self, device: int, nbytes: int, step: int, now_s: float) -> float:
-        """Return how long a device that comes back loads the model: its latency, and ``nbytes`` over its down link."""
+    def fetch_s(self, device: int, nbytes: int, step: int, now_s: float, source: int | None = None) -> float:
+        """Return how long a device that comes back loads the model: its latency, and ``nbytes`` over its down link.
+
+        Where another device is the source, the slower one of that device's up link and the down link counts.
+        """
         one = np.array([device])
-        latency_s = _those(self._latency.at(step, now_s), one)
-        return float((latency_s + 8 * nbytes / _those(self._down.at(step, now_s), one))[0])
+        latency_s, bps = _those(self._latency.at(step, now_s), one), _those(self._down.at(step, now_s), one)
+        if source is not None:
+            bps = np.minimum(bps, _those(self._up.at(step, now_s), np.array([source])))
+        return float((latency_s + 8 * nbytes / bps)[0])
 
     def _links(self, members: np.ndarray, step: int, now_s: float) -> Iterator[np.ndarray]:
         """Yield up and down bandwidth and latency of these devices, float64 ``[n]`` each."""

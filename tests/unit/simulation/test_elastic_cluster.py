@@ -64,6 +64,16 @@ class TestComing:
         assert np.diff(ends) == pytest.approx(1.0)
         assert [step.wait_s for step in folder.steps(2)] == pytest.approx([1.0] * 2)
 
+    def test_one_that_comes_follows_until_it_has_the_state_and_the_others_go_on(self, run):
+        """Model and momentum, 2 x 1,200 bytes, take 4.8 s over the uplink of the device that gives them."""
+        link = {"up_bps": [4e3, 1e9, 1e9], "down_bps": 1e9}
+        settings = {"optimizer": {"momentum": 0.9}, "cost": {"link": link, "message_bytes": 1200}}
+        folder = run(None, None, [[2.9, 1000]], steps=7, model="mlp", **settings)
+        ends = folder.column(0, "time_s")
+        came_s, first = ends[0], folder.steps(2)[0].step
+        assert np.diff(ends)[: first - 2] == pytest.approx(np.diff(ends)[0], rel=1e-3), "nobody waits for it"
+        assert ends[first - 2] >= came_s + 4.8 > ends[first - 3]
+
 
 class TestGoing:
     def test_who_is_lost_before_the_others_are_ready_has_no_part_in_the_step(self, run):
