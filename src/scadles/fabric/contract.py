@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -112,6 +113,7 @@ class View(NamedTuple):
         receivers: devices that have come with this view, and take the state of the source; those that are no members
             follow.
         note: what this device said with its last step that counted; only on one that has come with this view.
+        away: what devices said that are not there now, by number; of very many those that were there last.
     """
 
     number: int
@@ -119,6 +121,7 @@ class View(NamedTuple):
     source: int | None
     receivers: tuple[int, ...]
     note: Mapping[str, Any] | None = None
+    away: Mapping[int, Mapping[str, Any]] = MappingProxyType({})
 
 
 class ElasticFabric(Fabric):
@@ -147,6 +150,11 @@ class ElasticFabric(Fabric):
     @abstractmethod
     def members(self) -> Mapping[int, str]:
         """Names of those who take part in the present view, by number."""
+
+    @property
+    @abstractmethod
+    def away(self) -> Mapping[int, Mapping[str, Any]]:
+        """What devices said with their last step that counted that are not there, by number, as in the present view."""
 
     @property
     @abstractmethod

@@ -100,7 +100,7 @@ class Away(_Frozen):
 
     Attributes:
         after_step: the last step it took part in that the run has kept; its checkpoint of it has the rest.
-        model_sha256: fingerprint of the model at that step.
+        model_sha256: fingerprint of the model at that step; empty where nobody took it.
         samples: its ledger then; what it held counts as held, for nobody has taken it.
         position: offset in its stream to go on from.
         bytes_sent: by it until then.

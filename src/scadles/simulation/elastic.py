@@ -102,9 +102,9 @@ class ElasticCluster(Cluster):
         for number in np.flatnonzero(available & ~on).tolist():
             if number not in self._following:
                 self._come(self._devices[number], source, goes_on=True)
-                about = {"source": source.number, "beside": self._learner.optimizer_share}
-                step = self._learner.step_number + 1
-                self._following[number] = now_s + self._charge.fetch_s(number, step, now_s, **about)
+                step, beside = self._learner.step_number + 1, self._learner.optimizer_share
+                loads_s = self._charge.fetch_s(number, step, now_s, source=source.number, beside=beside)
+                self._following[number] = now_s + loads_s
 
     def _end_step(self, done: StepDone) -> None:
         self._meet(self._queue.now_s)

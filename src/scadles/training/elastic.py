@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from scadles.clock import timestamp
 from scadles.errors import MembershipChangedError, NotAdmittedError, RunError
 from scadles.fabric import ElasticFabric
-from scadles.observe import Away, Evaluation, Event, Finished, Membership, Notice, Resumed, Step, Summary
+from scadles.observe import Away, Evaluation, Event, Finished, Membership, Notice, Resumed, Samples, Step, Summary
 from scadles.training.admission import Admission, Entry
 from scadles.training.changes import hash_of_compression
 from scadles.training.course import Course
@@ -220,10 +220,19 @@ class ElasticCourse(Course):
         self._emit(Finished, reason=LEFT, ledger=ledger, model_sha256=model_sha256)
 
     def _away(self, model_sha256: str) -> tuple[Away, ...]:
-        here, step = self._device.fabric.present, self._learner.step_number
-        absent = [device for device in range(len(self._accounts)) if device not in here]
-        gone = [Away(device=d, after_step=step, model_sha256=model_sha256, **self._accounts[d]) for d in absent]
+        known = dict(enumerate(self._accounts))
+        notes = self._admission.fabric.away if self._admission is not None else {}
+        absent = sorted((known.keys() | notes.keys()).difference(self._device.fabric.present))
+        gone = [self._gone(device, known.get(device, {}), notes.get(device), model_sha256) for device in absent]
         return (*super()._away(model_sha256), *(one for one in gone if one.samples.received))
+
+    def _gone(self, device: int, account: Mapping[str, Any], note: Mapping[str, Any] | None, model_sha256: str) -> Away:
+        """Return the account of a device that is away: as it said with its last step, else as all were told of it."""
+        about = {"after_step": self._learner.step_number, "position": 0, "bytes_sent": 0, **account}
+        if note is not None:
+            about |= {"after_step": note["step"], "position": note["intake"]["position"]}
+            about["samples"] = {name: note["intake"]["ledger"].get(name, 0) for name in Samples.model_fields}
+        return Away(device=device, model_sha256=model_sha256 if note is None else "", **about)
 
     def _known(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         here, before = self._device.fabric.present, self._accounts

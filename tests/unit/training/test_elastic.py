@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from hub_devices import BATCH, LIMIT_S, Device, begin_together, hub_starter, lose_steps, until
-from scadles.observe import Finished, Notice, Step
+from scadles.observe import Finished, Notice, RunFolder, Step
 from scadles.streams import ReplaySource, Source
 
 
@@ -103,3 +103,22 @@ def test_nobody_is_said_to_have_waited_for_who_was_away(start_hub, tmp_path):
     back = next(step.step for step in two.events(Step) if step.step > 26)
     away_s = steps[60].time_s - steps[25].time_s
     assert steps[back].slowest_s < away_s / 2
+
+
+def test_the_summary_has_the_account_of_who_is_away(start_hub, tmp_path):
+    """It stands still after step 25 and is cut off; the last checkpoint, which tells of all, is of step 20."""
+    hub = start_hub()
+    one = Device(hub.address, "cam-1", tmp_path / "one")
+    two = Device(hub.address, "cam-2", tmp_path / "two", pause_at=25)
+    begin_together(hub)
+    assert two.paused.wait(LIMIT_S)
+    [member] = [member for member in hub._views.members.values() if member.name == "cam-2"]
+    hub._leave(member, "a test")
+    one.join()
+    [away] = RunFolder(tmp_path / "one").summary.away
+    assert (away.device, away.after_step) == (member.seat, 25)
+    assert (
+        away.samples.trained == away.samples.received == sum(step.batch for step in two.events(Step)) == away.position
+    )
+    two.goes_on.set()
+    two.join()

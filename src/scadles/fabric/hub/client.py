@@ -93,6 +93,10 @@ class HubFabric(ElasticFabric):
         return sorted(self.members)
 
     @property
+    def away(self) -> Mapping[int, Mapping[str, Any]]:
+        return self._view.away if self._view is not None else {}
+
+    @property
     def changed(self) -> bool:
         return self._view is not None and (self._next_view is not None or self._session.over.is_set())
 
@@ -296,6 +300,7 @@ class HubFabric(ElasticFabric):
         view = View(
             *(int(content["view"]), members, content.get("source")),
             *(tuple(content.get("receivers", ())), content.get("note")),
+            {int(seat): note for seat, note in content.get("away", {}).items()},
         )
         with self._changed:
             while not session.over.is_set() and self._is_behind():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Callable
 from threading import RLock
@@ -17,6 +18,7 @@ from scadles.fabric.hub.members import MOST_NAME, Member, Pulse, is_name
 
 _PATIENCE_S = 3.0
 _MOST_BEHIND = 1 << 27
+_MOST_SAID_BYTES = 1 << 17
 
 
 class Views:
@@ -229,16 +231,30 @@ class Views:
         if receivers:
             handed = HandOver(self.number, self.members[source], [self.members[seat] for seat in receivers])
             self.handovers[self.number] = handed
-        names = {str(seat): self.members[seat].name for seat in self.here}
+        names, away = {str(seat): self.members[seat].name for seat in self.here}, self._said_by_absent()
         for seat in (*self.here, *self.following):
             member = self.members[seat]
             said = self._journal.of(member.name) if seat in new else None
             note = said[1] if said is not None else None
-            self._send(member, {"members": names, "source": source, "receivers": receivers, "note": note})
+            content = {"members": names, "source": source, "receivers": receivers, "note": note, "away": away}
+            self._send(member, content)
             if seat in receivers:
                 member.outbox.put(handed)
         for seat in (*near, *(new if begins else [])):
             self._say(f"{self.members[seat].name} (device {seat}) takes part")
+
+    def _said_by_absent(self) -> dict[str, Any]:
+        """Return the last words that count of devices that are not here, by seat, of very many the latest."""
+        said: dict[str, Any] = {}
+        size = 0
+        absent = (name for name, seat in self.names.items() if seat not in (*self.here, *self.following))
+        noted = ((self._journal.of(name), name) for name in absent)
+        for note, name in sorted(((note, name) for note, name in noted if note), key=lambda one: -one[0][0]):
+            size += len(json.dumps(note[1]))
+            if size > _MOST_SAID_BYTES:
+                break
+            said[str(self.names[name])] = note[1]
+        return said
 
     def _stand_still(self) -> None:
         """Let nobody take part: whoever did, or follows, says anew how far it has come."""
