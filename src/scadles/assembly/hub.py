@@ -11,9 +11,11 @@ from scadles.exchange.reduction import VectorOwner
 from scadles.fabric.hub import Hub, Journal, journal_of
 
 
-def build_journal(config: RunConfig, folder: Path) -> AbstractContextManager[Journal]:
-    """Return the journal in a hub's folder; its notes reach back to the checkpoint before the last."""
-    return journal_of(folder, kept=2 * config.checkpoint.every_steps + 2)
+def build_journal(config: RunConfig, folder: Path, say: Callable[[str], None]) -> AbstractContextManager[Journal]:
+    """Return the journal in a hub's folder, which says when it cannot be written; its notes reach back to the
+    checkpoint before the last.
+    """
+    return journal_of(folder, kept=2 * config.checkpoint.every_steps + 2, say=say)
 
 
 def build_hub(

@@ -46,6 +46,7 @@ def hub(
     from scadles.assembly.hub import build_hub, build_journal
     from scadles.config import load_config
     from scadles.observe import default_folder
+    from scadles.observe.console import print_note
     from scadles.observe.hub_progress import HubProgress
     from scadles.training.hub import address
 
@@ -53,7 +54,7 @@ def hub(
     host, port = address(listen, "--listen")
     folder = out or default_folder(f"{checked.method}-hub")
     stopped: list[int] = []
-    with build_journal(checked, folder) as journal, HubProgress(quiet=quiet) as progress:
+    with HubProgress(quiet=quiet) as progress, build_journal(checked, folder, print_note) as journal:
         serving = build_hub(checked, host, port, journal, progress.say)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, _: stopped.append(number))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar
 
@@ -51,9 +52,10 @@ class HubProgress:
             self._live = None
 
     def say(self, line: str) -> None:
-        """Show a line that stays."""
+        """Show a line that stays; one that cannot be shown, as on a full disk, ends nothing."""
         if not self._quiet:
-            self._console.print(Text(plain_line(line)), soft_wrap=True)
+            with suppress(OSError):
+                self._console.print(Text(plain_line(line)), soft_wrap=True)
 
     def state(self, line: str) -> None:
         """Show how things are, if it is time to."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from scadles.config import RunConfig, load_config
 from scadles.errors import ConfigError, LeftError
+from scadles.observe.console import print_note
 from scadles.training.launch import GRACE_S, Group, LaunchError, how_it_ended, launch_local, prepare_environment
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def launch_fleet(
     _check_folder(run_dir, devices, resume=resume)
     from scadles.assembly.hub import build_hub, build_journal
 
-    with build_journal(settings, run_dir) as journal:
+    with build_journal(settings, run_dir, print_note) as journal:
         for rank in range(devices):
             journal.seat(_name(rank), rank)
         serving = build_hub(settings, "127.0.0.1", 0, journal, say, least=devices)

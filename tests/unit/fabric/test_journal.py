@@ -1,9 +1,14 @@
 """What a hub keeps for the time after it was killed."""
 
+import os
+import resource
+from contextlib import contextmanager
+from threading import Event, Thread
+
 import pytest
 
 from scadles.errors import ConfigError
-from scadles.fabric.hub import Journal, journal_of
+from scadles.fabric.hub import Journal, journal, journal_of
 
 
 def of(journal, *names):
@@ -80,3 +85,111 @@ def test_something_else_under_that_name(tmp_path, content):
     (tmp_path / "hub.jsonl").write_bytes(content)
     with pytest.raises(ConfigError, match="no journal of a hub"), journal_of(tmp_path):
         pass
+
+
+@contextmanager
+def no_room(most_bytes):
+    """Let no file grow beyond that."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.fixture
+def at_any_time(monkeypatch):
+    """Let the journal come to the disk whenever it is asked to."""
+    monkeypatch.setattr(journal, "_SYNC_S", 0.0)
+
+
+@pytest.mark.usefixtures("at_any_time")
+@pytest.mark.parametrize("room", [0, 250, 275])
+def test_what_cannot_be_written_is_written_later(tmp_path, room):
+    """Also where half a line was, and what is in the file meanwhile can be read."""
+    said = []
+    with journal_of(tmp_path, say=said.append) as kept:
+        kept.seat("a", 0)
+        with no_room(room):
+            for step in range(1, 10):
+                kept.note("a", step, {"step": step})
+            kept.begun(9)
+            kept.sync()
+            kept.sync()
+            before = (tmp_path / "hub.jsonl").read_bytes()
+        assert len(said) == 1
+        assert "hub.jsonl (File too large): the run goes on" in said[0]
+        assert "may train on samples twice" in said[0]
+        kept.note("a", 9, {"step": "again"})
+        kept.sync()
+        assert said[1:] == [f"{tmp_path / 'hub.jsonl'} is written again, with all that counts"]
+        kept.note("a", 10, {})
+        again = tmp_path / "then"
+        again.mkdir()
+        (again / "hub.jsonl").write_bytes(before)
+        with journal_of(again) as then:
+            assert then.run == kept.run
+            assert (then.of("a") or (0,))[0] < 9
+    with journal_of(tmp_path) as read:
+        assert (read.of("a"), read.seats) == ((10, {}), {"a": 0})
+
+
+def test_an_end_without_room(tmp_path):
+    said = []
+    with journal_of(tmp_path, say=said.append) as kept, no_room(0):
+        kept.note("a", 1, {})
+        kept.close()
+    assert len(said) == 1
+
+
+@pytest.mark.usefixtures("at_any_time")
+def test_what_cannot_be_brought_to_the_disk(tmp_path, monkeypatch):
+    said = []
+    with journal_of(tmp_path, say=said.append) as kept:
+        kept.note("a", 1, {})
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", lambda _: os.close(-1))
+            kept.sync()
+        assert ["Bad file descriptor" in line for line in said] == [True]
+        kept.sync()
+        assert said[1].endswith("is written again, with all that counts")
+
+
+def test_it_is_brought_to_the_disk_once_a_second_at_most_and_only_where_it_has_changed(tmp_path, monkeypatch):
+    now_s, synced = [100.0], []
+    monkeypatch.setattr(journal, "wall_seconds", lambda: now_s[0])
+    with journal_of(tmp_path) as kept:
+        monkeypatch.setattr(os, "fsync", synced.append)
+        for step in range(1, 41):
+            now_s[0] += 0.25
+            if step < 20:
+                kept.note("a", step, {})
+            kept.sync()
+    assert len(synced) == 6
+
+
+@pytest.mark.usefixtures("at_any_time")
+def test_notes_are_made_while_it_is_written_anew(tmp_path, monkeypatch):
+    """By one thread after another, as with a hub's lock; another brings it to the disk."""
+    monkeypatch.setattr(journal, "_MOST_BYTES", 500)
+    ends = Event()
+
+    def bring_to_disk(kept):
+        while not ends.is_set():
+            kept.sync()
+
+    said = []
+    with journal_of(tmp_path, say=said.append) as kept:
+        thread = Thread(target=bring_to_disk, args=(kept,))
+        thread.start()
+        for step in range(1, 300):
+            kept.note("ab"[step % 2], step, {"step": step})
+            if step % 50 == 0:
+                with no_room(100):
+                    kept.note("c", step, {"step": step})
+        ends.set()
+        thread.join()
+    with journal_of(tmp_path) as read:
+        assert [read.of(name) for name in "abc"] == [(298, {"step": 298}), (299, {"step": 299}), (250, {"step": 250})]
+    assert all("cannot write" in line or "written again" in line for line in said)
