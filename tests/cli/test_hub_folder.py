@@ -21,6 +21,7 @@ os.execvp("unshare", ["unshare", "-Urm", "sh", "-c", mount, "sh", sys.executable
 SETTINGS = {
     "method": "ddl",
     "devices": 2,
+    "steps": 100_000,
     "stream": {"rates": 40},
     "clock": {"speed": 20},
     "checkpoint": {"every_steps": 5},
@@ -47,7 +48,7 @@ def may_mount():
 
 @pytest.mark.usefixtures("may_mount")
 def test_a_run_goes_on_while_the_disk_of_the_hub_is_full(tmp_path, start, write_config, npz, finding):
-    config = write_config(tmp_path / "c.yaml", **SETTINGS, data={"dataset": f"npz:{npz}"}, steps=100_000)
+    config = write_config(tmp_path / "c.yaml", **SETTINGS, data={"dataset": f"npz:{npz}"})
     (tmp_path / "hub").mkdir()
     arguments = ("hub", config, "--listen", "127.0.0.1:0", "--out", "hub")
     hub = start(tmp_path, "-c", IN_A_SMALL_FILE_SYSTEM, *arguments, PYTHONUNBUFFERED="1")
@@ -81,3 +82,28 @@ def test_a_run_goes_on_while_the_disk_of_the_hub_is_full(tmp_path, start, write_
     with journal_of(tmp_path / "found") as journal:
         assert journal.newest >= full_at + 10
         assert min(journal.of("a")[0], journal.of("b")[0]) >= journal.newest - 1
+
+
+def test_a_second_hub_in_the_same_folder_is_refused(tmp_path, start, write_config, npz):
+    config = write_config(tmp_path / "c.yaml", **SETTINGS, data={"dataset": f"npz:{npz}"})
+    arguments = ("-m", "scadles", "hub", config, "--listen", "127.0.0.1:0", "--out", "hub")
+    first = start(tmp_path, *arguments, PYTHONUNBUFFERED="1")
+    until_it_listens(first)
+    journal = (tmp_path / "hub" / "hub.jsonl").read_bytes()
+    second = start(tmp_path, *arguments)
+    assert second.wait() == 2
+    assert "error: hub is in use by a run since" in second.err
+    assert f"(process {first.process.pid} on " in second.err
+    assert second.err.count("\n") == 1
+    local = start(
+        tmp_path, "-m", "scadles", "train", config, "--local", "2", "--out", "hub", "--set", "fabric.backend=hub"
+    )
+    assert local.wait() == 2
+    assert "error: hub is in use by a run since" in local.err
+    assert (tmp_path / "hub" / "hub.jsonl").read_bytes() == journal
+    first.process.kill()
+    first.wait()
+    third = start(tmp_path, *arguments, PYTHONUNBUFFERED="1")
+    until_it_listens(third)
+    third.signal(signal.SIGTERM)
+    assert third.wait() == 143

@@ -49,12 +49,13 @@ def hub(
     from scadles.observe.console import print_note
     from scadles.observe.hub_progress import HubProgress
     from scadles.training.hub import address
+    from scadles.training.lock import alone_in
 
     checked = load_config(config, [*(settings or []), "fabric.backend=hub"])
     host, port = address(listen, "--listen")
     folder = out or default_folder(f"{checked.method}-hub")
     stopped: list[int] = []
-    with HubProgress(quiet=quiet) as progress, build_journal(checked, folder, print_note) as journal:
+    with alone_in(folder), HubProgress(quiet=quiet) as progress, build_journal(checked, folder, print_note) as journal:
         serving = build_hub(checked, host, port, journal, progress.say)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, _: stopped.append(number))

@@ -17,6 +17,7 @@ from scadles.config import RunConfig, load_config
 from scadles.errors import ConfigError, LeftError
 from scadles.observe.console import print_note
 from scadles.training.launch import GRACE_S, Group, LaunchError, how_it_ended, launch_local, prepare_environment
+from scadles.training.lock import alone_in
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -58,7 +59,7 @@ def launch_fleet(
     _check_folder(run_dir, devices, resume=resume)
     from scadles.assembly.hub import build_hub, build_journal
 
-    with build_journal(settings, run_dir, print_note) as journal:
+    with alone_in(run_dir), build_journal(settings, run_dir, print_note) as journal:
         for rank in range(devices):
             journal.seat(_name(rank), rank)
         serving = build_hub(settings, "127.0.0.1", 0, journal, say, least=devices)

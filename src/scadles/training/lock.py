@@ -9,15 +9,19 @@ from __future__ import annotations
 import errno
 import json
 import os
+import secrets
 import socket
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from scadles.clock import WallClock, timestamp, wall_seconds
+from scadles.errors import ConfigError
+from scadles.observe.console import print_note
 
 try:
     import fcntl
@@ -27,7 +31,7 @@ except ImportError:  # not a Unix
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-LOCK_FILE = "run.lock"
+LOCK_FILE, HUB_LOCK_FILE = "run.lock", "hub.lock"
 _WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 _PATIENCE_S = 2.0
 _PAUSE_S = 0.01
@@ -36,21 +40,22 @@ _MOST_OF_A_COMMAND = 120
 
 
 class RunLock:
-    """The lock of a run folder, for one device.
+    """The lock of a run folder, for one device or hub.
 
     Args:
         run_dir: the run folder.
         attempt: a number that all devices of this start have in common, and no other start has.
+        file: its name; devices and hubs do not exclude each other.
 
     Attributes:
         attempt: the number that was given.
         notice: what a user should know once it is acquired: that this file system has no locks; None otherwise.
     """
 
-    def __init__(self, run_dir: Path, attempt: int) -> None:
+    def __init__(self, run_dir: Path, attempt: int, file: str = LOCK_FILE) -> None:
         self.notice: str | None = None
         self._run_dir = run_dir
-        self._path = run_dir / LOCK_FILE
+        self._path = run_dir / file
         self.attempt = attempt
         self._descriptor: int | None = None
         self._close: Callable[[], object] = lambda: None
@@ -146,6 +151,21 @@ class RunLock:
                 f"{holder.get('command')})"
             )
         return f"{self._run_dir} is in use by {who}: wait for its end, or choose another --out"
+
+
+@contextmanager
+def alone_in(run_dir: Path) -> Iterator[None]:
+    """Let no other hub use a folder meanwhile; devices may, with a lock of their own.
+
+    Raises:
+        ConfigError: one does, or the folder cannot be written to.
+    """
+    with RunLock(run_dir, secrets.randbits(62), HUB_LOCK_FILE) as lock:
+        if problem := lock.acquire():
+            raise ConfigError(problem)
+        if lock.notice is not None:
+            print_note(lock.notice)
+        yield
 
 
 # a child that a user's loop forks must not keep the lock of a device that was killed
