@@ -122,7 +122,9 @@ def _way(config: RunConfig, n: int, k: int, fabric: Collectives, charged: int | 
     if settings.method == "whole":
         return "whole", "all entries are sent"
     if config.fabric.backend == "hub":
-        if settings.reduction == "gather" or not isinstance(fabric, Folding):
+        if settings.reduction == "gather":
+            return "gather", "as configured"
+        if not isinstance(fabric, Folding):
             return "gather", "any device may be lost, and none must be missed for its slice"
         return "hub", "the hub adds up, and what it sends does not grow with the number of devices"
     if settings.reduction != "auto":

@@ -48,7 +48,8 @@ class CompressionConfig(Section):
         default=None, ge=0, lt=1, description="momentum before selection, with masking; then set optimizer.momentum 0"
     )
     reduction: Literal["auto", "gather", "split"] = Field(
-        default="auto", description="all get all messages, or each device sums a slice; auto: the cheaper on cost.link"
+        default="auto",
+        description="all get all messages, or each device sums a slice; auto: the cheaper on cost.link, or a hub sums",
     )
 
     def entries(self, n: int) -> int:

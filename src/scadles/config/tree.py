@@ -264,6 +264,11 @@ class RunConfig(Section):
                 f"compression.method {self.compression.method}: every device must be there for it, and through a hub "
                 "any may be absent; set topk or randomk"
             )
+        if self.compression.ratio is not None and self.compression.reduction == "split":
+            raise ValueError(
+                "compression.reduction split: each device would add up a slice for all others, and through a hub any "
+                "may be absent; set auto (the hub adds up) or gather"
+            )
         return self
 
     @model_validator(mode="after")

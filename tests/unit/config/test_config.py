@@ -353,6 +353,10 @@ class TestCompression:
                 {"fabric": {"backend": "hub"}, "compression": {"ratio": 0.1, "method": "powersgd"}},
                 "compression.method powersgd: every device must be there for it, and through a hub any may be absent",
             ),
+            (
+                {"fabric": {"backend": "hub"}, "compression": {"ratio": 0.1, "reduction": "split"}},
+                "compression.reduction split: each device would add up a slice for all others, and through a hub any",
+            ),
         ],
     )
     def test_what_does_not_go_with_it_is_refused(self, tree, said):
