@@ -39,6 +39,6 @@ def build_hub(
         deadline_s=config.fabric.deadline_s,
         journal=journal,
         settings=config.model_dump(mode="json"),
-        fold=VectorOwner().fold if config.compression.ratio is not None else None,
+        fold=VectorOwner(config.compression.ratio).fold if config.compression.ratio is not None else None,
         say=say,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
+from collections import Counter
 from collections.abc import Sequence
 from threading import Lock
 
@@ -37,11 +38,15 @@ class VectorOwner:
     The message has the size of the largest budget of any device's, and the scalars of all devices, so that its length
     does not depend on how many there are but for those.
 
+    Args:
+        least_share: of all entries, that a message has room for; one that claims to be about more of them is refused.
+
     Attributes:
         identity: changes where a residual was lost.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, least_share: float = 0.0) -> None:
+        self._least_share = least_share
         self.identity = float(secrets.randbits(_IDENTITY_BITS))
         self._lock = Lock()
         self._residual, self._after = torch.zeros(0), torch.zeros(0)
@@ -75,10 +80,11 @@ class VectorOwner:
         if not messages:
             raise FoldError(0, "a message of no bytes")
         first = min(messages)
+        n = len(self._residual) or self._claimed(messages)
         headers = {}
         for seat, message in messages.items():
             try:
-                headers[seat] = unseal(message.numpy(), len(self._residual) or claims(message.numpy())[1]).header
+                headers[seat] = unseal(message.numpy(), n).header
             except WireError as error:
                 raise FoldError(seat, str(error)) from None
         step, width = headers[first].step, len(headers[first].scalars)
@@ -87,7 +93,7 @@ class VectorOwner:
                 raise FoldError(seat, f"a message of step {header.step}, others are at step {step}")
             if len(header.scalars) != width or not width:
                 raise FoldError(seat, f"a message with {len(header.scalars)} scalars, others have {width}")
-        self._begin(headers[first].n, max(header.scalars[-1] for header in headers.values()))
+        self._begin(n, max(header.scalars[-1] for header in headers.values()))
         for seat, message in messages.items():
             self._add(seat, message)
         scalars = np.zeros((seats, width - 1))
@@ -96,6 +102,22 @@ class VectorOwner:
         folded = self._pack(step, headers[first].value_type, max(h.count for h in headers.values()), scalars)
         self._open = step
         return folded
+
+    def _claimed(self, messages: dict[int, Tensor]) -> int:
+        """Return of how many entries the vector is, as most devices say; nothing is taken for granted but that."""
+        said = {}
+        for seat, message in messages.items():
+            try:
+                _, said[seat] = claims(message.numpy())
+            except WireError as error:
+                raise FoldError(seat, str(error)) from None
+            if said[seat] * self._least_share > len(message):
+                raise FoldError(
+                    seat,
+                    f"a message about {said[seat]} parameters has {len(message)} bytes, too few for the "
+                    f"{self._least_share:g} of them that is sent",
+                )
+        return Counter(said.values()).most_common(1)[0][0]
 
     def _begin(self, n: int, confirmed: float) -> None:
         """Make room for a step, and settle what became of the ones before."""

@@ -157,6 +157,38 @@ def test_devices_at_different_steps():
         owner.fold(rows)
 
 
+def test_devices_say_alike_how_many_values_there_are(monkeypatch):
+    """Also before there is a residual, and before memory is taken: most of them are believed, else the first."""
+    taken, zeros = [], torch.zeros
+    monkeypatch.setattr(
+        "scadles.exchange.reduction.owner.torch.zeros", lambda *s, **o: taken.append(s) or zeros(*s, **o)
+    )
+    huge = 1_000_000
+    for wrong, sizes in ((0, (huge, N, N)), (2, (N, N, huge)), (1, (huge, N))):
+        rows = []
+        for rank, n in enumerate(sizes):
+            reducers = reducers_of(len(sizes), n)
+            rows.append(messages_of(reducers, [torch.randn(n)] * len(sizes), 1, [rank])[rank])
+        owner = VectorOwner()
+        taken.clear()
+        with pytest.raises(FoldError, match=f"a message about {sizes[wrong]} parameters, this model has") as caught:
+            owner.fold(rows)
+        assert (caught.value.seat, taken) == (wrong, [])
+
+
+def test_a_message_that_could_not_hold_what_it_is_about_is_refused(monkeypatch):
+    """Whoever is alone at first cannot make the owner take more memory than its messages' sizes warrant."""
+    taken = []
+    owner = VectorOwner(0.1)
+    small, large = (messages_of(reducers_of(1, n), [torch.randn(n)], 1, [0]) for n in (N, 1_000_000))
+    monkeypatch.setattr("scadles.exchange.reduction.owner.torch.zeros", lambda *s, **_: taken.append(s))
+    with pytest.raises(FoldError, match=r"about 1000000 parameters has \d+ bytes, too few for the 0.1 of them that is"):
+        owner.fold(large)
+    assert not taken
+    monkeypatch.undo()
+    owner.fold(small)
+
+
 def test_an_answer_of_another_step_is_refused():
     [reducer], owner = reducers_of(1), VectorOwner()
     take([reducer], [torch.randn(N)], 1, owner)
