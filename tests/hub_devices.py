@@ -39,11 +39,25 @@ class Device:
         pause_at: the step after which it stands still, as a stopped process does.
         before_gather: called before each gather.
         settings: of the run.
+        prepare: called with the device before its first step.
+
+    Attributes:
+        live: what ``scadles.join`` returned.
     """
 
-    def __init__(self, address, name, out, pause_at=1000, before_gather=lambda fabric, phase: None, settings=SETTINGS):
+    def __init__(
+        self,
+        address,
+        name,
+        out,
+        pause_at=1000,
+        before_gather=lambda fabric, phase: None,
+        settings=SETTINGS,
+        prepare=lambda device: None,
+    ):
         self.out, self.error, self._settings = out, None, settings
-        self._before_gather = before_gather
+        self._before_gather, self._prepare = before_gather, prepare
+        self.live = None
         self.step, self.pause_at, self.paused, self.goes_on = 0, pause_at, Event(), Event()
         self._dies = False
         self._thread = Thread(target=self._run, args=(address, name), daemon=True)
@@ -61,6 +75,8 @@ class Device:
 
             fabric.gather = gather_after
             with scadles.join(load_config(self._settings), out=self.out, quiet=True, fabric=fabric) as device:
+                self.live = device
+                self._prepare(device)
                 for batch in device.batches():
                     outputs = device.model(batch.x)
                     device.step(cross_entropy(outputs, batch.y), outputs)
@@ -109,10 +125,10 @@ def hub_starter(folder):
     """Yield what starts a hub for two devices, and after that starts it anew with the same journal."""
     running = []
 
-    def start(port=0, least=2):
+    def start(port=0, least=2, fold=None):
         end()
         journal = journal_of(folder)
-        hub = Hub("127.0.0.1", port, 2, least=least, journal=journal.__enter__())
+        hub = Hub("127.0.0.1", port, 2, least=least, journal=journal.__enter__(), fold=fold)
         hub.start()
         running.append((hub, journal))
         return hub

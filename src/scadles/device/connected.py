@@ -339,6 +339,7 @@ class ConnectedDevice(Device):
         """
         if counted:
             self.last_taken = self.learner.step_number + 1
+            self.learner.exchange.counted()
             self.settle(trained=True)
             self.end_step()
             return

@@ -3,8 +3,11 @@
 from itertools import pairwise
 
 import pytest
+import torch
 
-from hub_devices import BATCH, LIMIT_S, Device, begin_together, hub_starter, lose_steps, until
+from hub_devices import BATCH, LIMIT_S, SETTINGS, Device, begin_together, hub_starter, lose_steps, until
+from scadles.errors import MembershipChangedError
+from scadles.exchange.reduction import VectorOwner
 from scadles.observe import Finished, Notice, RunFolder, Step
 from scadles.streams import ReplaySource, Source
 
@@ -36,7 +39,7 @@ def test_where_a_stream_cannot_go_back_what_was_trained_on_is_counted_and_the_ru
     assert ledger["received"] == ledger["trained"] + ledger["dropped"] + ledger["held"]
     assert ledger["trained"] == sum(step.offsets[1] - step.offsets[0] + 1 for step in steps)
     [notice] = [notice.message for notice in two.events(Notice) if "counted as dropped" in notice.message]
-    assert notice.startswith(f"device 1: {lost} samples are counted as dropped")
+    assert notice.startswith(f"device {two.live.rank}: {lost} samples are counted as dropped")
 
 
 @pytest.mark.parametrize("where", ["test after", "comparing models"])
@@ -122,3 +125,47 @@ def test_the_summary_has_the_account_of_who_is_away(start_hub, tmp_path):
     )
     two.goes_on.set()
     two.join()
+
+
+def test_a_device_whose_step_counted_keeps_back_only_what_it_has_not_sent(start_hub, tmp_path):
+    """It is cut off with compression, when all that it sent is there, and no answer has come."""
+    hub, kept = start_hub(fold=VectorOwner(0.1).fold), []
+
+    def cut_off_once(device):
+        fabric, compressor = device._device.fabric, device._learner.exchange.compressor
+        fold, counted = fabric.fold, device._learner.exchange.counted
+
+        def fold_without_an_answer(message, phase):
+            answer = fold(message, phase)
+            if not kept and compressor.step > 10:
+                sent, whole = compressor.reducer.outgoing, compressor._feedback.state()["residual"].clone()
+                kept.append(whole.index_add(0, sent.indices, sent.values, alpha=-1))
+                [member] = [member for member in hub._views.members.values() if member.name == "cam-2"]
+                hub._leave(member, "a test")
+                until(lambda: one.step > compressor.step, "steps of the other one")
+                raise MembershipChangedError("cut off", detached=True)
+            return answer
+
+        def then_counted():
+            counted()
+            kept.append(compressor._feedback.state()["residual"].clone())
+
+        fabric.fold, device._learner.exchange.counted = fold_without_an_answer, then_counted
+
+    settings = {**SETTINGS, "compression": {"ratio": 0.1, "gate": "always"}}
+    one = Device(hub.address, "cam-1", tmp_path / "one", settings=settings)
+    two = Device(hub.address, "cam-2", tmp_path / "two", settings=settings, prepare=cut_off_once)
+    begin_together(hub)
+    for device in (one, two):
+        device.join()
+        assert device.error is None, repr(device.error)
+    one.assert_trained_once()
+    offsets = [step.offsets for step in two.events(Step) if step.offsets is not None]
+    [counted] = [after[0] - before[1] - 1 for before, after in pairwise(offsets) if after[0] != before[1] + 1]
+    ledger = two.events(Finished)[-1].ledger
+    assert (counted, ledger["trained"], ledger["dropped"]) == (BATCH, offsets[-1][1] + 1, 0)
+    assert len(kept) == 2
+    assert torch.equal(*kept)
+    ends = [device.events(Finished)[-1] for device in (one, two)]
+    assert [(end.reason, end.step) for end in ends] == [("steps", 80)] * 2
+    assert ends[0].model_sha256 == ends[1].model_sha256

@@ -139,6 +139,9 @@ class GradientExchange:
         """Give up what :meth:`finish` could not send: the step will be another one, with another gradient."""
         self._launched.clear()
 
+    def counted(self) -> None:
+        """Hear that what was given up last has reached the others, who have taken that step."""
+
     def finish(self, report: Report) -> Reports:
         """Send what has not left yet, wait for everybody, and give the parameters the mean gradient.
 

@@ -70,10 +70,13 @@ class CompressedExchange(GradientExchange):
         else:
             update.copy_(whole)
             reports = super()._exchange(mine)
+        sent_s = self._link.transfer_s
+        reports = self._hear_of_use(reports)  # what may fail comes before anything counts as sent
+        heard_s = self._link.transfer_s - sent_s
         self.compressor.end(reports, reduction, self._link.present)
-        self._transfer_s = self._link.transfer_s - waited_s
-        self._coding_s = self._link.seconds() - began_s - self._transfer_s
-        return self._hear_of_use(reports)
+        self._transfer_s = sent_s - waited_s
+        self._coding_s = self._link.seconds() - began_s - self._transfer_s - heard_s
+        return reports
 
     def again(self) -> None:
         super().again()
@@ -82,6 +85,9 @@ class CompressedExchange(GradientExchange):
     def withdraw(self) -> None:
         super().withdraw()
         self.compressor.withdraw()
+
+    def counted(self) -> None:
+        self.compressor.counted()
 
     def _hear_of_use(self, reports: Reports) -> Reports:
         """Hear of parameters that are used for the first time, where any device says that there are some."""

@@ -103,6 +103,7 @@ class Compressor:
         self._last_compressed: bool | None = None
         self.revokes = False
         self._before: tuple[dict[str, Tensor], int, dict[str, int]] | None = None
+        self._withdrawn: tuple[dict[str, Tensor], int, bool] | None = None
         self._begun: Tensor | None = None
         self._waiting: Tensor | None = None
         self._sparse_bytes = reducer.volume(SCALARS).gloo_bytes
@@ -120,9 +121,9 @@ class Compressor:
         """
         whole, self._waiting = self._waiting, None
         if whole is None:
+            self._withdrawn = None
             if self.revokes:
-                kept = {name: tensor.clone() for name, tensor in self._feedback.state().items()}
-                self._before = (kept, self.step, dict(self.decisions))
+                self._before = (self._kept(), self.step, dict(self.decisions))
             self.step += 1
             self._present = present
             self.compressed = self._decide()
@@ -140,9 +141,27 @@ class Compressor:
     def withdraw(self) -> None:
         """Take back a step that was begun and has not ended: it will be another one, with another update."""
         if self._before is not None:
+            self._withdrawn = (self._kept(), self.step, self.compressed)
             kept, self.step, self.decisions = self._before
             self._feedback.load(kept)
         self._before = self._begun = self._waiting = None
+
+    def counted(self) -> None:
+        """Keep back only what the step that was withdrawn last did not send: the others have taken it all the same.
+
+        That any device had a gradient in it is taken for granted.
+        """
+        if self._withdrawn is None:
+            return
+        (kept, step, compressed), self._withdrawn = self._withdrawn, None
+        self._feedback.load(kept)
+        if compressed:
+            sent = self.reducer.outgoing
+            on = next(iter(kept.values())).device
+            self._feedback.sent(sent.indices.to(on), sent.values.to(on))
+            self.reducer.confirm(step)
+        elif self._present:
+            self._feedback.sent_all()
 
     def end(self, reports: Reports, reduction: Reduction | None, present: Sequence[int] | None = None) -> None:
         """Take note of what came of the step.
@@ -244,6 +263,9 @@ class Compressor:
     def will_compress(self) -> bool:
         """Return whether the next step is going to be compressed; nothing changes."""
         return self._ask(copy.deepcopy(self._gates))[0]
+
+    def _kept(self) -> dict[str, Tensor]:
+        return {name: tensor.clone() for name, tensor in self._feedback.state().items()}
 
     def _decide(self) -> bool:
         compress, reason, self.why = self._ask(self._gates)

@@ -163,6 +163,11 @@ class SparseReducer(ABC):
     def settle(self, sums: Sums) -> Reduction:
         """Close the step."""
 
+    @property
+    def outgoing(self) -> Sparse:
+        """What left this device with its last message to everybody, as receivers decode it."""
+        return self._picked
+
     def confirm(self, step: int) -> None:  # noqa: B027 - most have nothing to do
         """Take note that what came of a step counts: this device has subtracted what it sent."""
 

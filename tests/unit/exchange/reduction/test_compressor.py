@@ -364,3 +364,48 @@ def test_a_step_that_is_taken_back_leaves_nothing(momentum):
         outcomes.append((compressor.begin(second, report).clone(), compressor.step, compressor.decisions))
     assert torch.equal(outcomes[0][0], outcomes[1][0])
     assert outcomes[0][1:] == outcomes[1][1:]
+
+
+class CutOff:
+    """An end of a fabric whose messages reach the others, while nothing comes back."""
+
+    rank, size, present = 0, 2, range(2)
+
+    def gather(self, values, phase):
+        raise ConnectionError
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize("momentum", [None, 0.9])
+def test_a_step_that_is_taken_back_and_counts_all_the_same_leaves_what_it_has_not_sent(momentum, compressed):
+    """As if an answer had come: what was sent and what is kept make up all gradients."""
+    way = {"compression": {"ratio": 0.1, "gate": "always", "reduction": "gather", "momentum": momentum}}
+    settings = load_config({"devices": 2, "steps": 1, "optimizer": {"momentum": 0.0}, **way})
+    first, counted, following = gradients(3, 1)[:, 0]
+    reports, outcomes = Reports(np.array([Report(8.0, 8.0)] * 2)), []
+    for is_cut_off in (False, True):
+        compressor = build_compressor(settings, model(), CutOff() if is_cut_off else LocalFabric.create(2)[0])
+        compressor.revokes = True
+        compressor.reducer._exchange = lambda message, phase: (torch.stack([message] * 2), range(2))
+        report = np.zeros(len(Report._fields))
+        whole = compressor.begin(first, report)
+        compressor.end(reports, compressor.reducer.reduce(whole, [1.0], 1, "a test"))
+        if is_cut_off:
+            del compressor.reducer._exchange
+        whole = compressor.begin(counted, report)
+        reduction = None
+        if compressed and is_cut_off:
+            with pytest.raises(ConnectionError):
+                compressor.reducer.reduce(whole, [1.0], 2, "a test")
+        elif compressed:
+            reduction = compressor.reducer.reduce(whole, [1.0], 2, "a test")
+        compressor.compressed = compressed
+        if is_cut_off:
+            compressor.withdraw()
+            compressor.counted()
+            compressor.counted()
+            compressor.step += 1  # as the others say
+        else:
+            compressor.end(reports, reduction)
+        outcomes.append(compressor.begin(following, report).clone())
+    assert torch.equal(*outcomes)
