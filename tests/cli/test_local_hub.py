@@ -92,7 +92,7 @@ def test_devices_end_when_the_launcher_is_killed(fleet):
 
 def test_who_hangs_is_done_without_and_ended_in_the_end(fleet):
     start, found, has_come_to = fleet
-    run = start(steps=40)
+    run = start(steps=40, fabric={"deadline_s": 10})
     run.until(has_come_to(4), "a few steps")
     run.stop(run.devices()[2])
     run.until(lambda: found.events(0, Step)[-1].step == 40, "the end of the others")

@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from scadles.config import RunConfig, load_config
+from scadles.config import FabricConfig, RunConfig, load_config
 from scadles.errors import ConfigError, LeftError
 from scadles.observe.console import print_note
 from scadles.training.launch import GRACE_S, Group, LaunchError, how_it_ended, launch_local, prepare_environment
@@ -65,7 +65,7 @@ def launch_fleet(
         serving = build_hub(settings, "127.0.0.1", 0, journal, say, least=devices)
         try:
             work = partial(_take_part, serving, run_dir, quiet=quiet)
-            launch_local(devices, work, fail, partial(_Fleet, serving, settings.fabric.min_devices, say))
+            launch_local(devices, work, fail, partial(_Fleet, serving, settings.fabric, say))
         finally:
             serving.close()
 
@@ -89,10 +89,13 @@ def _name(rank: int) -> str:
 class _Fleet(Group):
     """The processes of devices, of which some may be lost."""
 
-    def __init__(self, serving: Hub, least: int, say: Callable[[str], None], devices: int, *arguments: Any) -> None:
+    def __init__(
+        self, serving: Hub, fabric: FabricConfig, say: Callable[[str], None], devices: int, *arguments: Any
+    ) -> None:
         super().__init__(devices, *arguments)
         self._serving = serving
-        self._least = least
+        self._least = fabric.min_devices
+        self._grace_s = min(GRACE_S, fabric.deadline_s)
         self._say = say
         self._left = devices
         self._begun = False
@@ -124,7 +127,7 @@ class _Fleet(Group):
         self._serving.need(self._least if self._begun else max(1, self._left))
         if self._serving.ended_by:  # who has hung until now misses the end
             for rank in range(len(self._children)):
-                self._kill_at_s.setdefault(rank, now_s + GRACE_S)
+                self._kill_at_s.setdefault(rank, now_s + self._grace_s)
 
     def _fail(self, rank: int, report: Any) -> None:
         self._failed[rank] = report
