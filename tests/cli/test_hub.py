@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from scadles.observe import Finished, Membership, Resumed, Step
+from scadles.observe import Finished, Membership, Resumed, RunFolder, Step
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -38,6 +38,9 @@ class Fleet:
     def join(self, name):
         arguments = ("join", self._address, "--name", name, "--out", name, "--quiet")
         self.running[name] = self._start(self._folder, "-m", "scadles", *arguments)
+
+    def folder(self, name):
+        return self._folder / name
 
     def found(self, name):
         """What a device left in its folder, and its number."""
@@ -85,6 +88,18 @@ def test_all_come_to_the_same_end(fleet):
     assert [(end.reason, end.step) for end in ends] == [("steps", STEPS)] * 4
     assert len({end.model_sha256 for end in ends}) == 1
     assert not any("Traceback" in run.err for run in (*fleet.running.values(), fleet.hub))
+
+
+def test_each_has_the_results_in_its_own_folder(fleet, command):
+    first, *others = (fleet.folder(name) for name in NAMES)
+    summaries = [RunFolder(path).summary for path in (first, *others)]
+    assert len({summary.model_sha256 for summary in summaries}) == 1
+    assert [summary.samples for summary in summaries] == [summaries[0].samples] * 4
+    model = (first / "model.safetensors").read_bytes()
+    assert all((path / "model.safetensors").read_bytes() == model for path in others)
+    code, out, err = command("compare", *others)
+    assert (code, err) == (0, "")
+    assert "is missing" not in out, "nothing is missed of devices whose folders are elsewhere"
 
 
 @pytest.mark.parametrize("name", NAMES)

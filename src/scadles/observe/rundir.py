@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from scadles.clock import timestamp_number
 from scadles.config.bounded_yaml import MOST_BYTES
+from scadles.config.reading import read_yaml
 from scadles.errors import ConfigError, DataError
 from scadles.files import open_file, read_file
 from scadles.observe.events import EVENTS, Evaluation, Event, Header, Resumed, Step, Thinned
@@ -229,16 +230,23 @@ class RunFolder:
     def gaps(self) -> list[str]:
         """Return in words what is missing in the events of a real run; simulated devices may be away for steps.
 
-        A device without events counts where its checkpoints are in this folder, or events of one after it: the folders
-        of a run on several machines hold their own devices only.
+        A device without events counts where its checkpoints are in this folder, or without a hub events of one after
+        it: the folders of a run on several machines hold their own devices only.
         """
         if self.summary.clock != "wall":
             return []
         here = {device for device in range(self.summary.devices) if self._has_checkpoints(device)}
-        here |= set(range(max(self.devices, default=-1) + 1))
+        here |= set(self.devices if self._has_hub() else range(max(self.devices, default=-1) + 1))
         scans = ((device, scan_events(events_path(self.path, device))) for device in sorted(here))
         steps, model_sha256 = self.summary.steps, self.summary.model_sha256
         return [gap for device, scan in scans for gap in scan.gaps(device, steps, model_sha256)]
+
+    def _has_hub(self) -> bool:
+        try:
+            fabric = read_yaml(self.path / CONFIG_FILE).get("fabric")
+        except ConfigError:
+            return False
+        return isinstance(fabric, dict) and fabric.get("backend") == "hub"
 
     def _has_checkpoints(self, device: int) -> bool:
         return (self.path / "checkpoints" / f"device-{device}").is_dir()

@@ -214,8 +214,12 @@ class Course:
         return self._tools.members.away
 
     def _write_results(self) -> None:
-        if self.summary is not None and self.rank == self._device.fabric.present[0]:
+        if self.summary is not None and self.rank == self._who_writes():
             write_results(self.summary, self.model, self.run_dir, self._tools.draw)
+
+    def _who_writes(self) -> int:
+        """Return which device writes the results."""
+        return self._device.fabric.present[0]
 
     def _refuse_to_go_on(self) -> None:
         """End the run with an error on all devices, once its results are written."""

@@ -11,7 +11,19 @@ from torch import Tensor
 from scadles.clock import timestamp
 from scadles.errors import MembershipChangedError, NotAdmittedError, RunError
 from scadles.fabric import ElasticFabric
-from scadles.observe import Away, Evaluation, Event, Finished, Membership, Notice, Resumed, Samples, Step, Summary
+from scadles.observe import (
+    Away,
+    Evaluation,
+    Event,
+    Finished,
+    Membership,
+    Notice,
+    Resumed,
+    Samples,
+    Step,
+    Summary,
+    events_path,
+)
 from scadles.training.admission import Admission, Entry
 from scadles.training.changes import hash_of_compression
 from scadles.training.course import Course
@@ -233,6 +245,13 @@ class ElasticCourse(Course):
             about |= {"after_step": note["step"], "position": note["intake"]["position"]}
             about["samples"] = {name: note["intake"]["ledger"].get(name, 0) for name in Samples.model_fields}
         return Away(device=device, model_sha256=model_sha256 if note is None else "", **about)
+
+    def _who_writes(self) -> int:
+        """Return the first of the devices whose events are in this folder, which may be one's own or one of all."""
+        if self._admission is None:
+            return super()._who_writes()
+        here = (device for device in self._device.fabric.present if events_path(self.run_dir, device).exists())
+        return next(here, self.rank)
 
     def _known(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         here, before = self._device.fabric.present, self._accounts
