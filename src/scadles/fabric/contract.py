@@ -171,7 +171,8 @@ class ElasticFabric(Fabric):
         """Go over to the newest view, or the next one where this device follows, which may take any time.
 
         Args:
-            step: how many steps this device's model has taken.
+            step: how many steps this device's model has taken; -1 where no run can begin with its values, so that it
+                waits for one whose values can.
 
         Raises:
             NotAdmittedError: the run has ended without this device, or it was told to stop while it waited.

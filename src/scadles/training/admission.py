@@ -76,17 +76,18 @@ class Admission:
         self._compression = hash_of_compression(config)
         self._replayed = config.stream.url.startswith("replay:")
 
-    def enter(self, own: Checkpoint | None, carried: Mapping[str, Any]) -> Entry:
+    def enter(self, own: Checkpoint | None, carried: Mapping[str, Any], *, can_begin: bool) -> Entry:
         """Come into the run with a new process, and open the stream where this device has to go on.
 
         Args:
             own: this device's last checkpoint; None where it has none.
             carried: what those that come are to know, if this device is the source.
+            can_begin: whether the model has values that a run can begin with.
         """
         statistics = RunStatistics()
         if own is not None:
             statistics = self._restore(own, opens=False)
-        view, common, carried = self._go_over(statistics, carried)
+        view, common, carried = self._go_over(statistics, carried, None if can_begin or own is not None else -1)
         if common is None:
             self._device.intake.open(IntakeState(**own.state["run"]["intake"]) if own is not None else None)
             return Entry(view, statistics, None, carried)
@@ -128,12 +129,12 @@ class Admission:
         return Entry(view, statistics, noted if is_void else was, carried)
 
     def _go_over(
-        self, statistics: RunStatistics, carried: Mapping[str, Any]
+        self, statistics: RunStatistics, carried: Mapping[str, Any], step: int | None = None
     ) -> tuple[View, Checkpoint | None, Mapping[str, Any]]:
         """Enter the next view; where somebody has come with it, give the common state, or take it and wait for that."""
         fabric = self.fabric
         while True:
-            view = fabric.enter(self._device.learner.step_number)
+            view = fabric.enter(self._device.learner.step_number if step is None else step)
             if fabric.gives:
                 state = {name: t.clone() for name, t in common_state(self._state(statistics, carried)).items()}
                 fabric.give(partial(state_bytes, state))

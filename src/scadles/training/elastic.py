@@ -16,6 +16,7 @@ from scadles.observe import (
     Evaluation,
     Event,
     Finished,
+    InitialValues,
     Membership,
     Notice,
     Resumed,
@@ -69,7 +70,10 @@ class ElasticCourse(Course):
             self._tools.evaluator.check(self.model)
         device.try_out(self._tools.evaluator.example)
         self._tools.progress.waiting("waiting to be admitted")
-        entry = self._admission.enter(own, self._carried())
+        origin = self._tools.origin
+        entry = self._admission.enter(
+            own, self._carried(), can_begin=origin is not None or self.config.init_from is None
+        )
         since = entry.since
         self._tools.checkpoints.discard_after(self._learner.step_number if since is None else since)
         device.start(entry.carried["clock_s"])
@@ -77,6 +81,8 @@ class ElasticCourse(Course):
             self._emit(Resumed, position=device.intake.source.position, started_at=timestamp(), away_since=since)
         for message in self._tools.notices:
             self._emit(Notice, message=message)
+        if origin is not None and entry.view.source == self.rank:
+            self._emit(InitialValues, **origin._asdict())
         self._take_note(entry)
         with suppress(_OverError):
             self._after_step()

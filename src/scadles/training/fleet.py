@@ -56,7 +56,7 @@ def launch_fleet(
     """
     devices = settings.devices
     prepare_environment(devices)
-    _check_folder(run_dir, devices, resume=resume)
+    _check_folder(settings, run_dir, resume=resume)
     from scadles.assembly.hub import build_hub, build_journal
 
     with alone_in(run_dir), build_journal(settings, run_dir, print_note) as journal:
@@ -145,18 +145,22 @@ class _Fleet(Group):
             self._say(f"device {rank} {how_it_ended(code)}; the others go on")
 
 
-def _check_folder(run_dir: Path, devices: int, *, resume: bool) -> None:
-    """Refuse a folder that a run of a hub cannot begin or go on in."""
+def _check_folder(settings: RunConfig, run_dir: Path, *, resume: bool) -> None:
+    """Refuse a folder that a run of a hub cannot begin or go on in, or values to begin with that are nowhere."""
     from scadles.fabric.hub import JOURNAL_FILE
     from scadles.observe import CONFIG_FILE, occupied
     from scadles.training.lock import RunLock
+    from scadles.training.starting_values import WAY_OUT
 
+    devices = settings.devices
     if problem := RunLock(run_dir, 0).in_use():
         raise ConfigError(problem)
     if not resume:
         for device in range(devices):
             if problem := occupied(run_dir, device, resumable=True):
                 raise ConfigError(problem)
+        if settings.init_from is not None and not settings.init_from.exists():
+            raise ConfigError(f"init_from = {settings.init_from}: No such file or directory; {WAY_OUT}")
         return
     if not (run_dir / JOURNAL_FILE).exists() or not (run_dir / CONFIG_FILE).exists():
         raise ConfigError(f"{run_dir} holds no run of a hub that could go on: leave --resume out, or name its folder")

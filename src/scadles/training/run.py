@@ -31,7 +31,7 @@ from scadles.training.loop import LiveDevice
 from scadles.training.portable import share_extra_state
 from scadles.training.resuming import Start, come_in, start_again, start_anew
 from scadles.training.scores import LossFunction, Scores, find_scores, on_scores
-from scadles.training.starting_values import start_from
+from scadles.training.starting_values import own_start, start_from
 from scadles.training.tools import build_tools
 
 
@@ -201,6 +201,13 @@ def _materialised(network: nn.Module) -> nn.Module:
 
 def _with_values(start: Start, path: Path, network: nn.Module, fabric: Fabric) -> Start:
     """Let the network start from the values at ``path``, unless there is a checkpoint, whose values count."""
+    if start.checkpoint is None and isinstance(fabric, ElasticFabric):
+        origin = own_start(path, network)
+        if origin is None:
+            print_note(
+                f"init_from = {path} is not on this device: it waits for one that has it, or whose run has begun"
+            )
+        return start._replace(origin=origin)
     if start.checkpoint is None:
         return start._replace(origin=start_from(path, network, fabric))
     said = f"init_from = {path} is not read: the values are those of the checkpoint after step {start.checkpoint.step}"

@@ -23,7 +23,7 @@ from scadles.training.portable import extra_state, load_model, model_tensors, te
 
 MODEL_FILE = "model.safetensors"
 _MOST_NAMED = 3
-_WAY_OUT = "name a model.safetensors, or the folder of a run"
+WAY_OUT = "name a model.safetensors, or the folder of a run"
 
 
 class Origin(NamedTuple):
@@ -57,6 +57,19 @@ def start_from(path: Path, model: nn.Module, fabric: Fabric) -> Origin:
     return origin
 
 
+def own_start(path: Path, model: nn.Module) -> Origin | None:
+    """Give a device's model the values at ``path``, where they are on this device; None where they are not.
+
+    Raises:
+        ConfigError: what is there cannot be used.
+    """
+    try:
+        is_here = path.exists()
+    except OSError:
+        is_here = True
+    return take_values(path, model) if is_here else None
+
+
 def take_values(path: Path, model: nn.Module) -> Origin:
     """Give a model the values in a file: all of its parameters and buffers, and nothing of an optimizer.
 
@@ -73,7 +86,7 @@ def take_values(path: Path, model: nn.Module) -> Origin:
             return _take_file(path, model)
         return _take_file(path / MODEL_FILE, model) if (path / MODEL_FILE).exists() else _take_newest(path, model)
     except OSError as error:
-        raise ConfigError(f"init_from = {path}: {error.strerror or error}; {_WAY_OUT}") from None
+        raise ConfigError(f"init_from = {path}: {error.strerror or error}; {WAY_OUT}") from None
 
 
 def _take_newest(run_dir: Path, model: nn.Module) -> Origin:
@@ -85,7 +98,7 @@ def _take_newest(run_dir: Path, model: nn.Module) -> Origin:
         except CheckpointError as error:
             refused = refused or str(error)
     why = f"none of its checkpoints is whole ({refused})" if refused else "holds neither a model nor a checkpoint"
-    raise ConfigError(f"init_from = {run_dir}: {why}; {_WAY_OUT}")
+    raise ConfigError(f"init_from = {run_dir}: {why}; {WAY_OUT}")
 
 
 def _take_file(path: Path, model: nn.Module) -> Origin:
@@ -94,7 +107,7 @@ def _take_file(path: Path, model: nn.Module) -> Origin:
         try:
             return _take(path, model, *model_part(*read_file(path)))
         except CheckpointError as error:
-            raise ConfigError(f"init_from = {path}: {error}; {_WAY_OUT}") from None
+            raise ConfigError(f"init_from = {path}: {error}; {WAY_OUT}") from None
     try:
         with safe_open(path, framework="pt") as file:
             extra = json.loads((file.metadata() or {}).get("extra_state", "null"))
@@ -103,7 +116,7 @@ def _take_file(path: Path, model: nn.Module) -> Origin:
             _check(path, model, {n: (DTYPES.get(s.get_dtype()), tuple(s.get_shape())) for n, s in slices.items()})
             values, beside = ({name: file.get_tensor(name) for name in names} for names in (slices, apart))
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-        problem = f"init_from = {path}: it is no safetensors file, or half of one ({error}); {_WAY_OUT}"
+        problem = f"init_from = {path}: it is no safetensors file, or half of one ({error}); {WAY_OUT}"
         raise ConfigError(problem) from None
     return _take(path, model, values, extra, beside)
 

@@ -42,7 +42,8 @@ class Tools:
         lock: keeps other runs out of the run folder.
         notices: what a user should know of how the run starts.
         members: who takes part in the run.
-        origin: where the first values come from, on device 0; None where they are drawn, or of a checkpoint.
+        origin: where the first values come from, on device 0, or at a hub on each device that has them; None where they
+            are drawn, or of a checkpoint.
         progress: what the terminal shows.
         draw: draws the run once it is over; None draws nothing.
     """
@@ -97,7 +98,7 @@ def build_tools(
         lock,
         start.notices,
         start.members,
-        start.origin if fabric.rank == 0 else None,
+        start.origin if fabric.rank == 0 or isinstance(fabric, ElasticFabric) else None,
         Progress(
             f"{settings.method} on {settings.data.dataset}",
             fabric.size,

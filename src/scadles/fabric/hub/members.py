@@ -111,7 +111,7 @@ class Member:
         giving: the connection over which it gave its state last.
         outbox: what is for it.
         pulse: its signs of life.
-        step: how far its model has come, as it said last.
+        step: how far its model has come, as it said last; -1 before, and where no run can begin with its values.
         is_ready: whether it waits to be admitted.
         follows: whether it gets what comes of the steps of others, and does not count yet.
         is_near: whether one that follows has come as near to the others as it can.

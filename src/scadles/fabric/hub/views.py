@@ -154,7 +154,7 @@ class Views:
                 member.is_ready = False
                 self._send(member, {"members": {}, "ended_by": self.ended_by})
             waiting = [one for one in waiting if one.is_ready]
-        elif len(waiting) < self.least or self._somebody_is_further(waiting):
+        elif len(waiting) < self.least or self._nobody_can_begin(waiting) or self._somebody_is_further(waiting):
             return
         if waiting:
             self._journal.begun(max(one.step for one in waiting) + 1)
@@ -270,6 +270,10 @@ class Views:
     def _may_count(self, member: Member) -> bool:
         """Whether one that follows is near, or would take too much memory if it followed for longer."""
         return member.follows and ((member.is_near and member.has_state) or member.outbox.bytes > _MOST_BEHIND)
+
+    def _nobody_can_begin(self, waiting: list[Member]) -> bool:
+        """Whether none of those who wait has values that a run can begin with."""
+        return all(one.step < 0 for one in waiting)
 
     def _somebody_is_further(self, waiting: list[Member]) -> bool:
         """Whether to wait a little for a device that has taken steps which none of those who wait has."""
