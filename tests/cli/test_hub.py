@@ -1,10 +1,10 @@
 """A hub and its devices as processes: one is killed and started again, one comes late, one leaves and comes back."""
 
-import re
 import signal
 
 import pytest
 
+from hub_processes import Fleet
 from scadles.observe import Finished, Membership, Resumed, RunFolder, Step
 
 pytestmark = pytest.mark.timeout(300)
@@ -23,40 +23,6 @@ SETTINGS = {
     "fabric": {"min_devices": 3},
     "compression": {"ratio": 0.1, "gate": "always"},
 }
-
-
-class Fleet:
-    """A hub and its devices, by name."""
-
-    def __init__(self, start, folder, config, finding):
-        self._start, self._folder, self._finding = start, folder, finding
-        self.hub = start(folder, "-m", "scadles", "hub", config, "--listen", "127.0.0.1:0", "--out", "hub")
-        said = self.hub.until(lambda: re.search(r"on (127\.0\.0\.1:\d+)\n", self.hub.out), "an address")
-        self._address = said[1]
-        self.running = {}
-
-    def join(self, name):
-        arguments = ("join", self._address, "--name", name, "--out", name, "--quiet")
-        self.running[name] = self._start(self._folder, "-m", "scadles", *arguments)
-
-    def folder(self, name):
-        return self._folder / name
-
-    def found(self, name):
-        """What a device left in its folder, and its number."""
-        folder = self._folder / name
-        numbers = [int(re.findall(r"\d+", path.name)[0]) for path in folder.glob("events-*.jsonl")]
-        return self._finding(folder, 4), (numbers or [0])[0]
-
-    def events(self, name, kind):
-        found, number = self.found(name)
-        return found.events(number, kind)
-
-    def until_step(self, name, step):
-        self.running[name].until(lambda: any(e.step >= step for e in self.events(name, Step)), f"step {step} of {name}")
-
-    def last_step(self, name):
-        return self.events(name, Step)[-1].step
 
 
 @pytest.fixture(scope="module")
@@ -104,23 +70,8 @@ def test_each_has_the_results_in_its_own_folder(fleet, command):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_sample_is_trained_once(fleet, name):
-    found, number = fleet.found(name)
-    following = missing = 0
-    for step in found.events(number, Step):
-        if step.offsets is None:  # it was given the others' state in the middle of the step, or began after it
-            continue
-        first, last = step.offsets
-        missing += first - following
-        assert first >= following, f"step {step.step}"
-        following = last + 1
-    ledger = found.events(number, Finished)[-1].ledger
-    assert (ledger["trained"], ledger["dropped"], ledger["rejected"]) == (following, 0, 0)
     # a step can have counted that was not written down when its device was killed
-    assert missing in ((0, BATCH) if name == "cam-2" else (0,))
-    for event in found.raw(number):
-        if "ledger" in event:
-            spent = sum(event["ledger"][where] for where in ("trained", "dropped", "held", "rejected"))
-            assert event["ledger"]["received"] == spent
+    fleet.assert_each_trained_once(name, unseen=BATCH if name == "cam-2" else 0)
 
 
 def test_only_who_was_away_misses_steps(fleet):
