@@ -192,7 +192,7 @@ def test_a_damaged_message_leaves_its_device_out(fleet):
 def test_a_hub_without_compression_says_so(fleet):
     heard = Event()
     hub, [fabric] = fleet(1, say=lambda line: "adds up no compressed messages" in line and heard.set())
-    hub._fold = None
+    hub._dispatcher._fold = None
     with pytest.raises(MembershipChangedError):
         fabric.fold(torch.ones(3, dtype=torch.uint8), "a test")
     assert heard.wait(LIMIT_S)

@@ -17,18 +17,19 @@ from typing import Any
 
 from scadles.clock import wall_seconds
 from scadles.fabric.hub.acceptor import Acceptor
-from scadles.fabric.hub.collectives import Collective, Delivery, Fold, FoldError
+from scadles.fabric.hub.collectives import Fold
 from scadles.fabric.hub.connection import ClosedError, Connection
+from scadles.fabric.hub.dispatcher import Dispatcher
 from scadles.fabric.hub.frames import COLLECTIVES, Frame, FrameError, Kind
 from scadles.fabric.hub.handover import HandOver
 from scadles.fabric.hub.journal import Journal
 from scadles.fabric.hub.members import MOST_NAME, PULSE_S, Member
-from scadles.fabric.hub.rooms import Room, Rooms
-from scadles.fabric.hub.state import HubState
+from scadles.fabric.hub.rooms import Rooms
+from scadles.fabric.hub.state import HubState, state_of
 from scadles.fabric.hub.views import Views
+from scadles.fabric.hub.watch import Watch
 
 _MOST_NOTE_BYTES = 1 << 16
-_MOST_AT_ONCE = 1024
 _FROM_DEVICES = frozenset({Kind.READY, Kind.PULSE, Kind.GOODBYE})
 _LINGER_S = 30.0
 
@@ -72,23 +73,21 @@ class Hub:
         self._acceptor = Acceptor(host, port, self._welcome, say)
         self.address = self._acceptor.address
         self._seats = seats
-        self._deadline_s = deadline_s
         self._settings = settings or {}
         self._journal = journal or Journal()
         mark = sha256(json.dumps(self._settings, sort_keys=True).encode()).hexdigest()
         self._views = Views(seats, least, self._journal, mark, say)
-        self._fold = fold
+        self._dispatcher = Dispatcher(self._views, fold)
+        self._watch = Watch(self._views, deadline_s)
         self._lock = self._views.lock
         self._rooms = Rooms()
-        self._idle_s: dict[int, float] = {}
-        self._moved: dict[HandOver, tuple[int, float]] = {}
         self._refused = 0
         self._closed = Event()
 
     def start(self) -> None:
         """Begin to answer."""
         self._acceptor.start()
-        Thread(target=self._look_for_silent, daemon=True).start()
+        Thread(target=self._look_after, daemon=True).start()
 
     def close(self) -> None:
         """Stop listening and close all connections."""
@@ -139,27 +138,8 @@ class Hub:
 
     def state(self) -> HubState:
         """Return how things are."""
-        views = self._views
         with self._lock:
-            first = views.collectives.get(min(views.collectives, default=0))
-            awaited = [seat for seat in sorted(first.awaited()) if seat in views.members] if first is not None else []
-            members = [one for _, one in sorted(views.members.items())]
-            connections = [one for member in members for one in member.connections()]
-            return HubState(
-                step=max(0, self._journal.newest),
-                members=[views.members[seat].name for seat in views.here],
-                seats=self._seats,
-                least=views.least,
-                following=[views.members[seat].name for seat in views.following],
-                waiting=[one.name for one in members if one.is_ready],
-                awaited=[views.members[seat].name for seat in awaited],
-                awaited_s=max((self._idle_s.get(seat, 0.0) for seat in awaited), default=0.0),
-                known=sorted(views.names, key=views.names.__getitem__),
-                refused=self.refused,
-                received=views.received + sum(one.received for one in connections),
-                sent=views.sent + sum(one.sent for one in connections),
-                ended_by=views.ended_by,
-            )
+            return state_of(self._views, self._watch.idle_s, self.refused)
 
     def _welcome(self, connection: Connection, hello: dict[str, Any]) -> Callable[[], None]:
         role = hello.get("role")
@@ -239,7 +219,7 @@ class Hub:
                     raise FrameError(f"{frame.kind.name} among the messages of collectives")
                 room = self._rooms.take()
                 up.read_into(room[: frame.length])
-                self._bring(member, frame, room)
+                self._dispatcher.bring(member, frame, room)
                 del room
         except ClosedError:
             pass
@@ -288,55 +268,6 @@ class Hub:
                 self._journal.begun(step)
                 member.note, member.boundary = (step, content), frame.sequence
 
-    def _bring(self, member: Member, frame: Frame, room: Room) -> None:
-        views = self._views
-        with self._lock:
-            if frame.seat != member.seat or frame.view > views.number:
-                raise FrameError(f"a frame of device {frame.seat} in view {frame.view}, which cannot be")
-            if frame.view != views.number or member.seat not in views.here:
-                return  # of a view that is over
-            if frame.kind is Kind.RELAY:
-                self._relay(member, frame, room)
-                return
-            collective = views.collectives.get(frame.sequence)
-            if collective is None:
-                if len(views.collectives) >= _MOST_AT_ONCE:
-                    raise FrameError(f"more than {_MOST_AT_ONCE} collectives at once")
-                collective = Collective(frame, views.here, self._seats, self._fold, views.following)
-                views.collectives[frame.sequence] = collective
-        try:
-            deliveries, complete = collective.bring(member.seat, frame, room)
-        except FoldError as error:
-            self._leave_out(error.seat, frame.view, str(error))
-            return
-        if deliveries or complete:
-            self._deliver(frame, deliveries, complete=complete)
-
-    def _relay(self, member: Member, frame: Frame, room: Room) -> None:
-        """Pass a piece on to all others."""
-        if not member.relays(frame):
-            raise FrameError("a message for the others whose pieces are not in order")
-        going = Delivery((), frame._replace(seat=member.seat), room[: frame.length], room)
-        for seat in (*self._views.here, *self._views.following):
-            if seat != member.seat:
-                self._views.members[seat].outbox.put(going, frame.length)
-
-    def _deliver(self, frame: Frame, deliveries: list[Delivery], *, complete: bool) -> None:
-        views = self._views
-        with self._lock:
-            if frame.view != views.number:
-                return
-            admits = complete and views.end_of_step(frame.sequence) and views.admits
-            for delivery in deliveries:
-                going = delivery._replace(frame=delivery.frame._replace(last=admits))
-                for seat in delivery.seats:
-                    if seat in views.members:  # one that follows may be lost
-                        views.members[seat].outbox.put(going, going.frame.length)
-            if complete:
-                del views.collectives[frame.sequence]
-            if admits:
-                views.change(admit=True)
-
     def _write(self, member: Member) -> None:
         """Send a device what is for it until the connection ends."""
         down = member.down or member.control
@@ -352,38 +283,12 @@ class Hub:
                 del item
         self._leave(member, "its connection ended")
 
-    def _look_for_silent(self) -> None:
+    def _look_after(self) -> None:
         while not self._closed.wait(PULSE_S):
-            now_s = wall_seconds()
             with self._lock:
-                members = self._views.members
-                silent = [one for one in members.values() if one.is_silent(now_s)]
-                awaited = {seat for one in self._views.collectives.values() for seat in one.awaited()}
-                idle_s = {one: one.hangs_s(now_s, is_awaited=seat in awaited) for seat, one in members.items()}
-                self._idle_s = {one.seat: seconds for one, seconds in idle_s.items()}
-                for member in silent:
-                    self._views.lose(member, f"silent for {member.pulse.silent_s(now_s):.1f} s")
-                for member in (one for one, seconds in idle_s.items() if seconds > self._deadline_s):
-                    why = f"alive, but nothing has moved for {self._deadline_s:g} s while others wait for it"
-                    self._views.lose(member, why)
-                self._look_for_stalled(now_s)
+                self._watch.look(wall_seconds())
                 self._views.begin_anew()
             self._journal.sync()
-
-    def _look_for_stalled(self, now_s: float) -> None:
-        """Give up states of which nothing has come for too long."""
-        before, self._moved = self._moved, {}
-        for handover in list(self._views.handovers.values()):
-            moved, at_s = before.get(handover, (-1, now_s))
-            self._moved[handover] = (handover.moved, at_s if handover.moved == moved else now_s)
-            if now_s - self._moved[handover][1] > self._deadline_s:
-                why = f"of the state that {handover.source.name} gives nothing has come for {self._deadline_s:g} s"
-                self._views.give_up(handover, why)
-
-    def _leave_out(self, seat: int, view: int, why: str) -> None:
-        with self._lock:
-            if view == self._views.number and seat in self._views.members:
-                self._views.lose(self._views.members[seat], why)
 
     def _leave(self, member: Member, why: str) -> None:
         with self._lock:

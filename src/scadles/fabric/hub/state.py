@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from scadles.fabric.hub.views import Views
 
 _MOST_NAMED = 8
 
@@ -64,6 +67,35 @@ class HubState(NamedTuple):
         if self.ended_by:
             parts.append(f"the run has ended: {self.ended_by}")
         return " | ".join(parts)
+
+
+def state_of(views: Views, idle_s: Mapping[int, float], refused: int) -> HubState:
+    """Return how things are; called with the lock of the views held.
+
+    Args:
+        views: who is there.
+        idle_s: for how long others have waited for each device while nothing moved, by seat.
+        refused: connections that were turned away.
+    """
+    first = views.collectives.get(min(views.collectives, default=0))
+    awaited = [seat for seat in sorted(first.awaited()) if seat in views.members] if first is not None else []
+    members = [one for _, one in sorted(views.members.items())]
+    connections = [one for member in members for one in member.connections()]
+    return HubState(
+        step=views.newest,
+        members=[views.members[seat].name for seat in views.here],
+        seats=views.seats,
+        least=views.least,
+        following=[views.members[seat].name for seat in views.following],
+        waiting=[one.name for one in members if one.is_ready],
+        awaited=[views.members[seat].name for seat in awaited],
+        awaited_s=max((idle_s.get(seat, 0.0) for seat in awaited), default=0.0),
+        known=sorted(views.names, key=views.names.__getitem__),
+        refused=refused,
+        received=views.received + sum(one.received for one in connections),
+        sent=views.sent + sum(one.sent for one in connections),
+        ended_by=views.ended_by,
+    )
 
 
 def listed(names: Sequence[str]) -> str:

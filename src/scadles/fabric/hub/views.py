@@ -41,7 +41,7 @@ class Views:
 
     Attributes:
         lock: guards all of this.
-        least: as given.
+        seats, least: as given.
         number: of the present view.
         here: seats of those that take part.
         following: seats of those that follow.
@@ -72,7 +72,7 @@ class Views:
         self.ended_by = ended_by if ended_mark == mark else ""
         self.closed = False
         self.received = self.sent = 0
-        self._seats = seats
+        self.seats = seats
         self._journal = journal
         self._mark = mark
         self._say = say
@@ -97,10 +97,10 @@ class Views:
         if hello.get("again") and self._processes.get(name, process) != process:
             raise FrameError("another process has taken its place under that name")
         if (seat := self.names.get(name)) is None:
-            seat = next((free for free in range(self._seats) if free not in self.names.values()), None)
+            seat = next((free for free in range(self.seats) if free not in self.names.values()), None)
             if seat is None:
                 taken = ", ".join(sorted(self.names))
-                raise FrameError(f"all {self._seats} seats are taken, by {taken}: set devices higher at the hub")
+                raise FrameError(f"all {self.seats} seats are taken, by {taken}: set devices higher at the hub")
             self.names[name] = seat
             self._journal.seat(name, seat)
         self._processes[name] = process
@@ -138,6 +138,11 @@ class Views:
             if member.note is not None:
                 self._journal.note(member.name, *member.note)
         return bool(noted)
+
+    @property
+    def newest(self) -> int:
+        """The newest step that is whole; 0 before the first."""
+        return max(0, self._journal.newest)
 
     @property
     def admits(self) -> bool:
