@@ -17,6 +17,8 @@ from torch.optim import Optimizer
 from scadles import assembly
 from scadles.clock import Clock, WallClock, timestamp_number
 from scadles.config import ConfigLike, RunConfig, load_config
+from scadles.data import Dataset
+from scadles.device.connected import ConnectedDevice
 from scadles.errors import ConfigError, NotAdmittedError
 from scadles.fabric import ElasticFabric, Fabric
 from scadles.fabric.rendezvous import RENDEZVOUS_FILE
@@ -128,9 +130,7 @@ def join(
     """
     with ExitStack() as failing:
         if hub is not None or name is not None:
-            if hub is None or fabric is not None:
-                raise ConfigError(f"name = {name}: it belongs to hub=HOST:PORT, and to no other fabric")
-            fabric, settings = reach(hub, name, config, print_note)
+            fabric, settings = _at_hub(hub, name, config, fabric)
             failing.callback(fabric.close)
             out = Path("runs") / str(name) if out is None else out
         else:
@@ -145,26 +145,57 @@ def join(
         failing.callback(lock.release)
         torch.manual_seed(derive_seed(settings.seed, "torch", fabric.rank))
         network = _materialised(assembly.build_network(settings, dataset, model)).to(torch_device)
-        place = (run_dir, fabric, settings.checkpoint.keep, hashes_of_kept(settings), f"{lock.attempt:016x}")
-        replayed = settings.stream.url.startswith("replay:")
-        if isinstance(fabric, ElasticFabric):
-            start = come_in(*place[:-1], fabric.run)
-        else:
-            start = start_again(*place, replayed=replayed) if resume else start_anew(*place)
-        if settings.init_from is not None:
-            start = _with_values(start, settings.init_from, network, fabric)
-        start_s = start.checkpoint.state["run"]["clock_s"] if start.checkpoint else 0.0
-        clock = clock or WallClock(settings.clock.speed, start_s, running=False)  # setting up takes no stream time
-        dealt = start.checkpoints.identity.dealt
-        device = assembly.build_device(settings, dataset, network, optimizer, fabric, clock, run_dir, dealt)
-        fabric.broadcast(list(device.learner.managed.tensors().values()), "initial model")
-        share_extra_state(network, fabric.broadcast)
+        start = _start(settings, network, fabric, run_dir, lock.attempt, resume=resume)
+        device = _device(settings, dataset, network, optimizer, fabric, clock, run_dir, start)
         tools = build_tools(settings, dataset, device, run_dir, loss, scores, start, lock, quiet=quiet, resume=resume)
         live = LiveDevice(
             *(device, settings, tools, run_dir), checkpoint=start.checkpoint, resuming=resume, changes=changes
         )
         failing.pop_all()
     return live
+
+
+def _at_hub(
+    hub: str | None, name: str | None, config: ConfigLike | None, fabric: Fabric | None
+) -> tuple[ElasticFabric, RunConfig]:
+    """Return this device's end of a hub, and the run's settings with its own."""
+    if hub is None or fabric is not None:
+        raise ConfigError(f"name = {name}: it belongs to hub=HOST:PORT, and to no other fabric")
+    return reach(hub, name, config, print_note)
+
+
+def _start(
+    settings: RunConfig, network: nn.Module, fabric: Fabric, run_dir: Path, attempt: int, *, resume: bool
+) -> Start:
+    """Return what this device starts from; the network has its first values then, but for those of a checkpoint."""
+    place = (run_dir, fabric, settings.checkpoint.keep, hashes_of_kept(settings))
+    if isinstance(fabric, ElasticFabric):
+        start = come_in(*place, fabric.run)
+    elif resume:
+        start = start_again(*place, f"{attempt:016x}", replayed=settings.stream.url.startswith("replay:"))
+    else:
+        start = start_anew(*place, f"{attempt:016x}")
+    return start if settings.init_from is None else _with_values(start, settings.init_from, network, fabric)
+
+
+def _device(
+    settings: RunConfig,
+    dataset: Dataset,
+    network: nn.Module,
+    optimizer: Optimizer | Sequence[Optimizer] | None,
+    fabric: Fabric,
+    clock: Clock | None,
+    run_dir: Path,
+    start: Start,
+) -> ConnectedDevice:
+    """Return the device with the same values as all others that are there."""
+    start_s = start.checkpoint.state["run"]["clock_s"] if start.checkpoint else 0.0
+    clock = clock or WallClock(settings.clock.speed, start_s, running=False)  # setting up takes no stream time
+    dealt = start.checkpoints.identity.dealt
+    device = assembly.build_device(settings, dataset, network, optimizer, fabric, clock, run_dir, dealt)
+    fabric.broadcast(list(device.learner.managed.tensors().values()), "initial model")
+    share_extra_state(network, fabric.broadcast)
+    return device
 
 
 def _settings(config: ConfigLike | None, fabric: Fabric | None) -> RunConfig:
