@@ -11,6 +11,12 @@ from scadles.errors import ConfigError
 from scadles.fabric.hub import Journal, journal, journal_of
 
 
+@pytest.fixture
+def at_any_time(monkeypatch):
+    """Let the journal come to the disk whenever it is asked to."""
+    monkeypatch.setattr(journal, "_SYNC_S", 0.0)
+
+
 def of(journal, *names):
     return [note and note[0] for note in map(journal.of, names)]
 
@@ -71,10 +77,12 @@ def test_a_torn_last_line_does_not_count(tmp_path, cut):
         assert of(third, "a") == [2]
 
 
+@pytest.mark.usefixtures("at_any_time")
 def test_it_does_not_grow_for_ever(tmp_path):
     with journal_of(tmp_path, kept=10) as journal:
         for step in range(1, 500):
             journal.note("a", step, {"text": "x" * 50_000})
+            journal.sync()
         assert (tmp_path / "hub.jsonl").stat().st_size < 12 * 2**20
     with journal_of(tmp_path, kept=10) as again:
         assert of(again, "a") == [499]
@@ -96,12 +104,6 @@ def no_room(most_bytes):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-@pytest.fixture
-def at_any_time(monkeypatch):
-    """Let the journal come to the disk whenever it is asked to."""
-    monkeypatch.setattr(journal, "_SYNC_S", 0.0)
 
 
 @pytest.mark.usefixtures("at_any_time")
@@ -193,3 +195,43 @@ def test_notes_are_made_while_it_is_written_anew(tmp_path, monkeypatch):
     with journal_of(tmp_path) as read:
         assert [read.of(name) for name in "abc"] == [(298, {"step": 298}), (299, {"step": 299}), (250, {"step": 250})]
     assert all("cannot write" in line or "written again" in line for line in said)
+
+
+def test_a_slow_disk_keeps_nobody_waiting(tmp_path, monkeypatch):
+    """Whoever makes a note while all is written anew goes on at once, and the note is there."""
+    waits, goes_on, fsync = Event(), Event(), os.fsync
+
+    def slowly(descriptor):
+        waits.set()
+        assert goes_on.wait(60)
+        fsync(descriptor)
+
+    monkeypatch.setattr(journal, "_MOST_BYTES", 10)
+    with journal_of(tmp_path) as kept:
+        kept.note("a", 1, {})
+        monkeypatch.setattr(os, "fsync", slowly)
+        thread = Thread(target=kept.sync)
+        thread.start()
+        assert waits.wait(60)
+        kept.note("a", 2, {})
+        with_the_note = (tmp_path / "hub.jsonl").read_bytes()
+        assert b'"step": 2' in with_the_note, "a hub that is killed now has it"
+        goes_on.set()
+        thread.join()
+        assert of(kept, "a") == [2]
+    with journal_of(tmp_path) as read:
+        assert of(read, "a") == [2]
+
+
+@pytest.mark.usefixtures("at_any_time")
+def test_one_that_has_grown_is_added_to_where_there_is_no_room_for_another(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal, "_MOST_BYTES", 10)
+    said = []
+    with journal_of(tmp_path, say=said.append) as kept:
+        kept.note("a", 1, {})
+        monkeypatch.setattr(journal, "FileIO", lambda *_: os.close(-1))
+        kept.sync()
+        kept.note("a", 2, {})
+        assert (tmp_path / "hub.jsonl").read_text().count("note") == 2
+        monkeypatch.undo()
+    assert not said

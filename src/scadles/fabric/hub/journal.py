@@ -24,10 +24,6 @@ _KEPT = 128
 _SYNC_S = 1.0
 
 
-def _nobody(_: str) -> None:
-    """Tell nobody."""
-
-
 class Journal:
     """What devices have said of themselves together with steps that were taken.
 
@@ -38,7 +34,7 @@ class Journal:
     Each is a line of JSON that is written before anybody hears of the step; a torn last line does not count. Where a
     line cannot be written the run goes on: what counts is in memory, and all of it is written anew once that can be.
 
-    Any thread may call; notes are made and looked at by one at a time, as with a hub's lock, :meth:`sync` by another.
+    Notes are made and looked at by one thread at a time, as with a hub's lock; :meth:`sync` may be another's.
 
     Args:
         path: the file; made where there is none, and rewritten with what still counts where it has grown. None keeps
@@ -57,7 +53,9 @@ class Journal:
         ended_by: why the run ended, and a mark of the settings with which it did; empty before.
     """
 
-    def __init__(self, path: Path | None = None, kept: int = _KEPT, say: Callable[[str], None] = _nobody) -> None:
+    def __init__(
+        self, path: Path | None = None, kept: int = _KEPT, say: Callable[[str], None] = lambda _: None
+    ) -> None:
         self.run = secrets.token_hex(8) if path is not None else ""
         self.seats: dict[str, int] = {}
         self.newest = 0
@@ -66,15 +64,16 @@ class Journal:
         self._notes: dict[str, deque[tuple[int, dict[str, Any]]]] = {}
         self._path = path
         self._say = say
-        self._lock = Lock()
+        self._lock, self._at_the_disk = Lock(), Lock()
         self._written = 0
         self._file: FileIO | None = None
+        self._meanwhile: list[bytes] | None = None  # what is noted while the file is written anew
         self._is_unsynced = False
         self._sync_at_s = 0.0
         self._problem = self._told = ""
         if path is not None:
             self._read(path)
-            self._file = self._rewritten(path)
+            self._write_anew(path)
 
     def seat(self, name: str, seat: int) -> None:
         """Take note of who sits where."""
@@ -121,44 +120,78 @@ class Journal:
 
         Never raises; what goes wrong is said.
         """
-        now_s = wall_seconds()
-        if self._path is None or now_s < self._sync_at_s:
+        if wall_seconds() < self._sync_at_s:
             return
-        self._sync_at_s = now_s + _SYNC_S
-        self._bring_to_disk(self._path)
-        problem = self._problem
-        with suppress(OSError):  # what is said may go to the same disk
-            if problem and problem != self._told:
-                self._say(
-                    f"cannot write {self._path} ({problem}): the run goes on, and this is tried again every second; if "
-                    "the hub is killed before that works, devices that are killed with it may train on samples twice"
-                )
-            elif self._told and not problem:
-                self._say(f"{self._path} is written again, with all that counts")
-        self._told = problem
+        with self._at_the_disk:
+            if self._path is not None:
+                self._sync_at_s = wall_seconds() + _SYNC_S
+                self._bring_to_disk(self._path)
+                self._tell(self._path)
 
     def close(self) -> None:
         """Bring all to the disk, and close the file."""
         self._sync_at_s = 0.0
         self.sync()
-        with self._lock:
+        with self._at_the_disk, self._lock:
             self._path = None
             self._close_file()
 
+    def _tell(self, path: Path) -> None:
+        problem = self._problem
+        with suppress(OSError):  # what is said may go to the same disk
+            if problem and problem != self._told:
+                self._say(
+                    f"cannot write {path} ({problem}): the run goes on, and this is tried again every second; if "
+                    "the hub is killed before that works, devices that are killed with it may train on samples twice"
+                )
+            elif self._told and not problem:
+                self._say(f"{path} is written again, with all that counts")
+        self._told = problem
+
     def _bring_to_disk(self, path: Path) -> None:
-        descriptor = None
+        """Wait for the disk while others go on making notes."""
+        try:
+            if self._file is None or self._written > _MOST_BYTES:
+                self._write_anew(path)
+            else:
+                self._sync_file()
+        except OSError as error:
+            with self._lock:
+                if self._file is None:  # else what has grown can be added to still
+                    self._fail(error)
+
+    def _write_anew(self, path: Path) -> None:
+        """Write what counts into a file beside, then what has come meanwhile, and let that be the file.
+
+        Raises:
+            OSError: that cannot be; what was there is there still.
+        """
         with self._lock:
-            try:
-                if self._file is None:
-                    self._file = self._rewritten(path)
-                if self._is_unsynced:
-                    descriptor = os.dup(self._file.fileno())  # the file may be closed meanwhile
-            except OSError as error:
-                self._fail(error)
+            lines, self._meanwhile = self._lines(), []
+        temporary, file = path.with_suffix(".tmp"), None
+        try:
+            temporary.unlink(missing_ok=True)
+            file = FileIO(temporary, "a")
+            _write_all(file, b"".join(map(_as_line, lines)))
+            os.fsync(file.fileno())
+            with self._lock:
+                _write_all(file, b"".join(self._meanwhile))
+                temporary.replace(path)
+                self._close_file()
+                self._file, self._written = file, 0
+                self._is_unsynced, self._problem = bool(self._meanwhile), ""
+        finally:
+            if file is not None and file is not self._file:
+                file.close()
+            self._meanwhile = None
+        sync(path.parent)
+
+    def _sync_file(self) -> None:
+        with self._lock:
+            if self._file is None or not self._is_unsynced:
                 return
-            self._is_unsynced, self._problem = False, ""
-        if descriptor is None:
-            return
+            descriptor = os.dup(self._file.fileno())  # the file may be closed meanwhile
+            self._is_unsynced = False
         try:
             os.fsync(descriptor)
         except OSError as error:
@@ -212,49 +245,47 @@ class Journal:
         else:
             self._take(str(said["name"]), int(said["step"]), dict(said["note"]))
 
-    def _rewritten(self, path: Path) -> FileIO:
-        """Return the file, written anew and on the disk.
-
-        Raises:
-            OSError: it cannot be written; what was there is there still.
-        """
-        temporary = path.with_suffix(".tmp")
+    def _lines(self) -> list[dict[str, Any]]:
+        """Return what counts."""
         lines: list[dict[str, Any]] = [{"run": self.run}]
         lines += [{"name": name, "seat": seat} for name, seat in self.seats.items()]
         for name, notes in self._notes.items():
             lines += [{"name": name, "step": step, "note": content} for step, content in notes]
         if self.ended_by[0]:
             lines.append({"ended_by": list(self.ended_by)})
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        sync(temporary)
-        temporary.replace(path)
-        sync(path.parent)
-        self._written, self._is_unsynced = 0, False
-        return FileIO(path, "a")
+        return lines
 
     def _write(self, said: dict[str, Any]) -> None:
-        if self._file is None or self._path is None:
+        if self._path is None:
             return
-        line = json.dumps(said).encode() + b"\n"
+        line = _as_line(said)
+        if self._meanwhile is not None:
+            self._meanwhile.append(line)
+        if self._file is None:
+            return
         try:
-            if self._file.write(line) != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            self._written += len(line)
-            self._is_unsynced = True
-            if self._written > _MOST_BYTES:
-                self._close_file()
-                self._file = self._rewritten(self._path)
+            _write_all(self._file, line)
         except OSError as error:
             self._fail(error)
+        self._written += len(line)
+        self._is_unsynced = True
+
+
+def _as_line(said: dict[str, Any]) -> bytes:
+    return json.dumps(said).encode() + b"\n"
+
+
+def _write_all(file: FileIO, content: bytes) -> None:
+    rest = memoryview(content)
+    while rest:
+        if not (written := file.write(rest)):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        rest = rest[written:]
 
 
 @contextmanager
-def journal_of(folder: Path, kept: int = _KEPT, say: Callable[[str], None] = _nobody) -> Iterator[Journal]:
-    """Yield the journal in a hub's folder.
-
-    Args:
-        folder: of the hub.
-        kept, say: those of :class:`Journal`.
+def journal_of(folder: Path, kept: int = _KEPT, say: Callable[[str], None] = lambda _: None) -> Iterator[Journal]:
+    """Yield the journal in a hub's folder; ``kept`` and ``say`` are those of :class:`Journal`.
 
     Raises:
         ConfigError: the folder cannot be written to, or holds something else under that name.

@@ -1,8 +1,8 @@
 """The hub: one open port, to which every device connects, and what it does with what they send.
 
-Threads: one that accepts, one that looks for silent devices, and for each device one that reads what it sends up, one
-that writes what goes down to it, and one that answers its signs of life; one more while a device gives its state to
-others. A lock guards who is there; sums are added up outside of it.
+Threads: one that accepts, one that looks for silent devices, one for the journal, and for each device one that reads
+what it sends up, one that writes what goes down to it, and one that answers its signs of life; one more while a device
+gives its state to others. A lock guards who is there; sums are added up outside of it.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ class Hub:
     def start(self) -> None:
         """Begin to answer."""
         self._acceptor.start()
-        Thread(target=self._look_after, daemon=True).start()
+        for work in (self._look_after, self._keep_journal):
+            Thread(target=work, daemon=True).start()
 
     def close(self) -> None:
         """Stop listening and close all connections."""
@@ -288,6 +289,10 @@ class Hub:
             with self._lock:
                 self._watch.look(wall_seconds())
                 self._views.begin_anew()
+
+    def _keep_journal(self) -> None:
+        """Bring the journal to the disk, which may take its time."""
+        while not self._closed.wait(PULSE_S):
             self._journal.sync()
 
     def _leave(self, member: Member, why: str) -> None:
