@@ -49,12 +49,13 @@ def build_dataset(config: RunConfig) -> Dataset:
         shape=data.shape,
         test_samples=data.test_samples,
         seed=config.seed,
+        normalize=data.normalize == "dataset",
     )
 
 
 def build_codec(config: RunConfig, dataset: Dataset) -> Codec:
     """Return how the messages of a live stream are read and written."""
-    return make_codec(config.stream.codec, dataset.shape, dataset.dtype, dataset.classes)
+    return make_codec(config.stream.codec, dataset.shape, dataset.dtype, target=dataset.target)
 
 
 def build_quarantine(config: RunConfig, device: int, run_dir: Path | None) -> Quarantine | None:
@@ -160,7 +161,7 @@ def build_device(
         run_dir=run_dir,
         quarantine=quarantine,
     )
-    inspector = Inspector(dataset.shape, dataset.dtype, dataset.classes)
+    inspector = Inspector(dataset.shape, dataset.dtype, target=dataset.target)
     intake = Intake(
         *(source, inspector, Buffer(config.buffer.capacity), build_policy(config), RateMeter(), clock),
         quarantine=quarantine,
@@ -189,7 +190,7 @@ def build_devices(config: RunConfig, dataset: Dataset, learner: Learner) -> list
             "describe what it brings with stream.rates and stream.profile"
         )
     rates = draw_rates(config.stream.rates, config.devices, config.seed)
-    inspector = Inspector(dataset.shape, dataset.dtype, dataset.classes)
+    inspector = Inspector(dataset.shape, dataset.dtype, target=dataset.target)
     partition, looked_at = build_partition(config, dataset), not _all_good(dataset, inspector)
     sender = build_senders(config, dataset, partition) if injects(config) else None
     rule, policy = build_rule(config), build_policy(config)

@@ -40,6 +40,8 @@ def build_senders(config: RunConfig, dataset: Dataset, partition: Partition) -> 
     """
     settings = config.injection
     for name, labels in settings.named_labels().items():
+        if labels and not dataset.target.is_label:
+            raise ConfigError(f"{name} names labels: {dataset.name} has {dataset.target.describe()}; leave it out")
         if labels and max(labels) >= dataset.classes:
             raise ConfigError(
                 f"{name} names label {max(labels)}: labels of {dataset.name} are 0 to {dataset.classes - 1}"
@@ -53,7 +55,7 @@ def build_senders(config: RunConfig, dataset: Dataset, partition: Partition) -> 
 
 def build_sample_format(dataset: Dataset) -> SampleFormat:
     """Return how samples of a data set travel."""
-    return SampleFormat(dataset.shape, dataset.dtype, dataset.classes)
+    return SampleFormat(dataset.shape, dataset.dtype, target=dataset.target)
 
 
 def build_sample_exchange(

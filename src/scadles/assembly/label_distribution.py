@@ -19,7 +19,7 @@ def draw_label_distribution(config: RunConfig, dataset: Dataset, run_dir: Path) 
         MissingExtraError: matplotlib is not installed.
         RunError: the folder cannot be written to.
     """
-    if config.data.skewed and config.stream.url.startswith("replay:"):
+    if config.data.skewed and dataset.target.is_label and config.stream.url.startswith("replay:"):
         build_label_distribution(config, dataset).plot(run_dir / PARTITION_FILE)
 
 

@@ -24,6 +24,11 @@ class DataConfig(Section):
         default="digits",
         description="digits | synthetic-images | npz:PATH | torchvision:NAME",
     )
+    normalize: Literal["dataset", "none"] = Field(
+        default="dataset",
+        description="not synthetic-images: each feature of a table, each channel of windows and pictures by its mean "
+        "and deviation over the training part, or nothing; integers wider than uint8 never are",
+    )
     partition: Literal["iid", "shared", "labels", "dirichlet"] = Field(
         default="iid",
         description="deal samples to devices at random, let every device draw from all of them, or skew who has which "

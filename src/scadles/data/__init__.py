@@ -46,7 +46,15 @@ _ARGUMENT = {"digits": None, "npz": "PATH", "synthetic-images": None, "torchvisi
 
 
 def load_dataset(
-    spec: str, *, root: Path, classes: int, shape: tuple[int, int, int], test_samples: int, seed: int
+    spec: str,
+    *,
+    root: Path,
+    classes: int,
+    shape: tuple[int, int, int],
+    test_samples: int,
+    seed: int,
+    targets: str = "labels",
+    normalize: bool = True,
 ) -> Dataset:
     """Return the data set that ``spec`` names: ``digits``, ``synthetic-images``, ``npz:PATH`` or ``torchvision:NAME``.
 
@@ -57,6 +65,8 @@ def load_dataset(
         shape: of synthetic-images, (channels, height, width).
         test_samples: of synthetic-images.
         seed: of the run; synthetic-images only.
+        targets: what those of a file are read as (:func:`~scadles.data.forms.read_targets`); others have class labels.
+        normalize: whether samples are normalised over the training part.
 
     Raises:
         ConfigError: an unknown name, or an argument that is missing or not expected.
@@ -74,9 +84,9 @@ def load_dataset(
             else f"data.dataset = {spec!r}: {name} takes nothing after a colon"
         )
     if name == "npz":
-        return load_npz(Path(argument).expanduser())
+        return load_npz(Path(argument).expanduser(), targets, normalize=normalize)
     if name == "torchvision":
-        return load_torchvision(argument, root)
+        return load_torchvision(argument, root, normalize=normalize)
     if name == "synthetic-images":
         return SyntheticImages(classes, shape, test_samples, seed)
-    return load_digits()
+    return load_digits(normalize=normalize)

@@ -8,19 +8,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scadles.targets import TargetType
+
 CHUNK = 4096
 
 
 class Dataset(ABC):
-    """Labelled samples ``[C, H, W]`` in a training and a test part.
+    """Samples of one shape with their targets, in a training and a test part.
 
     Samples stay raw (uint8 where they are pictures) while they are stored and sent; :meth:`prepare` makes them a
     model's input.
 
     Attributes:
         name: as given in the configuration.
-        classes: labels are integers from 0 to ``classes - 1``.
-        shape: of one sample, (channels, height, width).
+        classes: labels are integers from 0 to ``classes - 1``; 0 where targets are no classes.
+        shape: of one sample, for example (channels, height, width).
         train_size: number of training samples; None where they never end.
         dtype: of raw samples.
     """
@@ -31,9 +33,19 @@ class Dataset(ABC):
     train_size: int | None
     dtype: torch.dtype
 
+    @property
+    def target(self) -> TargetType:
+        """What belongs to each sample."""
+        return TargetType.label(self.classes)
+
+    @property
+    def vocabulary(self) -> int | None:
+        """How many values samples of integers may have, from 0 on; None where they are other numbers."""
+        return None
+
     @abstractmethod
     def samples(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Return raw training samples ``[n, *shape]`` and their labels, int64 ``[n]``.
+        """Return raw training samples ``[n, *shape]`` and their labels, int64 ``[n]``, or other targets.
 
         Args:
             indices: into the training part, int64 ``[n]``.
@@ -45,11 +57,14 @@ class Dataset(ABC):
 
     @abstractmethod
     def test(self) -> tuple[Tensor, Tensor]:
-        """Return the whole test part: raw samples ``[n, *shape]`` and labels, int64 ``[n]``."""
+        """Return the whole test part: raw samples ``[n, *shape]`` and labels, int64 ``[n]``, or other targets."""
 
     @abstractmethod
     def prepare(self, x: Tensor) -> Tensor:
-        """Return raw samples ``[n, *shape]`` as a model's input: float32, normalised, on the same torch device."""
+        """Return raw samples ``[n, *shape]`` as a model's input, on the same torch device.
+
+        It is float32, normalised; integers wider than uint8 are identifiers and become int64.
+        """
 
 
 class EndlessDataset(Dataset):
@@ -66,13 +81,19 @@ class EndlessDataset(Dataset):
 
 
 class ArrayDataset(Dataset):
-    """A data set that lies in memory, normalised by mean and deviation of each channel over the training part.
+    """A data set that lies in memory.
+
+    Floating and uint8 samples are normalised by mean and deviation over the training part: of each feature of tables
+    ``[n, F]``, of each channel of windows ``[n, C, T]`` and pictures ``[n, C, H, W]``. Other integers become int64, and
+    truth values float32, as they are.
 
     Args:
         name: as given in the configuration.
-        train: samples ``[n, C, H, W]``, uint8 or float32, and labels from 0, integers ``[n]``.
+        train: samples ``[n, *shape]`` and targets: labels from 0, integers ``[n]``, or what ``target`` says.
         test: the same for the test part.
         classes: number of classes.
+        target: what a target is, where it is no class label.
+        normalize: whether samples are normalised; without it they only become float32.
 
     NaN and infinite values do not count towards mean and deviation.
 
@@ -85,18 +106,41 @@ class ArrayDataset(Dataset):
     """
 
     def __init__(
-        self, name: str, train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], classes: int
+        self,
+        name: str,
+        train: tuple[np.ndarray, np.ndarray],
+        test: tuple[np.ndarray, np.ndarray],
+        classes: int = 0,
+        *,
+        target: TargetType | None = None,
+        normalize: bool = True,
     ) -> None:
         self.name = name
-        self.classes = classes
+        self._target = TargetType.label(classes) if target is None else target
+        self.classes = self._target.classes
         self.shape = tuple(train[0].shape[1:])
         self.train_size = len(train[0])
         self.dtype = torch.from_numpy(np.empty(0, dtype=train[0].dtype)).dtype
-        self._train_x, self._train_y = train[0], train[1].astype(np.int64)
-        self._test_x, self._test_y = test[0], test[1].astype(np.int64)
-        mean, deviation = channel_statistics(self._train_x)
-        self._mean = torch.from_numpy(mean.astype(np.float32))[:, None, None]
-        self._deviation = torch.from_numpy(deviation.astype(np.float32))[:, None, None]
+        target_dtype = str(self._target.dtype).removeprefix("torch.")
+        self._train_x, self._train_y = train[0], train[1].astype(target_dtype)
+        self._test_x, self._test_y = test[0], test[1].astype(target_dtype)
+        self._measures = self.dtype.is_floating_point or self.dtype == torch.uint8
+        self._normalizes = normalize and self._measures
+        if self._normalizes:
+            mean, deviation = channel_statistics(self._train_x)
+            spread = (-1, *(1 for _ in self.shape[1:])) if self.shape else ()
+            self._mean = torch.from_numpy(mean.astype(np.float32)).reshape(spread)
+            self._deviation = torch.from_numpy(deviation.astype(np.float32)).reshape(spread)
+
+    @property
+    def target(self) -> TargetType:
+        return self._target
+
+    @property
+    def vocabulary(self) -> int | None:
+        if self._measures or self.dtype == torch.bool or min(self._train_x.min(), self._test_x.min()) < 0:
+            return None
+        return int(max(self._train_x.max(), self._test_x.max())) + 1
 
     def samples(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         return torch.from_numpy(self._train_x[indices]), torch.from_numpy(self._train_y[indices])
@@ -108,24 +152,30 @@ class ArrayDataset(Dataset):
         return torch.from_numpy(self._test_x.copy()), torch.from_numpy(self._test_y.copy())
 
     def prepare(self, x: Tensor) -> Tensor:
+        if not self._normalizes:
+            return x.to(torch.float32 if self._measures or self.dtype == torch.bool else torch.int64)
         return (x.to(torch.float32) - self._mean.to(x.device)) / self._deviation.to(x.device)
 
 
 def channel_statistics(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and standard deviation of each channel of ``x`` ``[n, C, H, W]``, float64 ``[C]``.
+    """Return mean and standard deviation of each channel of ``x`` ``[n, C, ...]``, float64 ``[C]``.
 
-    Values that are not finite are left out; where nothing varies the deviation is 1.
+    Samples that are single numbers, ``[n]``, have one channel. Values that are not finite are left out; where nothing
+    varies the deviation is 1.
     """
+    x = x if x.ndim > 1 else x[:, None]
     mean = _channel_mean(x, np.zeros(x.shape[1]), power=1)
     variance = _channel_mean(x, mean, power=2)
     return mean, np.where(variance > 0, np.sqrt(variance), 1.0)
 
 
 def _channel_mean(x: np.ndarray, centre: np.ndarray, *, power: int) -> np.ndarray:
+    others = tuple(axis for axis in range(x.ndim) if axis != 1)
+    centre = centre.reshape(-1, *(1 for _ in x.shape[2:]))
     total, count = np.zeros(x.shape[1]), np.zeros(x.shape[1])
     for start in range(0, len(x), CHUNK):
-        values = (x[start : start + CHUNK].astype(np.float64) - centre[:, None, None]) ** power
+        values = (x[start : start + CHUNK].astype(np.float64) - centre) ** power
         finite = np.isfinite(values)
-        total += np.where(finite, values, 0.0).sum(axis=(0, 2, 3))
-        count += finite.sum(axis=(0, 2, 3))
+        total += np.where(finite, values, 0.0).sum(axis=others)
+        count += finite.sum(axis=others)
     return total / np.maximum(count, 1)

@@ -14,7 +14,7 @@ from scadles.errors import DataError
 TEST_EVERY = 5
 
 
-def load_digits() -> ArrayDataset:
+def load_digits(*, normalize: bool = True) -> ArrayDataset:
     """Return scikit-learn's 1,797 handwritten digits: uint8 ``[1, 8, 8]`` of 17 levels (0 to 16), 10 classes.
 
     Every fifth sample of each class is a test sample, so the split is stratified, 80 to 20, and always the same.
@@ -27,7 +27,7 @@ def load_digits() -> ArrayDataset:
     is_test = np.zeros(len(y), dtype=bool)
     for label in range(10):
         is_test[np.flatnonzero(y == label)[TEST_EVERY - 1 :: TEST_EVERY]] = True
-    return ArrayDataset("digits", (x[~is_test], y[~is_test]), (x[is_test], y[is_test]), classes=10)
+    return ArrayDataset("digits", (x[~is_test], y[~is_test]), (x[is_test], y[is_test]), classes=10, normalize=normalize)
 
 
 def _table() -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 
 from scadles.data.dataset import Dataset
 from scadles.data.partition import DriftingPartition, Partition
+from scadles.errors import ConfigError
 
 LOOKED_AT = 1000
 
@@ -22,7 +23,12 @@ def count_labels(dataset: Dataset, partition: Partition, devices: Sequence[int],
         partition: how.
         devices: their numbers.
         drifts: how many times each device has gone on with another part before.
+
+    Raises:
+        ConfigError: targets are no class labels.
     """
+    if not dataset.target.is_label:
+        raise ConfigError(f"{dataset.name} has {dataset.target.describe()}: there are no labels to count")
     if isinstance(partition, DriftingPartition):
         return count_labels(dataset, partition.parts, [partition.part_of(device, drifts) for device in devices])
     rows = []

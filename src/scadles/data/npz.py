@@ -8,6 +8,8 @@ import struct
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import IO
@@ -15,12 +17,14 @@ from typing import IO
 import numpy as np
 
 from scadles.data.dataset import ArrayDataset
+from scadles.data.forms import form, read_samples, read_targets
 from scadles.errors import DataError
 from scadles.files import open_file
 
 # Python 3.11 cannot parse a header in several threads at once: "AST constructor recursion depth mismatch"
 _PARSING = Lock()
 ARRAYS = ("train_x", "train_y", "test_x", "test_y")
+SAMPLES = ("train_x", "test_x")
 _SINGLE = b"\x93NUMPY"
 _ENCRYPTED = 1
 _MOST_NAMES, _LONGEST_NAME, _LONGEST = 8, 60, 200
@@ -31,69 +35,67 @@ _BROKEN = (
 )
 
 
-def load_npz(path: Path) -> ArrayDataset:
+def load_npz(path: Path, targets: str = "labels", *, normalize: bool = True) -> ArrayDataset:
     """Return the data set in ``path``, written by ``np.savez(path, train_x=..., train_y=..., test_x=..., test_y=...)``.
 
-    Samples are uint8 or floating, ``[n, C, H, W]`` or ``[n, H, W]`` (one channel); floating ones become float32.
-    Labels are integers from 0. Training samples may hold NaN (they are rejected as they arrive), test samples may not.
+    Samples are numbers ``[n, ...]`` (:func:`~scadles.data.forms.read_samples`). Training samples and targets may hold
+    NaN (they are rejected as they arrive), those of the test part may not.
+
+    Args:
+        path: the file.
+        targets: what train_y and test_y are read as (:func:`~scadles.data.forms.read_targets`).
+        normalize: whether samples are normalised over the training part.
 
     Raises:
         DataError: the file is missing or no such file, or an array is missing, of another form, or larger than memory.
     """
-    arrays = _read(path)
-    parts = {}
-    for part in ("train", "test"):
-        x = _samples(path, f"{part}_x", arrays[f"{part}_x"])
-        parts[part] = (x, _labels(path, f"{part}_y", arrays[f"{part}_y"], len(x)))
-    (train_x, train_y), (test_x, test_y) = parts["train"], parts["test"]
+    arrays = _read(path, SAMPLES if targets == "any" else ARRAYS)
+    wrong = partial(_wrong, path)
+    train_x, test_x = (read_samples(name, arrays[name], wrong) for name in SAMPLES)
     if test_x.shape[1:] != train_x.shape[1:] or test_x.dtype != train_x.dtype:
-        raise _wrong(path, "test_x", _form(test_x), f"the form of train_x, {_form(train_x)}")
-    if not np.isfinite(test_x).all():
+        raise _wrong(path, "test_x", form(test_x), f"the form of train_x, {form(train_x)}")
+    if test_x.dtype.kind == "f" and not np.isfinite(test_x).all():
         raise _wrong(path, "test_x", "NaN or infinite values", "finite values only: remove those samples")
-    classes = int(max(train_y.max(), test_y.max())) + 1
-    if not 2 <= classes <= len(train_y):
-        raise _wrong(
-            path,
-            "train_y" if train_y.max() >= test_y.max() else "test_y",
-            f"labels up to {classes - 1} with {len(train_y)} training samples",
-            "labels 0, 1, 2, ... without gaps, and no more classes than training samples",
-        )
-    return ArrayDataset(f"npz:{path}", (train_x, train_y), (test_x, test_y), classes)
+    found = {name: arrays.get(name) for name in ("train_y", "test_y")}
+    form_, train_y, test_y = read_targets(targets, found, (len(train_x), len(test_x)), wrong)
+    name = f"npz:{path}"
+    return ArrayDataset(name, (train_x, train_y), (test_x, test_y), target=form_, normalize=normalize)
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
+def _read(path: Path, needed: Sequence[str]) -> dict[str, np.ndarray]:
     try:
         with open_file(path) as file:
             if file.read(len(_SINGLE)) == _SINGLE:
                 raise DataError(f"{path} holds a single array, expected the arrays {', '.join(ARRAYS)} (np.savez)")
             with zipfile.ZipFile(file) as archive:
-                return _members(path, archive)
+                return _members(path, archive, needed)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}; expected a file made with np.savez") from None
     except _BROKEN as error:
         raise DataError(f"{path} is not a file of arrays ({_brief(error)}); expected one made with np.savez") from None
 
 
-def _members(path: Path, archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
+def _members(path: Path, archive: zipfile.ZipFile, needed: Sequence[str]) -> dict[str, np.ndarray]:
     found = [info.filename.removesuffix(".npy") for info in archive.infolist() if info.filename.endswith(".npy")]
-    missing = [name for name in ARRAYS if name not in found]
+    missing = [name for name in needed if name not in found]
     if missing:
         some = [name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..." for name in found[:_MOST_NAMES]]
         more = f" and {len(found) - _MOST_NAMES:,} more" if len(found) > _MOST_NAMES else ""
         raise DataError(
             f"{path} has no array {', '.join(missing)}; found {', '.join(some) or 'none'}{more}, "
-            f"expected {', '.join(ARRAYS)}"
+            f"expected {', '.join(needed)}"
         )
-    for name in ARRAYS:
+    names = [name for name in ARRAYS if name in found]
+    for name in names:
         if found.count(name) > 1:
             raise _wrong(path, name, f"{found.count(name)} arrays of this name", "one")
-    size = sum(archive.getinfo(f"{name}.npy").file_size for name in ARRAYS)
+    size = sum(archive.getinfo(f"{name}.npy").file_size for name in names)
     if size > (most := _memory_bytes()):
         raise DataError(
             f"{path}: its arrays are said to take {size:,} bytes, and this machine has {most:,}: expected arrays that "
             "fit its memory"
         )
-    return {name: _member(path, archive, name) for name in ARRAYS}
+    return {name: _member(path, archive, name) for name in names}
 
 
 def _member(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
@@ -133,36 +135,6 @@ def _brief(said: object) -> str:
     """Return in one line what a reader complains of; it may quote what it read."""
     text = " ".join(str(said).split())
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
-
-
-def _samples(path: Path, name: str, x: np.ndarray) -> np.ndarray:
-    expected = "uint8 or floating samples [n, channels, height, width] or [n, height, width], n at least 1"
-    if (x.dtype != np.uint8 and x.dtype.kind != "f") or x.ndim not in (3, 4) or x.size == 0:
-        raise _wrong(path, name, _form(x), expected)
-    if x.ndim == 3:
-        x = x[:, None]
-    elif x.shape[3] in (1, 3) and min(x.shape[1:3]) >= 8:
-        raise _wrong(path, name, f"{_form(x)}, channels last", "channels first: x.transpose(0, 3, 1, 2)")
-    if x.dtype == np.uint8:
-        return x
-    # Samples beyond float32 become infinite here and are rejected as they arrive.
-    with np.errstate(over="ignore"):
-        return x.astype(np.float32)
-
-
-def _labels(path: Path, name: str, y: np.ndarray, count: int) -> np.ndarray:
-    expected = f"integer labels [{count}] from 0"
-    if y.dtype.kind not in "iu" or y.shape != (count,):
-        raise _wrong(path, name, _form(y), expected)
-    if y.min() < 0:
-        raise _wrong(path, name, f"label {y.min()}", expected)
-    if y.max() > np.iinfo(np.int32).max:
-        raise _wrong(path, name, f"label {y.max()}", expected)
-    return y.astype(np.int64)
-
-
-def _form(array: np.ndarray) -> str:
-    return f"{array.dtype} {list(array.shape)}"
 
 
 def _wrong(path: Path, name: str, found: str, expected: str) -> DataError:

@@ -16,7 +16,7 @@ NAMES = ("CIFAR10", "CIFAR100", "FashionMNIST", "KMNIST", "MNIST", "SVHN")
 _UNREADABLE = (AssertionError, EOFError, HTTPException, KeyError, OSError, RuntimeError, TypeError, ValueError)
 
 
-def load_torchvision(name: str, root: Path) -> ArrayDataset:
+def load_torchvision(name: str, root: Path, *, normalize: bool = True) -> ArrayDataset:
     """Return one of torchvision's data sets, uint8 ``[C, H, W]``, from ``root`` or else from the network.
 
     torchvision reads CIFAR's own pickled files, after comparing them with their published checksums.
@@ -31,7 +31,7 @@ def load_torchvision(name: str, root: Path) -> ArrayDataset:
     kind = getattr(import_torchvision("datasets", f"the data set torchvision:{name}"), name)
     train, test = _part(name, kind, root, train=True), _part(name, kind, root, train=False)
     classes = int(max(train[1].max(), test[1].max())) + 1
-    return ArrayDataset(f"torchvision:{name}", train, test, classes)
+    return ArrayDataset(f"torchvision:{name}", train, test, classes, normalize=normalize)
 
 
 def _part(name: str, kind: Any, root: Path, *, train: bool) -> tuple[np.ndarray, np.ndarray]:

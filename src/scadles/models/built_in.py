@@ -10,23 +10,35 @@ from torch import Tensor, nn
 from scadles.errors import ConfigError
 
 
-def mlp(shape: tuple[int, ...], classes: int) -> nn.Module:
-    """One hidden layer of 64."""
+def mlp(shape: tuple[int, ...], outputs: int) -> nn.Module:
+    """One hidden layer of 64, for samples of any shape."""
     inputs = int(torch.Size(shape).numel())
-    return nn.Sequential(nn.Flatten(), nn.Linear(inputs, 64), nn.ReLU(), nn.Linear(64, classes))
+    flat = nn.Flatten() if shape else nn.Unflatten(0, (-1, 1))
+    return nn.Sequential(flat, nn.Linear(inputs, 64), nn.ReLU(), nn.Linear(64, outputs))
 
 
-def cnn(shape: tuple[int, ...], classes: int) -> nn.Module:
-    """Three convolutions with BatchNorm, for images of at least 8 x 8."""
+def cnn(shape: tuple[int, ...], outputs: int) -> nn.Module:
+    """Three convolutions with BatchNorm, for pictures of at least 8 x 8, or over time for windows (channels, time).
+
+    Raises:
+        ConfigError: samples of another number of dimensions.
+    """
+    if len(shape) not in (2, 3):
+        raise ConfigError(
+            f"model cnn takes windows [channels, time] or pictures [channels, height, width], not samples of shape "
+            f"{list(shape)}; use mlp, or reshape them"
+        )
     channels = [shape[0], 16, 32, 64]
     layers: list[nn.Module] = []
-    for i, (inputs, outputs) in enumerate(pairwise(channels)):
-        layers += [
-            nn.Conv2d(inputs, outputs, 3, stride=1 if i == 0 else 2, padding=1, bias=False),
-            nn.BatchNorm2d(outputs),
-            nn.ReLU(),
-        ]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * channels[-1], classes))
+    for i, (before, after) in enumerate(pairwise(channels)):
+        stride = 1 if i == 0 else 2
+        if len(shape) == 2:
+            layers += [nn.Conv1d(before, after, 5, stride=stride, padding=2, bias=False), nn.BatchNorm1d(after)]
+        else:
+            layers += [nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(after)]
+        layers.append(nn.ReLU())
+    pool = nn.AdaptiveAvgPool1d(4) if len(shape) == 2 else nn.AdaptiveAvgPool2d(2)
+    return nn.Sequential(*layers, pool, nn.Flatten(), nn.Linear(4 * channels[-1], outputs))
 
 
 class ResidualBlock(nn.Module):
@@ -50,8 +62,17 @@ class ResidualBlock(nn.Module):
         return torch.relu(self.path(x) + self.shortcut(x))
 
 
-def resnet8(shape: tuple[int, ...], classes: int) -> nn.Module:
-    """A residual network of eight layers (He and others, 2016, n = 1): three blocks of 16, 32 and 64 channels."""
+def resnet8(shape: tuple[int, ...], outputs: int) -> nn.Module:
+    """A residual network of eight layers (He and others, 2016, n = 1): three blocks of 16, 32 and 64 channels.
+
+    Raises:
+        ConfigError: samples that are no pictures (channels, height, width).
+    """
+    if len(shape) != 3:
+        raise ConfigError(
+            f"model resnet8 takes pictures [channels, height, width], not samples of shape {list(shape)}; use mlp "
+            "or cnn"
+        )
     return nn.Sequential(
         nn.Conv2d(shape[0], 16, 3, padding=1, bias=False),
         nn.BatchNorm2d(16),
@@ -61,7 +82,7 @@ def resnet8(shape: tuple[int, ...], classes: int) -> nn.Module:
         ResidualBlock(32, 64, stride=2),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        nn.Linear(64, classes),
+        nn.Linear(64, outputs),
     )
 
 

@@ -21,14 +21,16 @@ NO_MODEL = "none"
 _TORCHVISION = "torchvision"
 
 
-def build_model(spec: str, shape: tuple[int, ...], classes: int, seed: int) -> nn.Module:
+def build_model(spec: str, shape: tuple[int, ...], classes: int, seed: int, *, outputs: int | None = None) -> nn.Module:
     """Return a network with initial weights that depend on ``seed`` alone.
 
     Args:
         spec: a built-in name, ``none`` (:class:`Nothing`), ``torchvision:NAME``, or ``MODULE:CALLABLE``; the callable
-            is given ``shape`` and ``classes`` where it has parameters of these names.
+            is given ``shape``, ``outputs`` and ``classes`` where it has parameters of these names.
         shape: of one sample, without the batch dimension.
-        classes: outputs.
+        classes: how many there are; 0 where targets are no class labels, and nobody is given them.
+        seed: of the run.
+        outputs: values in an answer; None: one for each class.
 
     Raises:
         ConfigError: an unknown name, a module that cannot be imported, or something that makes no network or raises.
@@ -37,7 +39,8 @@ def build_model(spec: str, shape: tuple[int, ...], classes: int, seed: int) -> n
     if spec == NO_MODEL:
         return Nothing()
     make = BUILT_IN.get(spec) or _find(spec)
-    offered = {"shape": shape, "classes": classes}
+    offered: dict[str, Any] = {"shape": shape} | ({"classes": classes} if classes else {})
+    offered["outputs"] = classes if outputs is None else outputs
     wanted = _parameters(spec, make, offered)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "model"))
@@ -68,10 +71,15 @@ def _parameters(spec: str, make: Callable[..., Any], offered: Collection[str]) -
     missing = [name for name in needed if name not in offered]
     if missing:
         raise ConfigError(
-            f"model {spec!r} needs {', '.join(missing)}, which nobody gives it: only {' and '.join(offered)} are "
-            "offered; write a function of these that makes it"
+            f"model {spec!r} needs {', '.join(missing)}, which nobody gives it: only {_listed(offered)} are offered; "
+            "write a function of these that makes it"
         )
     return parameters
+
+
+def _listed(names: Collection[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}"
 
 
 def _find(spec: str) -> Callable[..., Any]:

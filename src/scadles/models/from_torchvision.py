@@ -23,13 +23,13 @@ SMALL = 64
 _VGG_HALVES = 2**5
 
 
-def torchvision_network(name: str, shape: tuple[int, ...], classes: int) -> nn.Module:
+def torchvision_network(name: str, shape: tuple[int, ...], outputs: int) -> nn.Module:
     """Return a network of torchvision by name, not trained, for pictures of ``shape``.
 
     Args:
         name: one of ``RESNETS`` or ``VGGS``.
         shape: (channels, height, width).
-        classes: outputs.
+        outputs: values in an answer.
 
     Raises:
         ConfigError: an unknown name, or pictures too small for the network.
@@ -39,7 +39,7 @@ def torchvision_network(name: str, shape: tuple[int, ...], classes: int) -> nn.M
         raise ConfigError(f"model 'torchvision:{name}': unknown network{did_you_mean(name, RESNETS + VGGS)}")
     if len(shape) != 3:
         raise ConfigError(f"model 'torchvision:{name}' takes pictures (channels, height, width), not {shape}")
-    network: nn.Module = _resnet(name, shape, classes) if name in RESNETS else _vgg(name, shape, classes)
+    network: nn.Module = _resnet(name, shape, outputs) if name in RESNETS else _vgg(name, shape, outputs)
     return network
 
 

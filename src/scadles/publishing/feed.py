@@ -12,16 +12,17 @@ from scadles.streams import Arrivals, Samples
 
 BLOCK = 64
 
-Encode = Callable[[Tensor, int], tuple[bytes | None, bytes]]
+Encode = Callable[[Tensor, int | Tensor], tuple[bytes | None, bytes]]
 
 
 class Feed:
     r"""The records of one stream, in order, each encoded before it is due.
 
     Args:
-        samples: stream offsets, int64 ``[n]``, to samples ``[n, *shape]`` and labels ``[n]``, as for a replayed stream.
+        samples: stream offsets, int64 ``[n]``, to samples ``[n, *shape]`` and labels ``[n]``, or other
+            targets, as for a replayed stream.
         arrivals: when each record is due.
-        encode: a sample and its label to the key and the value of a message.
+        encode: a sample and its label, or other target, to the key and the value of a message.
         records: how many there are; None for no end.
         phase: by how many records its look-ups come earlier: feeds of equal rates look up theirs one after the other.
 
@@ -83,5 +84,6 @@ class Feed:
         self._first, count = self.number, self._ahead
         self._ahead = BLOCK
         self._times = self._arrivals.times(self._first, count).tolist()
-        self._x, labels = self._samples(np.arange(self._first, self._first + count, dtype=np.int64))
-        self._y: list[int] = labels.tolist()
+        self._x, y = self._samples(np.arange(self._first, self._first + count, dtype=np.int64))
+        labels = y.dim() == 1 and not y.is_floating_point()
+        self._y: list[int] | list[Tensor] = y.tolist() if labels else list(y)

@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 
 from scadles.config import DataConfig
-from scadles.data import SyntheticImages, count_labels, load_digits, make_partition
+from scadles.data import ArrayDataset, SyntheticImages, count_labels, load_digits, make_partition
 from scadles.data.label_counts import LOOKED_AT
+from scadles.errors import ConfigError
+from scadles.targets import TargetType
 
 DIGITS = load_digits()
 PICTURES = SyntheticImages(10, (1, 8, 8), 1, seed=0)
@@ -31,3 +33,10 @@ def test_drift_hands_the_counts_on(data):
     before, after = counted(config, data), counted(config, data, drifts=1)
     np.testing.assert_array_equal(after, np.roll(before, -1, axis=0))
     np.testing.assert_array_equal(before, counted(DataConfig(partition="dirichlet"), data))
+
+
+def test_what_has_no_labels_is_not_counted():
+    x, y = np.zeros((20, 3), np.float32), np.zeros((20, 0), np.float32)
+    data = ArrayDataset("loads", (x, y), (x[:1], y[:1]), target=TargetType.none())
+    with pytest.raises(ConfigError, match="loads has no targets: there are no labels to count"):
+        counted(DataConfig(), data)

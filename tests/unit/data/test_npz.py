@@ -4,6 +4,7 @@ import torch
 
 from scadles.data import load_dataset, load_npz
 from scadles.errors import DataError
+from scadles.targets import TargetType
 
 
 def arrays(**changed):
@@ -34,11 +35,103 @@ def test_pictures(saved):
     np.testing.assert_array_equal(data.test()[1], arrays()["test_y"])
 
 
-def test_one_channel_may_be_left_out_and_floating_samples_become_float32(saved):
-    x = np.random.default_rng(0).random((12, 5, 6))
-    data = load_npz(saved(train_x=x, test_x=x[:4]))
-    assert data.shape == (1, 5, 6)
-    assert data.dtype == torch.float32
+def test_pictures_may_leave_out_their_one_channel(saved):
+    x = arrays()["train_x"][:, 0]
+    assert load_npz(saved(train_x=x, test_x=x[:4])).shape == (1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes"),
+    [((), (0,)), ((5,), (0,)), ((3, 7), (0, 2)), ((2, 4, 5), (0, 2, 3)), ((2, 3, 4, 5), (0, 2, 3, 4))],
+    ids=["numbers", "tables", "windows", "pictures", "volumes"],
+)
+def test_floating_samples_become_float32_normalised_by_feature_or_channel(saved, shape, axes):
+    x = np.random.default_rng(0).normal(3.0, 2.0, (12, *shape))
+    x[(slice(None), *((0,) if shape else ()))] *= 5
+    path = saved(train_x=x, test_x=x[:4])
+    data = load_npz(path)
+    assert (data.shape, data.dtype) == (shape, torch.float32)
+    prepared = data.prepare(data.samples(np.arange(12))[0])
+    assert prepared.dtype == torch.float32
+    expected = (x - x.mean(axis=axes, keepdims=True)) / x.std(axis=axes, keepdims=True)
+    np.testing.assert_allclose(prepared, expected, rtol=1e-4, atol=1e-5)
+    plain = load_npz(path, normalize=False)
+    np.testing.assert_allclose(plain.prepare(plain.test()[0]), x[:4], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("stored", "held", "given", "vocabulary"),
+    [
+        ("int8", "int8", "int64", 30),
+        ("int16", "int16", "int64", 30),
+        ("uint16", "int32", "int64", 30),
+        ("uint64", "int64", "int64", 30),
+        (">i4", "int32", "int64", 30),
+        ("bool", "bool", "float32", None),
+        ("float16", "float32", "float32", None),
+    ],
+)
+def test_other_numbers_are_not_normalised_and_integers_are_identifiers(saved, stored, held, given, vocabulary):
+    x = np.arange(12 * 5).reshape(12, 5) % 30
+    data = load_npz(saved(train_x=x.astype(stored), test_x=x[:4].astype(stored)), normalize=False)
+    assert (str(data.dtype), data.vocabulary) == (f"torch.{held}", vocabulary)
+    prepared = data.prepare(data.test()[0])
+    assert str(prepared.dtype) == f"torch.{given}"
+    np.testing.assert_array_equal(prepared, x[:4].astype(stored).astype(given))
+
+
+def test_there_is_no_vocabulary_below_zero(saved):
+    x = np.arange(-6, 6)[:, None]
+    assert load_npz(saved(train_x=x, test_x=x[:4])).vocabulary is None
+
+
+@pytest.mark.parametrize(
+    ("targets", "train_y", "expected"),
+    [
+        ("labels", np.arange(12) % 4, TargetType.label(4)),
+        ("any", np.arange(12) % 4, TargetType.label(4)),
+        ("numbers", np.arange(12) % 4, TargetType.numbers(())),
+        ("any", np.arange(12) - 3, TargetType.numbers(())),
+        ("any", np.ones((12, 2)), TargetType.numbers((2,))),
+        ("any", None, TargetType.none()),
+        ("multi-hot", np.eye(12, 5, dtype=bool), TargetType((5,), torch.uint8, 2)),
+        ("label-map", np.arange(48).reshape(12, 2, 2) % 7, TargetType((2, 2), torch.uint8, 7)),
+    ],
+)
+def test_targets_are_what_a_task_wants(saved, targets, train_y, expected):
+    test_y = None if train_y is None else train_y[:4]
+    data = load_npz(saved(train_y=train_y, test_y=test_y), targets)
+    assert data.target == expected
+    assert data.classes == expected.classes
+    y = data.test()[1]
+    assert (tuple(y.shape), y.dtype) == ((4, *expected.shape), expected.dtype)
+    if test_y is not None:
+        np.testing.assert_array_equal(y, test_y)
+
+
+@pytest.mark.parametrize(
+    ("targets", "changed", "message"),
+    [
+        ("numbers", {"train_y": np.ones(11)}, r"train_y: found float64 \[11\], expected numbers \[12, ...\]"),
+        (
+            "numbers",
+            {"test_y": np.ones((4, 2))},
+            r"test_y: found float64 \[4, 2\], expected the form of train_y, int64",
+        ),
+        ("numbers", {"test_y": np.full(4, np.nan)}, r"test_y: found NaN"),
+        ("multi-hot", {"train_y": np.arange(12)}, r"expected 0 and 1 for each label, \[12, labels\]"),
+        (
+            "multi-hot",
+            {"train_y": np.full((12, 2), 2), "test_y": np.ones((4, 2), int)},
+            r"train_y: found values 2 to 2, expected 0 and 1",
+        ),
+        ("label-map", {"train_y": np.full((12, 2, 2), -1)}, r"train_y: found label -1, expected integer labels from 0"),
+        ("any", {"train_y": None}, r"train_y: found nothing, expected numbers"),
+    ],
+)
+def test_targets_that_a_task_cannot_read(saved, targets, changed, message):
+    with pytest.raises(DataError, match=message):
+        load_npz(saved(**changed), targets)
 
 
 def test_training_samples_may_be_nan(saved):
@@ -56,8 +149,15 @@ FLOATS = np.ones((4, 3, 8, 8), dtype=np.float32)
     ("changed", "message"),
     [
         ({"test_y": None}, r"no array test_y; found train_x, train_y, test_x, expected train_x, train_y, test_x"),
-        ({"train_x": np.zeros((12, 8), np.uint8)}, r"train_x: found uint8 \[12, 8\], expected uint8 or floating"),
-        ({"train_x": np.zeros((12, 3, 8, 8), np.int64)}, r"train_x: found int64"),
+        (
+            {"train_x": np.zeros(12, "U3")},
+            r"train_x: found <U3 \[12\], expected numbers \[n, ...\], n at least 1: tables",
+        ),
+        ({"train_x": np.zeros((12, 8), complex)}, r"train_x: found complex128 .*two channels: np.stack"),
+        (
+            {"train_x": np.full(12, 2**63, np.uint64)},
+            r"train_x: found the number 9223372036854775808, expected .*int64",
+        ),
         ({"train_x": np.zeros((0, 3, 8, 8), np.uint8)}, r"train_x: found uint8 \[0, 3, 8, 8\]"),
         ({"train_x": np.zeros((12, 8, 8, 3), np.uint8)}, r"train_x: .*channels last.*transpose\(0, 3, 1, 2\)"),
         ({"train_x": np.array([None] * 12)}, r"train_x: found an array that cannot be read"),

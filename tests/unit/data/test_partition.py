@@ -16,6 +16,7 @@ from scadles.data import (
 from scadles.data.partition.deals import deal_evenly
 from scadles.data.partition.dealt import CACHED_PASSES
 from scadles.errors import ConfigError, DataError
+from scadles.targets import TargetType
 
 CLASSES = 10
 
@@ -199,6 +200,14 @@ class TestRefused:
     def test_fewer_samples_than_devices(self, config):
         with pytest.raises(DataError, match="3 training samples cannot be dealt to 4 devices"):
             make_partition(DataConfig(**config), data_set([0, 1, 1], 2), 4, seed=0)
+
+    @pytest.mark.parametrize("kind", ["labels", "dirichlet"])
+    def test_labels_where_there_are_none(self, kind):
+        x, y = np.zeros((20, 3), np.float32), np.zeros((20, 2), np.float32)
+        data = ArrayDataset("loads", (x, y), (x[:1], y[:1]), target=TargetType.numbers((2,)))
+        with pytest.raises(ConfigError, match=rf"{kind}: loads has float32 targets of shape \[2\] and no class labels"):
+            make_partition(DataConfig(partition=kind), data, 4, seed=0)
+        assert make_partition(DataConfig(partition="iid"), data, 4, seed=0).pass_size(0) == 5
 
     def test_sizes_of_what_has_none(self):
         with pytest.raises(ConfigError, match=r"size_spread = 1: an endless data set has no parts.*stream.rates"):

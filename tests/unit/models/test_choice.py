@@ -18,6 +18,40 @@ def test_built_in_networks_give_a_score_for_each_class(name, shape):
     assert model(torch.zeros(5, *shape)).shape == (5, 7)
 
 
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("mlp", (20,)), ("mlp", ()), ("mlp", (9, 128)), ("cnn", (9, 128)), ("cnn", (1, 24)), ("cnn", (3, 5))],
+)
+def test_tables_windows_and_single_numbers(name, shape):
+    model = build_model(name, shape, classes=0, seed=0, outputs=3)
+    assert model(torch.zeros(5, *shape)).shape == (5, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        (
+            "cnn",
+            (20,),
+            r"model cnn takes windows \[channels, time\] or pictures .*, not samples of shape \[20\]; use mlp",
+        ),
+        ("resnet8", (9, 128), r"model resnet8 takes pictures .*, not samples of shape \[9, 128\]; use mlp or cnn"),
+    ],
+)
+def test_a_network_that_does_not_suit_the_samples_is_refused(name, shape, message):
+    with pytest.raises(ConfigError, match=message):
+        build_model(name, shape, classes=4, seed=0)
+
+
+def test_where_there_are_no_classes_nobody_is_given_them(mine):
+    with pytest.raises(ConfigError, match=r"needs classes, which nobody gives it: only shape and outputs are offered"):
+        build_model(f"{mine}:classes_only", (1, 2, 2), classes=0, seed=0, outputs=2)
+    assert build_model(f"{mine}:outputs_only", (1, 2, 2), classes=0, seed=0, outputs=2)(torch.zeros(1, 4)).shape == (
+        1,
+        2,
+    )
+
+
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_initial_weights_depend_on_the_seed_alone(name):
     torch.manual_seed(1)
@@ -38,6 +72,7 @@ def mine(tmp_path, monkeypatch):
         "from torch import nn\n"
         "def both(shape, classes): return nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * 4, classes))\n"
         "def classes_only(*, classes): return nn.Linear(4, classes)\n"
+        "def outputs_only(outputs): return nn.Linear(4, outputs)\n"
         "def neither(): return nn.Linear(4, 3)\n"
         "class Network(nn.Linear):\n"
         "    def __init__(self, classes, bias=False): super().__init__(4, classes, bias)\n"
@@ -53,7 +88,9 @@ def mine(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize(("name", "outputs"), [("both", 10), ("classes_only", 10), ("neither", 3), ("Network", 10)])
+@pytest.mark.parametrize(
+    ("name", "outputs"), [("both", 10), ("classes_only", 10), ("outputs_only", 10), ("neither", 3), ("Network", 10)]
+)
 def test_ones_own_network_gets_what_it_asks_for(mine, name, outputs):
     model = build_model(f"{mine}:{name}", (1, 2, 2), classes=10, seed=0)
     x = torch.zeros(2, 1, 2, 2)
@@ -75,7 +112,10 @@ def test_ones_own_network_gets_what_it_asks_for(mine, name, outputs):
         ("my_networks:bth", "module 'my_networks' has no 'bth'"),
         ("my_networks:number", "'number' is int, not something to call"),
         ("my_networks:no_network", "returned list, not a torch.nn.Module"),
-        ("my_networks:needs_more", "needs depth, width, which nobody gives it: only shape and classes are offered"),
+        (
+            "my_networks:needs_more",
+            "needs depth, width, which nobody gives it: only shape, classes and outputs are offered",
+        ),
         ("torch.nn:Linear", "needs in_features, out_features"),
         ("builtins:int", "not a torch.nn.Module"),
     ],

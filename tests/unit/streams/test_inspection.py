@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scadles.streams import Inspector, Records, Rejected
+from scadles.targets import TargetType
 
 NAN, INF = float("nan"), float("inf")
 
@@ -103,3 +104,44 @@ def test_every_record_is_either_good_or_rejected(given_rows, as_sequence):
 def test_any_floating_dtype_will_do(dtype):
     good, rejected = Inspector((1,), torch.float32, 3).split(records(torch.ones((2, 1), dtype=dtype), [0, 1]))
     assert (len(good), rejected) == (2, ())
+
+
+NUMBERS, PIXELS = TargetType.numbers((2,)), TargetType((2, 2), torch.uint8, 3)
+
+
+@pytest.mark.parametrize(
+    ("target", "y", "expected"),
+    [
+        (NUMBERS, torch.tensor([[0.0, 1.0], [NAN, 0.0]]), "a target with NaN or infinite values"),
+        (NUMBERS, torch.ones(2, 3), "target of shape [3], expected [2]"),
+        (NUMBERS, torch.ones(2), "target of shape [], expected [2]"),
+        (NUMBERS, torch.ones(2, 2, dtype=torch.int64), "target of dtype int64, expected float32"),
+        (PIXELS, torch.tensor([[[0, 1], [2, 0]], [[0, 3], [0, 0]]]), "a target with values outside 0 to 2"),
+        (PIXELS, torch.ones(2, 2, 2), "target of dtype float32, expected integers"),
+        (TargetType.none(), torch.ones(2), "target of shape [], expected [0]"),
+    ],
+)
+def test_other_targets_are_looked_at_like_samples(target, y, expected):
+    good, rejected = Inspector((1,), torch.float32, target=target).split(records(torch.ones((2, 1)), y))
+    assert [reason for _, reason in rejected] == [expected] * (2 - len(good))
+    assert len(rejected) >= 1
+    assert (tuple(good.y.shape), good.y.dtype) == ((len(good), *target.shape), target.dtype)
+
+
+def test_floating_targets_are_converted():
+    inspector = Inspector((1,), torch.float32, target=NUMBERS)
+    good, rejected = inspector.split(records(torch.ones((2, 1)), torch.ones(2, 2, dtype=torch.float64)))
+    assert (good.y.dtype, rejected) == (torch.float32, ())
+
+
+def test_identifiers_are_within_their_vocabulary():
+    x = torch.tensor([[0, 6, 3], [0, 7, 3], [-1, 0, 0]], dtype=torch.int32)
+    inspector = Inspector((3,), torch.int32, target=TargetType.none(), below=7)
+    good, rejected = inspector.split(records(x, torch.empty(3, 0)))
+    assert good.x.tolist() == [[0, 6, 3]]
+    assert [reason for _, reason in rejected] == ["value 7, expected 0 to 6", "value -1, expected 0 to 6"]
+
+
+def test_samples_may_be_single_numbers():
+    good, rejected = Inspector((), torch.float32, 2).split(records(torch.tensor([1.0, NAN]), [0, 1]))
+    assert (good.x.tolist(), [reason for _, reason in rejected]) == ([1.0], ["NaN or infinite values"])

@@ -40,6 +40,11 @@ def make_partition(data: DataConfig, dataset: Dataset, devices: int, seed: int) 
         ConfigError: settings that do not fit the data set.
         DataError: too few samples for so many devices.
     """
+    if data.partition in ("labels", "dirichlet") and not dataset.target.is_label:
+        raise ConfigError(
+            f"data.partition = {data.partition}: {dataset.name} has {dataset.target.describe()} and no class labels to "
+            "deal by; use iid or shared"
+        )
     if isinstance(dataset, EndlessDataset):
         partition = _endless(data, dataset, devices, seed)
     else:

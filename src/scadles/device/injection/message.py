@@ -5,17 +5,17 @@ All numbers are little-endian::
     offset   bytes        what
     0        4            "ScDS"
     4        1            version, 1
-    5        1            dtype: 0 uint8, 1 float32, 2 float64
+    5        1            dtype: 0 uint8, 1 float32, 2 float64, 3 float16, 4 bool, 5 int8, 6 int16, 7 int32, 8 int64
     6        2            sizes in the shape of one sample, d
     8        4            samples, n
     12       4            CRC-32 of everything from byte 16 on
     16       8            stream time at which it was sent, float64
     24       4 d          shape, uint32 each; zeros up to a multiple of 8
     ...      n * sample   samples as they are: uint8 stays uint8
-    ...      4 n          labels, int32
+    ...      4 n          labels, int32; or other targets as they are
 
 Nothing is guessed from what arrives: dtype and shape must be those of the run's data set, the length exactly that of as
-many samples as it announces, and labels must be classes.
+many samples as it announces, and labels must be classes (other targets what the task reads).
 """
 
 from __future__ import annotations
@@ -30,11 +30,15 @@ import torch
 from torch import Tensor
 
 from scadles.errors import ConfigError, FabricError
+from scadles.targets import TargetType
 
 _MAGIC, _VERSION = b"ScDS", 1
 _FRONT = struct.Struct("<4sBBHII")
 _TIME = struct.Struct("<d")
-_DTYPES = (torch.uint8, torch.float32, torch.float64)
+_DTYPES = (
+    *(torch.uint8, torch.float32, torch.float64, torch.float16, torch.bool),
+    *(torch.int8, torch.int16, torch.int32, torch.int64),
+)
 _LABEL_BYTES = 4
 
 
@@ -43,7 +47,7 @@ class Samples(NamedTuple):
 
     Attributes:
         x: raw samples ``[n, *shape]``.
-        y: labels, int64 ``[n]``.
+        y: labels, int64 ``[n]``, or other targets ``[n, *shape]``.
         sent_at_s: stream time at which they were sent.
     """
 
@@ -57,8 +61,9 @@ class SampleFormat:
 
     Args:
         shape: of one sample.
-        dtype: of one sample: uint8, float32 or float64.
+        dtype: of one sample: a real number, an integer or a truth value.
         classes: labels are integers from 0 to ``classes - 1``.
+        target: what belongs to a sample where that is no class label.
 
     Raises:
         ConfigError: another dtype.
@@ -71,12 +76,16 @@ class SampleFormat:
     tensor([1, 0, 9])
     """
 
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, classes: int) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], dtype: torch.dtype, classes: int = 0, *, target: TargetType | None = None
+    ) -> None:
         if dtype not in _DTYPES:
-            raise ConfigError(f"samples of {dtype} cannot be shared: injection is for uint8, float32 and float64")
+            names = ", ".join(str(known).removeprefix("torch.") for known in _DTYPES)
+            raise ConfigError(f"samples of {dtype} cannot be shared: injection is for {names}")
         self.shape = tuple(shape)
         self.dtype = dtype
-        self.classes = classes
+        self.target = TargetType.label(classes) if target is None else target
+        self._target_bytes = _LABEL_BYTES if self.target.is_label else self.target.nbytes
         self._sizes = struct.pack(f"<{len(shape)}I", *shape)
         fields = _FRONT.size + _TIME.size + len(self._sizes)
         self._padding = bytes(-fields % 8)
@@ -85,18 +94,20 @@ class SampleFormat:
 
     def message_bytes(self, count: int) -> int:
         """Return the length of a message of ``count`` samples."""
-        return self._head_bytes + count * (self._sample_bytes + _LABEL_BYTES)
+        return self._head_bytes + count * (self._sample_bytes + self._target_bytes)
 
     def pack(self, x: Tensor, y: Tensor, sent_at_s: float) -> Tensor:
-        """Return samples ``[n, *shape]`` and their labels ``[n]`` as a message, uint8 ``[message_bytes(n)]``."""
+        """Return samples ``[n, *shape]`` and their targets ``[n, ...]`` as a message, uint8 ``[message_bytes(n)]``."""
         message = np.empty(self.message_bytes(len(y)), dtype=np.uint8)
         body = _TIME.pack(sent_at_s) + self._sizes + self._padding
         samples_end = self._head_bytes + len(y) * self._sample_bytes
         message[_FRONT.size : self._head_bytes] = np.frombuffer(body, dtype=np.uint8)
         if len(y):
-            raw = x.detach().cpu().to(self.dtype).contiguous().view(-1).view(torch.uint8)
-            message[self._head_bytes : samples_end] = raw.numpy()
-        message[samples_end:] = y.cpu().numpy().astype("<i4").view(np.uint8)
+            message[self._head_bytes : samples_end] = _bytes_of(x, self.dtype)
+        if self.target.is_label:
+            message[samples_end:] = y.cpu().numpy().astype("<i4").view(np.uint8)
+        elif y.numel():
+            message[samples_end:] = _bytes_of(y, self.target.dtype)
         checksum = zlib.crc32(message[_FRONT.size :].data)
         front = _FRONT.pack(_MAGIC, _VERSION, _DTYPES.index(self.dtype), len(self.shape), len(y), checksum)
         message[: _FRONT.size] = np.frombuffer(front, dtype=np.uint8)
@@ -121,14 +132,32 @@ class SampleFormat:
             raise _unreadable(sender, f"its samples are not {self.dtype} of shape {list(self.shape)}")
         if zlib.crc32(raw[_FRONT.size :].data) != checksum:
             raise _unreadable(sender, "its checksum is wrong")
-        labels_begin = self._head_bytes + count * self._sample_bytes
-        y = torch.from_numpy(raw[labels_begin:].view("<i4").astype(np.int64))
-        if count and not 0 <= int(y.min()) <= int(y.max()) < self.classes:
-            raise _unreadable(sender, f"labels {int(y.min())} to {int(y.max())}, expected 0 to {self.classes - 1}")
-        x = message[self._head_bytes : labels_begin].view(self.dtype).view(count, *self.shape)
+        targets_begin = self._head_bytes + count * self._sample_bytes
+        y = self._targets(raw[targets_begin:], count, sender)
+        x = message[self._head_bytes : targets_begin].view(self.dtype).view(count, *self.shape)
         if x.is_floating_point() and not bool(torch.isfinite(x).all()):
             raise _unreadable(sender, "NaN or infinite values")
         return Samples(x, y, float(_TIME.unpack_from(raw.data, _FRONT.size)[0]))
+
+    def _targets(self, raw: np.ndarray, count: int, sender: int) -> Tensor:
+        target = self.target
+        if target.is_label:
+            y = torch.from_numpy(raw.view("<i4").astype(np.int64))
+            if count and not 0 <= int(y.min()) <= int(y.max()) < target.classes:
+                raise _unreadable(
+                    sender, f"labels {int(y.min())} to {int(y.max())}, expected 0 to {target.classes - 1}"
+                )
+            return y
+        if not len(raw):
+            return torch.empty((count, *target.shape), dtype=target.dtype)
+        y = torch.from_numpy(raw.copy()).view(target.dtype).view(count, *target.shape)
+        if bool((bad := target.bad(y)).any()):
+            raise _unreadable(sender, target.why_bad(y[bad][0]))
+        return y
+
+
+def _bytes_of(x: Tensor, dtype: torch.dtype) -> np.ndarray:
+    return x.detach().cpu().to(dtype).contiguous().view(-1).view(torch.uint8).numpy()
 
 
 def _unreadable(sender: int, why: str) -> FabricError:

@@ -15,7 +15,8 @@ class Decoded(NamedTuple):
 
     Attributes:
         x: samples ``[m, *shape]``, of one dtype.
-        y: their labels, int64 ``[m]``; whether they are labels of the data set, somebody else looks.
+        y: their labels, int64 ``[m]``, or other targets ``[m, *shape]``; whether their values can be, somebody else
+            looks.
         kept: which of the messages these are, int64 ``[m]``, ascending.
         rejected: which of the others cannot be read, and why, ascending.
     """
@@ -27,7 +28,7 @@ class Decoded(NamedTuple):
 
 
 class Codec(ABC):
-    """One way to write a labelled sample into a message, which has a value and perhaps a key."""
+    """One way to write a sample and its target into a message, which has a value and perhaps a key."""
 
     __slots__ = ()
 
@@ -42,12 +43,12 @@ class Codec(ABC):
         """
 
     @abstractmethod
-    def encode(self, x: Tensor, y: int) -> tuple[bytes | None, bytes]:
+    def encode(self, x: Tensor, y: int | Tensor) -> tuple[bytes | None, bytes]:
         """Return the key (None: it needs none) and the value of a message that :meth:`decode` reads as ``x`` and ``y``.
 
         Args:
             x: one sample ``[*shape]``.
-            y: its label, not negative.
+            y: its label, not negative; or its target where that is no class label.
 
         Raises:
             ConfigError: this format cannot hold it.

@@ -19,17 +19,25 @@ from scadles.streams.codec.own import OwnCodec
 from scadles.streams.codec.raw import RawCodec
 from scadles.streams.codec.safe_tensors import SafetensorsCodec
 from scadles.streams.codec.sample import SampleType, convertible, short
+from scadles.targets import TargetType
 
-_FORMATS: dict[str, Callable[[SampleType, Labels, int], Codec]] = {
-    "raw": lambda sample, labels, max_bytes: RawCodec(sample, labels),
+_FORMATS: dict[str, Callable[[SampleType, Labels, int, TargetType], Codec]] = {
+    "raw": lambda sample, labels, max_bytes, target: RawCodec(sample, labels, target),
     "npy": NpyCodec,
-    "safetensors": lambda sample, labels, max_bytes: SafetensorsCodec(sample, max_bytes),
-    "json": lambda sample, labels, max_bytes: JsonCodec(sample, max_bytes),
+    "safetensors": lambda sample, labels, max_bytes, target: SafetensorsCodec(sample, max_bytes, target),
+    "json": lambda sample, labels, max_bytes, target: JsonCodec(sample, max_bytes, target),
     "image": ImageCodec,
 }
 
 
-def make_codec(config: CodecConfig, shape: tuple[int, ...], dtype: torch.dtype, classes: int) -> Codec:
+def make_codec(
+    config: CodecConfig,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    classes: int = 0,
+    *,
+    target: TargetType | None = None,
+) -> Codec:
     """Return the codec that settings describe.
 
     ``MODULE:CALLABLE`` is a function ``(value, key) -> (x, y)``, or a subclass of :class:`Codec` that takes a
@@ -39,21 +47,27 @@ def make_codec(config: CodecConfig, shape: tuple[int, ...], dtype: torch.dtype, 
         config: the settings.
         shape, dtype: of one raw sample of the data set; what a message holds must fit them.
         classes: labels are integers from 0 to ``classes - 1``.
+        target: what belongs to a sample where that is no class label.
 
     Raises:
         ConfigError: an unknown format, one that cannot hold such samples, or samples that do not fit the data set.
     """
     sample = SampleType(config.shape or tuple(shape), getattr(torch, config.dtype) if config.dtype else dtype)
     _check(config, sample, SampleType(tuple(shape), dtype))
-    labels = Labels(config.label_bytes if config.label == "first-bytes" else 0, classes)
+    target = TargetType.label(classes) if target is None else target
+    if config.label == "first-bytes" and not target.is_label:
+        raise ConfigError(
+            f"stream.codec.label = first-bytes: this stream has {target.describe()}, and no class labels; leave it out"
+        )
+    labels = Labels(config.label_bytes if config.label == "first-bytes" else 0, target.classes)
     if config.format in _FORMATS:
-        return _FORMATS[config.format](sample, labels, config.max_bytes)
+        return _FORMATS[config.format](sample, labels, config.max_bytes, target)
     own = import_callable("stream.codec.format", config.format, _FORMATS)
     if not isinstance(own, type):
-        return OwnCodec(own, config.format, sample, config.max_bytes)
+        return OwnCodec(own, config.format, sample, config.max_bytes, target)
     if not issubclass(own, Codec):
         raise ConfigError(f"stream.codec.format = {config.format!r}: {own.__name__} is no subclass of Codec")
-    return GuardedCodec(_made(own, config.format, sample), config.format, sample, config.max_bytes)
+    return GuardedCodec(_made(own, config.format, sample), config.format, sample, config.max_bytes, target)
 
 
 def _made(own: Callable[[SampleType], Codec], name: str, sample: SampleType) -> Codec:

@@ -13,6 +13,8 @@ from scadles.errors import ConfigError, ScadlesError
 from scadles.importing import blame
 from scadles.streams.codec.contract import Codec, Decoded
 from scadles.streams.codec.sample import SampleType, UnreadableError, convertible, short, too_long
+from scadles.streams.codec.target import within
+from scadles.targets import TargetType
 
 
 class GuardedCodec(Codec):
@@ -27,15 +29,17 @@ class GuardedCodec(Codec):
         name: of it, for messages.
         sample: what each message must hold.
         max_bytes: longer values never reach the codec.
+        target: what belongs to a sample.
     """
 
-    __slots__ = ("_inner", "_max_bytes", "_name", "_sample")
+    __slots__ = ("_inner", "_max_bytes", "_name", "_sample", "_target")
 
-    def __init__(self, inner: Codec, name: str, sample: SampleType, max_bytes: int) -> None:
+    def __init__(self, inner: Codec, name: str, sample: SampleType, max_bytes: int, target: TargetType) -> None:
         self._inner = inner
         self._name = name
         self._sample = sample
         self._max_bytes = max_bytes
+        self._target = target
 
     def decode(self, values: Sequence[bytes | None], keys: Sequence[bytes | None]) -> Decoded:
         fitting = [i for i, value in enumerate(values) if value is None or len(value) <= self._max_bytes]
@@ -52,12 +56,12 @@ class GuardedCodec(Codec):
         rejected += [(i, str(too_long(values[i], self._max_bytes))) for i in set(range(len(values))) - set(fitting)]
         return Decoded(
             torch.cat([self._sample.empty(), *(part.x for part in parts)]),
-            torch.cat([torch.empty(0, dtype=torch.int64), *(part.y for part in parts)]),
+            torch.cat([self._no_targets(), *(part.y for part in parts)]),
             np.concatenate([np.empty(0, np.int64), *(part.kept for part in parts)]),
             sorted(rejected),
         )
 
-    def encode(self, x: Tensor, y: int) -> tuple[bytes | None, bytes]:
+    def encode(self, x: Tensor, y: int | Tensor) -> tuple[bytes | None, bytes]:
         try:
             key, value = self._inner.encode(x, y)
         except ScadlesError:
@@ -78,7 +82,7 @@ class GuardedCodec(Codec):
             reason = str(error)
         except Exception as error:  # noqa: BLE001 - as above
             reason = f"cannot be read: {blame(error, quote=False)}"  # its text may hold the sender's bytes
-        return Decoded(self._sample.empty(), torch.empty(0, dtype=torch.int64), np.empty(0, np.int64), [(i, reason)])
+        return Decoded(self._sample.empty(), self._no_targets(), np.empty(0, np.int64), [(i, reason)])
 
     def _decoded(self, places: list[int], values: Sequence[bytes | None], keys: Sequence[bytes | None]) -> Decoded:
         """Return what the codec makes of the messages at ``places``, which is what it must be."""
@@ -96,12 +100,25 @@ class GuardedCodec(Codec):
             )
         if not convertible(x.dtype, expected.dtype):
             raise UnreadableError(f"dtype {short(x.dtype)}, expected {short(expected.dtype)}")
-        if tuple(y.shape) != (len(kept),) or (len(y) and y.is_floating_point()):
-            raise UnreadableError(f"{self._name} returned no integer label for each sample")
+        y = self._checked(y, len(kept))
         where = np.array(places, dtype=np.int64)
-        return Decoded(
-            x.to(expected.dtype), y.to(torch.int64), where[kept], [(places[i], reason) for i, reason in rejected]
-        )
+        return Decoded(x.to(expected.dtype), y, where[kept], [(places[i], reason) for i, reason in rejected])
+
+    def _no_targets(self) -> Tensor:
+        return torch.empty((0, *self._target.shape), dtype=self._target.dtype)
+
+    def _checked(self, y: Tensor, count: int) -> Tensor:
+        target = self._target
+        if target.is_label and (tuple(y.shape) != (count,) or (len(y) and y.is_floating_point())):
+            raise UnreadableError(f"{self._name} returned no integer label for each sample")
+        if not count:
+            return self._no_targets()
+        if not target.is_label and (len(y) != count or target.misfit(tuple(y.shape[1:]), y.dtype)):
+            raise UnreadableError(
+                f"{self._name} returned targets {list(y.shape)} of dtype {short(y.dtype)} for {count} samples, "
+                f"expected {target.describe()}"
+            )
+        return y.to(target.dtype) if target.is_label or not target.classes else within(target, y)
 
 
 def _in_words(error: Exception) -> str:

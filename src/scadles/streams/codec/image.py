@@ -12,6 +12,8 @@ from scadles.errors import ConfigError, MissingExtraError
 from scadles.streams.codec.labels import Labels
 from scadles.streams.codec.one_by_one import OneByOneCodec
 from scadles.streams.codec.sample import SampleType, UnreadableError, short
+from scadles.streams.codec.target import read_target
+from scadles.targets import TargetType
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _EIGHT_BITS = {"1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"}
@@ -28,15 +30,21 @@ class ImageCodec(OneByOneCodec):
         sample: shape (channels, height, width) and uint8.
         labels: where the label is.
         max_bytes: longer values are rejected.
+        target: what belongs to a sample: a class label or nothing.
 
     Raises:
-        ConfigError: samples are no such pictures.
+        ConfigError: samples are no such pictures, or have other targets.
     """
 
     __slots__ = ("_image", "_labels", "_mode")
 
-    def __init__(self, sample: SampleType, labels: Labels, max_bytes: int) -> None:
-        super().__init__(sample, max_bytes)
+    def __init__(self, sample: SampleType, labels: Labels, max_bytes: int, target: TargetType) -> None:
+        super().__init__(sample, max_bytes, target)
+        if not (target.is_label or target.is_none):
+            raise ConfigError(
+                f"stream.codec.format = image: a picture has no place for {target.describe()}; use raw, npy, "
+                "safetensors or json"
+            )
         if len(sample.shape) != 3 or sample.shape[0] not in _MODES or sample.dtype != torch.uint8:
             raise ConfigError(
                 f"stream.codec.format = image makes uint8 samples of 1, 3 or 4 channels, height and width; expected "
@@ -50,8 +58,8 @@ class ImageCodec(OneByOneCodec):
         self._labels = labels
         self._mode = _MODES[sample.shape[0]]
 
-    def _read(self, value: bytes, key: bytes | None) -> tuple[Tensor, int]:
-        label = self._labels.of_message(value, key)
+    def _read(self, value: bytes, key: bytes | None) -> tuple[Tensor, int | Tensor]:
+        label = self._labels.of_message(value, key) if self._target.is_label else read_target(self._target, None)
         channels, height, width = self._sample.shape
         with self._image.open(io.BytesIO(value[self._labels.in_value :]), formats=("JPEG", "PNG")) as picture:
             if picture.size != (width, height):
@@ -63,9 +71,9 @@ class ImageCodec(OneByOneCodec):
             rows = np.array(pixels.convert(self._mode)).reshape(height, width, channels)
         return torch.from_numpy(rows).permute(2, 0, 1), label
 
-    def encode(self, x: Tensor, y: int) -> tuple[bytes | None, bytes]:
+    def encode(self, x: Tensor, y: int | Tensor) -> tuple[bytes | None, bytes]:
         """Return a PNG, which loses nothing."""
-        key, start = self._labels.write(y)
+        key, start = self._labels.write(int(y)) if self._target.is_label else (None, b"")
         rows = self._sample.check(x).permute(1, 2, 0).contiguous().numpy()
         file = io.BytesIO(start)
         file.seek(len(start))

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from scadles.streams.codec.labels import integer_label
 from scadles.streams.codec.one_by_one import OneByOneCodec
-from scadles.streams.codec.sample import UnreadableError
+from scadles.streams.codec.sample import SampleType, UnreadableError
+from scadles.streams.codec.target import check_target, read_target
 
 
 class JsonCodec(OneByOneCodec):
-    """Objects with ``x``, nested lists in the shape of a sample, and ``y``, an integer; other members are ignored.
+    """Objects with ``x``, nested lists in the shape of a sample, and ``y``, an integer, or nested lists in the shape of
+    a target; without targets ``x`` alone. Other members are ignored.
 
     Whole numbers may stand for floating ones, not the other way round, and text for neither. Parsed text takes up to
     30 times its own size while it is read.
@@ -24,37 +26,52 @@ class JsonCodec(OneByOneCodec):
 
     __slots__ = ()
 
-    def _read(self, value: bytes, key: bytes | None) -> tuple[Tensor, int]:
+    def _read(self, value: bytes, key: bytes | None) -> tuple[Tensor, int | Tensor]:
         try:
             message = json.loads(value)
         except UnicodeDecodeError:
             raise UnreadableError("no text in UTF-8, UTF-16 or UTF-32") from None
         except json.JSONDecodeError as error:
             raise UnreadableError(f"no JSON: {error.msg}") from None
-        if not isinstance(message, dict) or "x" not in message or "y" not in message:
-            raise UnreadableError('no object with "x" and "y"')
-        return self._numbers(message["x"]), integer_label(message["y"])
+        without = self._target.is_none
+        if not isinstance(message, dict) or "x" not in message or not ("y" in message or without):
+            raise UnreadableError('no object with "x"' if without else 'no object with "x" and "y"')
+        return _numbers("x", message["x"], self._sample), self._target_in(message)
 
-    def encode(self, x: Tensor, y: int) -> tuple[bytes | None, bytes]:
-        return None, json.dumps({"x": self._sample.check(x).tolist(), "y": y}, separators=(",", ":")).encode()
+    def _target_in(self, message: dict[str, Any]) -> int | Tensor:
+        if self._target.is_label:
+            return integer_label(message["y"])
+        if self._target.is_none:
+            return read_target(self._target, None)
+        return _numbers("y", message["y"], SampleType(self._target.shape, self._target.dtype))
 
-    def _numbers(self, nested: Any) -> Tensor:
-        flat, shape = [nested], self._sample.shape
-        for size in shape:
-            if not all(type(part) is list and len(part) == size for part in flat):
-                raise UnreadableError(f"x is no list in the shape {list(shape)}")
-            flat = list(chain.from_iterable(flat))
-        expected = self._sample.numpy
-        floating = expected.kind == "f"
-        if not set(map(type, flat)) <= ({int, float} if floating else {int}):
-            raise UnreadableError(f"x holds something else than {'' if floating else 'whole '}numbers")
-        try:
-            numbers = np.array(flat, np.float64 if floating else np.int64)
-        except OverflowError:
-            raise UnreadableError("x holds a number that is too large") from None
-        if not floating and numbers.size:
-            limits = np.iinfo(expected)
-            if numbers.min() < limits.min or numbers.max() > limits.max:
-                raise UnreadableError(f"x holds a number that does not fit {expected.name}")
-        with np.errstate(over="ignore"):
-            return torch.from_numpy(numbers.astype(expected.name)).reshape(shape)
+    def encode(self, x: Tensor, y: int | Tensor) -> tuple[bytes | None, bytes]:
+        message: dict[str, Any] = {"x": self._sample.check(x).tolist()}
+        if not self._target.is_none:
+            message["y"] = y if self._target.is_label else check_target(self._target, y).tolist()
+        return None, json.dumps(message, separators=(",", ":")).encode()
+
+
+def _numbers(name: str, nested: Any, sample: SampleType) -> Tensor:
+    """Return nested lists as a tensor of this shape and dtype."""
+    flat, shape = [nested], sample.shape
+    for size in shape:
+        if not all(type(part) is list and len(part) == size for part in flat):
+            raise UnreadableError(f"{name} is no list in the shape {list(shape)}")
+        flat = list(chain.from_iterable(flat))
+    expected = sample.numpy
+    floating = expected.kind == "f"
+    known: dict[str, tuple[set[type], str]] = {"f": ({int, float}, "numbers"), "b": ({bool}, "true and false")}
+    allowed, what = known.get(expected.kind, ({int}, "whole numbers"))
+    if not set(map(type, flat)) <= allowed:
+        raise UnreadableError(f"{name} holds something else than {what}")
+    try:
+        numbers = np.array(flat, np.float64 if floating else np.int64)
+    except OverflowError:
+        raise UnreadableError(f"{name} holds a number that is too large") from None
+    if expected.kind in "iu" and numbers.size:
+        limits = np.iinfo(expected)
+        if numbers.min() < limits.min or numbers.max() > limits.max:
+            raise UnreadableError(f"{name} holds a number that does not fit {expected.name}")
+    with np.errstate(over="ignore"):
+        return torch.from_numpy(numbers.astype(expected.name)).reshape(shape)

@@ -1,4 +1,4 @@
-"""``npy``: numpy's file format, one array a message, never one that needs pickle."""
+"""``npy``: numpy's file format, one array a message or two, never one that needs pickle."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from scadles.streams.codec.contract import Codec, Decoded
 from scadles.streams.codec.labels import Labels
 from scadles.streams.codec.raw import RawCodec
 from scadles.streams.codec.sample import SampleType, UnreadableError, convertible, too_long
+from scadles.targets import TargetType
 
 _MAGIC = b"\x93NUMPY"
 _MOST_HEADER = 1024
@@ -26,6 +27,8 @@ _HEADER = re.compile(
 class NpyCodec(Codec):
     """Values that :func:`numpy.save` writes, and with the label before that if it is in the value.
 
+    A target that is no class label is a second array, written behind the first one.
+
     What a header promises is compared with what the configuration expects and with the length of the message before
     anything is made of it. Any byte order, either order of dimensions and, where samples are floating numbers, any
     width of these will do.
@@ -34,16 +37,20 @@ class NpyCodec(Codec):
         sample: what the array must be.
         labels: where the label is.
         max_bytes: longer values are rejected.
+        target: what belongs to a sample.
     """
 
-    __slots__ = ("_header", "_labels", "_max_bytes", "_raw", "_sample")
+    __slots__ = ("_header", "_labels", "_max_bytes", "_raw", "_sample", "_target", "_target_header")
 
-    def __init__(self, sample: SampleType, labels: Labels, max_bytes: int) -> None:
+    def __init__(self, sample: SampleType, labels: Labels, max_bytes: int, target: TargetType) -> None:
         self._sample = sample
         self._labels = labels
         self._max_bytes = max_bytes
-        self._raw = RawCodec(sample, labels)
+        self._raw = RawCodec(sample, labels, target)
         self._header = _header(sample)
+        behind = not target.is_label and not target.is_none
+        self._target = SampleType(target.shape, target.dtype) if behind else None
+        self._target_header = _header(self._target) if self._target is not None else b""
 
     def decode(self, values: Sequence[bytes | None], keys: Sequence[bytes | None]) -> Decoded:
         reasons: dict[int, str] = {}
@@ -57,10 +64,11 @@ class NpyCodec(Codec):
         decoded = self._raw.decode(plain, keys)
         return decoded._replace(rejected=[(i, reasons.get(i, reason)) for i, reason in decoded.rejected])
 
-    def encode(self, x: Tensor, y: int) -> tuple[bytes | None, bytes]:
+    def encode(self, x: Tensor, y: int | Tensor) -> tuple[bytes | None, bytes]:
         key, value = self._raw.encode(x, y)
         start = self._labels.in_value
-        return key, value[:start] + self._header + value[start:]
+        end = start + self._sample.nbytes
+        return key, value[:start] + self._header + value[start:end] + self._target_header + value[end:]
 
     def _plain(self, value: bytes | None) -> bytes:
         """Return a value as it would be in the format ``raw``."""
@@ -68,23 +76,27 @@ class NpyCodec(Codec):
         if value is None or reason is not None:
             raise UnreadableError(reason)
         start = self._labels.in_value
+        if self._target is not None:
+            found, rest = self._converted(value, self._sample, ends=False)
+            return found + self._converted(rest, self._target)[0]
         if value.startswith(self._header, start):
             plain = value[:start] + value[start + len(self._header) :]
             if len(plain) != start + self._sample.nbytes:
                 raise UnreadableError(f"{len(plain) - start:,} bytes of numbers, expected {self._sample.nbytes:,}")
             return plain
-        return value[:start] + self._converted(value[start:])
+        return value[:start] + self._converted(value[start:], self._sample)[0]
 
-    def _converted(self, value: bytes) -> bytes:
-        dtype, shape, fortran, numbers = _parsed(value)
-        expected = self._sample
+    @staticmethod
+    def _converted(value: bytes, expected: SampleType, *, ends: bool = True) -> tuple[bytes, bytes]:
+        """Return the numbers of the array at the start of a value, in the expected type, and what follows it."""
+        dtype, shape, fortran, numbers, rest = _parsed(value, ends=ends)
         if shape != expected.shape:
             raise UnreadableError(f"shape {list(shape)}, expected {list(expected.shape)}")
         if not convertible(_torch_type(dtype), expected.dtype):
             raise UnreadableError(f"dtype {dtype.name}, expected {expected.numpy.name}")
         array = np.frombuffer(numbers, dtype).reshape(shape, order="F" if fortran else "C")
         with np.errstate(over="ignore"):
-            return array.astype(expected.numpy).tobytes()
+            return array.astype(expected.numpy).tobytes(), rest
 
 
 def _header(sample: SampleType) -> bytes:
@@ -95,8 +107,11 @@ def _header(sample: SampleType) -> bytes:
     return _MAGIC + b"\x01\x00" + len(padded).to_bytes(2, "little") + padded.encode()
 
 
-def _parsed(value: bytes) -> tuple[np.dtype, tuple[int, ...], bool, bytes]:
-    """Return type, shape, whether the first dimension is the innermost, and the numbers, as many as there must be."""
+def _parsed(value: bytes, *, ends: bool) -> tuple[np.dtype, tuple[int, ...], bool, bytes, bytes]:
+    """Return type, shape, whether the first dimension is the innermost, the numbers, and what follows them.
+
+    There are as many numbers as there must be, and nothing follows them where the value ``ends`` with them.
+    """
     width = {1: 2, 2: 4, 3: 4}.get(value[len(_MAGIC)] if len(value) > len(_MAGIC) else 0, 0)
     if not (value.startswith(_MAGIC) and width):
         raise UnreadableError("no array in numpy's format")
@@ -114,9 +129,12 @@ def _parsed(value: bytes) -> tuple[np.dtype, tuple[int, ...], bool, bytes]:
     count = 1
     for length in shape:
         count *= length
+    behind = numbers[count * dtype.itemsize :]
+    if not ends and dtype.kind in "iufb":
+        numbers = numbers[: count * dtype.itemsize]
     if dtype.kind not in "iufb" or len(numbers) != count * dtype.itemsize:
         raise UnreadableError(f"{len(numbers):,} bytes of numbers, which is not what the header says")
-    return dtype, shape, found["fortran"] == b"True", numbers
+    return dtype, shape, found["fortran"] == b"True", numbers, behind
 
 
 def _torch_type(dtype: np.dtype) -> torch.dtype:

@@ -12,6 +12,8 @@ from torch import Tensor
 from scadles.importing import blame
 from scadles.streams.codec.contract import Codec, Decoded
 from scadles.streams.codec.sample import SampleType, UnreadableError, convertible, short, too_long
+from scadles.streams.codec.target import stack_targets
+from scadles.targets import TargetType
 
 
 class OneByOneCodec(Codec):
@@ -20,20 +22,23 @@ class OneByOneCodec(Codec):
     Args:
         sample: what each must hold.
         max_bytes: longer values are rejected.
+        target: what belongs to a sample.
     """
 
-    __slots__ = ("_max_bytes", "_sample")
+    __slots__ = ("_max_bytes", "_sample", "_target")
 
-    def __init__(self, sample: SampleType, max_bytes: int) -> None:
+    def __init__(self, sample: SampleType, max_bytes: int, target: TargetType) -> None:
         self._sample = sample
         self._max_bytes = max_bytes
+        self._target = target
 
     @abstractmethod
-    def _read(self, value: bytes, key: bytes | None) -> tuple[Tensor, int]:
-        """Return the sample and the label of a message; raise UnreadableError, or whatever a decoder raises."""
+    def _read(self, value: bytes, key: bytes | None) -> tuple[Tensor, int | Tensor]:
+        """Return sample and target of a message; raise UnreadableError, or whatever a decoder raises."""
 
     def decode(self, values: Sequence[bytes | None], keys: Sequence[bytes | None]) -> Decoded:
-        samples, labels, kept, rejected = [], [], [], []
+        samples, kept, rejected = [], [], []
+        labels: list[int | Tensor] = []
         for i, (value, key) in enumerate(zip(values, keys, strict=True)):
             found = self._sample_of(value, key)
             if isinstance(found, str):
@@ -43,10 +48,10 @@ class OneByOneCodec(Codec):
                 labels.append(found[1])
                 kept.append(i)
         x = torch.stack(samples) if samples else self._sample.empty()
-        return Decoded(x, torch.tensor(labels, dtype=torch.int64), np.array(kept, dtype=np.int64), rejected)
+        return Decoded(x, stack_targets(self._target, labels), np.array(kept, dtype=np.int64), rejected)
 
-    def _sample_of(self, value: bytes | None, key: bytes | None) -> tuple[Tensor, int] | str:
-        """Return sample and label, or why there are none."""
+    def _sample_of(self, value: bytes | None, key: bytes | None) -> tuple[Tensor, int | Tensor] | str:
+        """Return sample and target, or why there are none."""
         reason = too_long(value, self._max_bytes)
         if value is None or reason is not None:
             return str(reason)

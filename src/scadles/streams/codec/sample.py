@@ -50,6 +50,13 @@ class SampleType(NamedTuple):
             )
         return x.detach().to("cpu", self.dtype).contiguous()
 
+    def view(self, rows: np.ndarray) -> Tensor:
+        """Return samples ``[n, *shape]`` from their bytes, uint8 ``[n, nbytes]``, little-endian."""
+        x = torch.from_numpy(rows.reshape(-1))
+        if self.dtype == torch.bool:  # a byte that is neither 0 nor 1 would be a third truth value
+            return x.ne(0).view(len(rows), *self.shape)
+        return x.view(self.dtype).view(len(rows), *self.shape)
+
     def empty(self) -> Tensor:
         """Return no samples."""
         return torch.empty((0, *self.shape), dtype=self.dtype)

@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 
 from scadles.device.injection import SampleFormat
 from scadles.errors import ConfigError, FabricError
+from scadles.targets import TargetType
 
 FORM = SampleFormat((2, 3, 3), torch.uint8, classes=10)
 
 
 def samples(count, form=FORM):
     x = torch.arange(count * 18).remainder(251).view(count, *form.shape).to(form.dtype)
-    return x, torch.arange(count) % form.classes
+    return x, torch.arange(count) % form.target.classes
 
 
 def refusal(message, form=FORM):
@@ -106,6 +107,33 @@ def test_nan_is_refused():
     assert "NaN" in refusal(form.pack(torch.tensor([[np.nan]]), torch.tensor([0]), 0.0), form)
 
 
+@pytest.mark.parametrize("dtype", ["bool", "int16", "int64", "float16", "float32"])
+@pytest.mark.parametrize(
+    "target",
+    [TargetType.numbers((3,)), TargetType.numbers(()), TargetType((2, 2), torch.uint8, 5), TargetType.none()],
+    ids=["three numbers", "one number", "label map", "none"],
+)
+def test_samples_of_any_dtype_travel_with_any_target(dtype, target):
+    form = SampleFormat((2, 3), getattr(torch, dtype), target=target)
+    x = torch.arange(24).reshape(4, 2, 3).remainder(5).to(getattr(torch, dtype))
+    y = torch.rand(4, *target.shape).mul(5).to(target.dtype)
+    message = form.pack(x, y, 1.5)
+    assert len(message) == form.message_bytes(4)
+    found = form.unpack(message, sender=1)
+    assert torch.equal(found.x, x)
+    assert torch.equal(found.y, y)
+
+
+def test_targets_that_cannot_be_are_refused():
+    numbers, pixels = TargetType.numbers((2,)), TargetType((2,), torch.uint8, 3)
+    for target, y, reason in (
+        (numbers, torch.tensor([[1.0, np.nan]]), "a target with NaN"),
+        (pixels, torch.tensor([[2, 3]]), "outside 0 to 2"),
+    ):
+        form = SampleFormat((1,), torch.float32, target=target)
+        assert reason in refusal(form.pack(torch.ones(1, 1), y, 0.0), form)
+
+
 def test_other_dtypes_cannot_travel():
-    with pytest.raises(ConfigError, match=r"samples of torch.int64 cannot be shared"):
-        SampleFormat((1,), torch.int64, classes=2)
+    with pytest.raises(ConfigError, match=r"samples of torch.complex64 cannot be shared"):
+        SampleFormat((1,), torch.complex64, classes=2)

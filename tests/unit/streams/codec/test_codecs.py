@@ -17,6 +17,7 @@ from safetensors.torch import save
 from scadles.config import CodecConfig
 from scadles.errors import ConfigError
 from scadles.streams.codec import Codec, Decoded, make_codec
+from scadles.targets import TargetType
 
 SHAPE = (3, 4, 5)
 DTYPES = ("uint8", "int16", "int64", "float16", "float32", "float64")
@@ -56,6 +57,120 @@ def test_what_is_written_is_read(name, dtype, labels):
     assert decoded.y.tolist() == decoded.kept.tolist() == [0, 1, 2, 3, 4]
     assert decoded.y.dtype == torch.int64
     assert list(decoded.rejected) == []
+
+
+TARGETS = {
+    "numbers": TargetType.numbers((3,)),
+    "one number": TargetType.numbers(()),
+    "multi-hot": TargetType((4,), torch.uint8, 2),
+    "label map": TargetType((2, 3), torch.int64, 900),
+    "none": TargetType.none(),
+}
+
+
+def target_of(kind, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    if not kind.classes:
+        return torch.randn(kind.shape, generator=generator)
+    return torch.randint(0, kind.classes, kind.shape, generator=generator).to(kind.dtype)
+
+
+def codec_with(name, target, dtype="float32", shape=(9, 16)):
+    return make_codec(CodecConfig(format=name, max_bytes=MAX_BYTES), shape, getattr(torch, dtype), target=target)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", ["raw", "npy", "safetensors", "json"])
+@pytest.mark.parametrize(("dtype", "shape"), [("float32", (9, 16)), ("int32", (20,)), ("bool", (5,)), ("float64", ())])
+def test_samples_of_any_form_travel_with_any_target(name, target, dtype, shape):
+    kind = TARGETS[target]
+    codec = codec_with(name, kind, dtype, shape)
+    x = [sample(dtype, shape, seed=seed) for seed in range(3)]
+    y = [target_of(kind, seed) for seed in range(3)]
+    messages = [codec.encode(*pair) for pair in zip(x, y, strict=True)]
+    assert {key for key, _ in messages} == {None}
+    decoded = codec.decode([value for _, value in messages] + [b"no message of this kind"], [None] * 4)
+    assert torch.equal(decoded.x, torch.stack(x))
+    assert torch.equal(decoded.y, torch.stack(y))
+    assert decoded.y.dtype == kind.dtype
+    assert [i for i, _ in decoded.rejected] == [3]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", ["raw", "npy", "safetensors", "json"])
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_damaged_messages_with_any_target_are_kept_or_rejected_and_never_an_error(name, target, data):
+    kind = TARGETS[target]
+    codec = codec_with(name, kind, shape=(2, 3))
+    damaged = bytearray(codec.encode(sample("float32", (2, 3)), target_of(kind))[1])
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    cut = bytes(damaged[: data.draw(st.integers(0, len(damaged)))])
+    decoded = codec.decode([bytes(damaged), cut, None], [None] * 3)
+    assert sorted([*decoded.kept.tolist(), *(i for i, _ in decoded.rejected)]) == [0, 1, 2]
+    assert tuple(decoded.y.shape) == (len(decoded.kept), *kind.shape)
+    assert decoded.y.dtype == kind.dtype
+
+
+def test_a_target_of_another_form_is_rejected_with_what_was_expected():
+    x, numbers = torch.zeros(2, 3), TargetType.numbers((3,))
+    codec, pixels = codec_with("safetensors", numbers, shape=(2, 3)), TargetType((3,), torch.uint8, 4)
+    values = [save({"x": x, "y": torch.ones(2)}), save({"x": x, "y": torch.ones(3, dtype=torch.int32)}), save({"x": x})]
+    assert reasons(codec.decode(values, [None] * 3)) == [
+        "target of shape [2], expected [3]",
+        "target of dtype int32, expected float32",
+        "there is no tensor y",
+    ]
+    codec = codec_with("safetensors", pixels, shape=(2, 3))
+    assert reasons(codec.decode([save({"x": x, "y": torch.tensor([1, 2, 300])})], [None])) == [
+        "a target with values outside 0 to 3"
+    ]
+    codec = codec_with("json", numbers, shape=(2, 3))
+    values = [json.dumps({"x": x.tolist(), "y": y}).encode() for y in ([1, 2], [1, 2, "3"], 7)]
+    assert reasons(codec.decode([*values, b'{"x": 1}'], [None] * 4)) == [
+        "y is no list in the shape [3]",
+        "y holds something else than numbers",
+        "y is no list in the shape [3]",
+        'no object with "x" and "y"',
+    ]
+    codec = codec_with("npy", numbers, shape=(2, 3))
+    value = codec.encode(x, torch.ones(3))[1]
+    assert reasons(codec.decode([value[:-4], value[:5]], [None] * 2)) == [
+        "8 bytes of numbers, which is not what the header says",
+        "no array in numpy's format",
+    ]
+    with pytest.raises(ConfigError, match=r"target of shape \[2\], expected \[3\]"):
+        codec.encode(x, torch.ones(2))
+
+
+def test_numpy_reads_and_writes_sample_and_target_as_two_arrays():
+    codec = codec_with("npy", TargetType.numbers(()), shape=(2, 3))
+    file = io.BytesIO()
+    np.save(file, np.ones((2, 3)))
+    np.save(file, np.float64(2.5))
+    decoded = codec.decode([file.getvalue()], [None])
+    assert (decoded.x.tolist(), decoded.y.tolist()) == ([[[1.0] * 3] * 2], [2.5])
+    written = io.BytesIO(codec.encode(torch.zeros(2, 3), torch.tensor(7.0))[1])
+    assert (np.load(written).shape, float(np.load(written))) == ((2, 3), 7.0)
+
+
+def test_pictures_may_have_no_target_and_no_numbers():
+    without = make_codec(CodecConfig(format="image"), (1, 4, 5), torch.uint8, target=TargetType.none())
+    picture = sample(shape=(1, 4, 5))
+    decoded = without.decode([without.encode(picture, torch.empty(0))[1]], [None])
+    assert torch.equal(decoded.x[0], picture)
+    assert tuple(decoded.y.shape) == (1, 0)
+    with pytest.raises(ConfigError, match=r"no place for float32 targets of shape \[2\]; use raw"):
+        make_codec(CodecConfig(format="image"), (1, 4, 5), torch.uint8, target=TargetType.numbers((2,)))
+
+
+def test_only_labels_can_be_first_bytes():
+    config = CodecConfig(label="first-bytes")
+    with pytest.raises(
+        ConfigError, match=r"first-bytes: this stream has no targets, and no class labels; leave it out"
+    ):
+        make_codec(config, (2,), torch.uint8, target=TargetType.none())
 
 
 @pytest.mark.parametrize("name", FORMATS)
