@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from scadles.observe import Summary
     from scadles.simulation import simulate
     from scadles.streams import Records, Source, register_source
+    from scadles.tasks import Task
     from scadles.training.loop import LiveDevice
     from scadles.training.run import join, train
 
@@ -59,6 +60,7 @@ _HOMES = {
     "Source": "scadles.streams",
     "SourceError": "scadles.errors",
     "Summary": "scadles.observe",
+    "Task": "scadles.tasks",
     "VirtualClock": "scadles.clock",
     "WallClock": "scadles.clock",
     "convert_batchnorm": "scadles.models",
@@ -93,6 +95,7 @@ __all__ = [
     "Source",
     "SourceError",
     "Summary",
+    "Task",
     "VirtualClock",
     "WallClock",
     "__version__",

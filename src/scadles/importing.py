@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from scadles.errors import ConfigError, did_you_mean
+from scadles.errors import ConfigError, ScadlesError, did_you_mean
 
 _HERE = str(Path(__file__).parent)
 _OTHERS = ("site-packages", "dist-packages", "/lib/python", _HERE)
@@ -46,6 +47,50 @@ def import_callable(setting: str, spec: str, built_in: Collection[str]) -> Calla
     if not callable(found):
         raise ConfigError(f"{setting} {spec!r}: {name!r} is {type(found).__name__}, not something to call")
     return found  # type: ignore[no-any-return]
+
+
+def call_with(setting: str, spec: str, make: Callable[..., Any], offered: Mapping[str, Any]) -> Any:
+    """Return what ``make`` returns, given what of ``offered`` it has parameters for.
+
+    Args:
+        setting: whose value ``spec`` is, for messages.
+        spec: names ``make``.
+        make: is called with keywords.
+        offered: arguments by name.
+
+    Raises:
+        ConfigError: it needs more than that, or raises.
+
+    >>> call_with("model", "mine:net", lambda shape: shape, {"shape": (1, 8), "classes": 10})
+    (1, 8)
+    """
+    wanted = _parameters(f"{setting} {spec!r}", make, offered)
+    given = {name: value for name, value in offered.items() if name in wanted}
+    try:
+        return make(**given)
+    except (ScadlesError, KeyboardInterrupt, MemoryError):
+        raise
+    except BaseException as error:
+        made_of = " and ".join(f"{name} {value}" for name, value in given.items()) or "nothing"
+        raise ConfigError(f"{setting} {spec!r} cannot be made of {made_of}: {blame(error)}") from error
+
+
+def _parameters(what: str, make: Callable[..., Any], offered: Collection[str]) -> Collection[str]:
+    """Return the names of what ``make`` takes; refuse it where it needs more than is ``offered``."""
+    try:
+        parameters = inspect.signature(make).parameters
+    except (ValueError, TypeError):  # written in C and silent about it
+        return ()
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [p.name for p in parameters.values() if p.default is p.empty and p.kind not in optional]
+    missing = [name for name in needed if name not in offered]
+    if missing:
+        *first, last = offered or ("nothing",)
+        raise ConfigError(
+            f"{what} needs {', '.join(missing)}, which nobody gives it: only {', '.join(first)}{' and ' * bool(first)}"
+            f"{last} {'are' if first else 'is'} offered; write a function of these that makes it"
+        )
+    return parameters
 
 
 def blame(error: BaseException, *, quote: bool = True) -> str:

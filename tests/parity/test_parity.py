@@ -10,10 +10,11 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch.nn.functional import cross_entropy
+from torch import nn
 
 import scadles
 from scadles.assembly import build_dataset, build_network
@@ -31,6 +32,8 @@ ROUNDING = {
     "own_accuracy": {"abs": 0.006},
     "per_label": {"abs": 0.06},
     "correct": {"abs": 1},
+    "metrics": {"rel": 2e-3, "abs": 1e-3},
+    "own": {"rel": 2e-3, "abs": 1e-3},
 }
 CONFIGS = {
     "scadles": {
@@ -104,11 +107,93 @@ CONFIGS = {
         "stream": {"profile": "poisson"},
         "optimizer": {"name": "adam", "lr": 0.003},
     },
+    "windows, smoothed labels": {
+        "model": "cnn",
+        "batch": {"min": 4},
+        "data": {"dataset": "npz:windows.npz"},
+        "task": {"loss_options": {"label_smoothing": 0.1}, "metrics": ["accuracy", "top2_accuracy", "loss"]},
+    },
+    "class weights": {
+        "data": {"dataset": "npz:windows.npz", "normalize": "none"},
+        "task": {"loss_options": {"weight": [1, 2, 5]}},
+    },
+    "regression": {
+        "data": {"dataset": "npz:numbers.npz"},
+        "task": {"kind": "regression", "loss": "huber_loss", "loss_options": {"delta": 0.5}},
+        "target": {"metric": "r2", "at_least": 0.9999},
+    },
+    "multilabel, injection": {
+        "data": {"dataset": "npz:labels.npz"},
+        "task": "multilabel",
+        "injection": {"alpha": 0.5, "beta": 0.25},
+    },
+    "forecasting, batchnorm local": {
+        "model": "cnn",
+        "batch": {"min": 4},
+        "data": {"dataset": "npz:series.npz"},
+        "task": {"kind": "forecasting", "horizon": 2},
+        "aggregation": {"batchnorm": "local"},
+    },
+    "reconstruction, compressed": {
+        "task": "reconstruction",
+        "compression": {"ratio": 0.1, "gate": "always", "values": "float32"},
+        "optimizer": {"momentum": 0},
+    },
+    "language": {"data": {"dataset": "npz:tokens.npz"}, "task": "language"},
+    "segmentation, ddl": {
+        "method": "ddl",
+        "batch": {"size": 16},
+        "data": {"dataset": "npz:maps.npz"},
+        "task": "segmentation",
+    },
 }
+DATA = "PARITY_DATA"  # in the environment: where write_data has written
+VOCABULARY = 11
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _data(tmp_path_factory):
+    os.environ[DATA] = str(tmp_path_factory.mktemp("data"))
+    write_data(Path(os.environ[DATA]))
+    yield
+    del os.environ[DATA]
+
+
+def write_data(folder):
+    """Write samples and targets of many forms, each of which can be learnt a little."""
+    rng = np.random.default_rng(0)
+    x = {name: rng.normal(size=(480, *shape)) for name, shape in {"windows": (3, 16), "series": (2, 20)}.items()}
+    x |= {"numbers": rng.normal(size=(480, 6)), "labels": rng.normal(size=(480, 6)).astype(np.float32)}
+    x["tokens"] = (rng.integers(VOCABULARY, size=(480, 1)) + np.arange(9) * rng.integers(1, 4, (480, 1))) % VOCABULARY
+    x["maps"] = rng.normal(size=(480, 1, 4, 5))
+    y = {
+        "windows": (x["windows"].mean((1, 2)) > 0) + 1 * (x["windows"][:, 0].mean(1) > 0.2),
+        "numbers": 40 + 8 * x["numbers"][:, :2] * x["numbers"][:, 2:4],
+        "labels": x["labels"][:, :3] > 0,
+        "maps": np.digitize(x["maps"][:, 0], [-0.5, 0.5]),
+    }
+    for name, samples in x.items():
+        targets = {"train_y": y[name][:400] + 0, "test_y": y[name][400:] + 0} if name in y else {}
+        np.savez(folder / f"{name}.npz", train_x=samples[:400], test_x=samples[400:], **targets)
+
+
+class Tokens(nn.Module):
+    """Scores of the next token, from the present one."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.head = nn.Embedding(VOCABULARY, 8), nn.Linear(8, VOCABULARY)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.embedding(x)))
 
 
 def make_config(name, steps):
-    given = CONFIGS[name]
+    given = dict(CONFIGS[name])
+    kind, _, file = given.get("data", {}).get("dataset", "").partition(":")
+    if kind == "npz":
+        given["data"] = given["data"] | {"dataset": f"npz:{os.environ[DATA]}/{file}"}
     return load_config(
         given
         | {
@@ -124,6 +209,8 @@ def make_config(name, steps):
 
 
 def make_model(config):
+    if config.task.kind == "language":
+        return Tokens()
     return build_network(config, build_dataset(config))
 
 
@@ -132,7 +219,7 @@ def take_part(config, out, model=None, **surroundings):
     with scadles.join(config, model=model, out=out, quiet=True, **surroundings) as device:
         for batch in device.batches():
             outputs = device.model(batch.x)
-            device.step(cross_entropy(outputs, batch.y), outputs)
+            device.step(device.task.minimised(outputs, batch.y), outputs, device.task.weight(batch.y))
     return device.summary.model_dump(exclude={"wall_s"})
 
 
@@ -173,7 +260,11 @@ def simulated(tmp_path_factory):
     def make(name, gradients="auto"):
         out = tmp_path_factory.mktemp("simulated")
         config = load_config(make_config(name, STEPS), [f"simulation.gradients={gradients}"])
-        return simulate(config, out=out, quiet=True).model_dump(), load_file(out / "model.safetensors"), out
+        return (
+            simulate(config, model=make_model(config), out=out, quiet=True).model_dump(),
+            load_file(out / "model.safetensors"),
+            out,
+        )
 
     return make
 
@@ -225,6 +316,11 @@ def assert_same_outcome(found, expected, model, again):
     assert found["final_accuracy"] == pytest.approx(expected["final_accuracy"], abs=0.006)
     own = expected["own_accuracy_range"]
     assert found["own_accuracy_range"] == (own and pytest.approx(own, abs=0.006))
+    assert ("measured" in found) == ("measured" in expected)
+    if "measured" in expected:
+        for figure in ("task", "metric", "target"):
+            assert found["measured"][figure] == expected["measured"][figure], figure
+        assert found["measured"]["metrics"] == pytest.approx(expected["measured"]["metrics"], rel=2e-3, abs=1e-3)
     assert found["online_accuracy"] == pytest.approx(expected["online_accuracy"], abs=0.002)
     assert model.keys() == again.keys()
     for parameter, tensor in model.items():
@@ -290,6 +386,7 @@ def told(folder, device):
 
 if __name__ == "__main__":
     name, folder = sys.argv[1:]
-    summary = take_part(make_config(name, STEPS), Path(folder), clock=scadles.VirtualClock())
+    config = make_config(name, STEPS)
+    summary = take_part(config, Path(folder), model=make_model(config), clock=scadles.VirtualClock())
     print(json.dumps(summary), flush=True)
     os._exit(0)

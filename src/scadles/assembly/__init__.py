@@ -29,18 +29,20 @@ from scadles.device.optimizers import JointOptimizer, adopt
 from scadles.errors import ConfigError
 from scadles.exchange.aggregation import GradientExchange, LearningRate, scaling_for
 from scadles.fabric import Fabric, LocalFabric, TorchFabric
-from scadles.models import build_model, convert_batchnorm
+from scadles.models import BUILT_IN, build_model, convert_batchnorm
 from scadles.records import Records
 from scadles.streams import Inspector, RateMeter, Samples, Source, draw_rates, open_source_url
 from scadles.streams.codec import Codec, make_codec
 from scadles.streams.quarantine import Quarantine, quarantine_path
 from scadles.streams.rejections import RejectionLimit
+from scadles.tasks import Task, make_task, targets_of
+from scadles.tasks.kinds import Samples as TaskSamples
 
 _INSPECTED_AT_ONCE = 4096
 
 
 def build_dataset(config: RunConfig) -> Dataset:
-    """Load the data set that ``data`` names."""
+    """Load the data set that ``data`` names, with the targets that the task reads."""
     data = config.data
     return load_dataset(
         data.dataset,
@@ -49,8 +51,32 @@ def build_dataset(config: RunConfig) -> Dataset:
         shape=data.shape,
         test_samples=data.test_samples,
         seed=config.seed,
+        targets=targets_of(config.task.kind),
         normalize=data.normalize == "dataset",
     )
+
+
+def build_task(config: RunConfig, dataset: Dataset) -> Task:
+    """Return what is learnt of a data set.
+
+    Raises:
+        ConfigError: the data set does not suit it.
+    """
+    samples = TaskSamples(
+        dataset.name,
+        tuple(dataset.shape),
+        dataset.target,
+        vocabulary=dataset.vocabulary,
+        scale=dataset.target_scale,
+        horizon=config.task.horizon,
+    )
+    return make_task(config, samples)
+
+
+def build_inspector(config: RunConfig, dataset: Dataset) -> Inspector:
+    """Return what looks at records before they are trained on."""
+    below = build_task(config, dataset).below
+    return Inspector(dataset.shape, dataset.dtype, target=dataset.target, below=below)
 
 
 def build_codec(config: RunConfig, dataset: Dataset) -> Codec:
@@ -113,14 +139,31 @@ def build_learner(
     rate = build_learning_rate(config, optimizer)
     clip_norm = config.optimizer.clip_norm
     return Learner(
-        *(model, optimizer, rate, exchange, dataset.prepare), mean=config.aggregation.mean, clip_norm=clip_norm
+        *(model, optimizer, rate, exchange, dataset.prepare),
+        mean=config.aggregation.mean,
+        clip_norm=clip_norm,
+        pair=build_task(config, dataset).pair,
     )
 
 
 def build_network(config: RunConfig, dataset: Dataset, model: nn.Module | None = None) -> nn.Module:
     """Return ``model``, or where that is None the network that the settings name, normalised as they say."""
-    network = build_model(config.model, dataset.shape, dataset.classes, config.seed) if model is None else model
+    network = _made(config, dataset) if model is None else model
     return convert_batchnorm(network) if config.normalization == "group" else network
+
+
+def _made(config: RunConfig, dataset: Dataset) -> nn.Module:
+    """Return the network that the settings name, for what the task gives a model."""
+    if dataset.vocabulary is not None and config.model in BUILT_IN:
+        raise ConfigError(
+            f"model {config.model} computes with measures, and samples of {dataset.name} are identifiers (integers "
+            "wider than uint8): name a model with an embedding as MODULE:CALLABLE, or store measures as float32"
+        )
+    task = build_task(config, dataset)
+    x, y = dataset.samples(np.arange(1))
+    shape = tuple(task.pair(dataset.prepare(x), y)[0].shape[1:])
+    classes = dataset.classes if dataset.target.is_label else 0
+    return build_model(config.model, shape, classes, config.seed, outputs=task.outputs)
 
 
 def build_fabric(config: RunConfig, torch_device: torch.device) -> Fabric:
@@ -161,7 +204,7 @@ def build_device(
         run_dir=run_dir,
         quarantine=quarantine,
     )
-    inspector = Inspector(dataset.shape, dataset.dtype, target=dataset.target)
+    inspector = build_inspector(config, dataset)
     intake = Intake(
         *(source, inspector, Buffer(config.buffer.capacity), build_policy(config), RateMeter(), clock),
         quarantine=quarantine,
@@ -190,7 +233,7 @@ def build_devices(config: RunConfig, dataset: Dataset, learner: Learner) -> list
             "describe what it brings with stream.rates and stream.profile"
         )
     rates = draw_rates(config.stream.rates, config.devices, config.seed)
-    inspector = Inspector(dataset.shape, dataset.dtype, target=dataset.target)
+    inspector = build_inspector(config, dataset)
     partition, looked_at = build_partition(config, dataset), not _all_good(dataset, inspector)
     sender = build_senders(config, dataset, partition) if injects(config) else None
     rule, policy = build_rule(config), build_policy(config)

@@ -22,7 +22,7 @@ def compare(
         Path | None,
         typer.Option(
             metavar="FILE.png",
-            help="Also draw accuracy, waiting samples and times into this picture (needs the extra 'plots'). "
+            help="Also draw metric, waiting samples and times into this picture (needs the extra 'plots'). "
             "Of a single run it shows each device.",
         ),
     ] = None,
@@ -30,7 +30,7 @@ def compare(
         bool, typer.Option("--markdown", help="Print the table as Markdown, to paste into a report.")
     ] = False,
 ) -> None:
-    """Put finished runs side by side: time to the target, speed-up, accuracy, times, samples, bytes.
+    """Put finished runs side by side: time to the target, speed-up, metric, times, samples, bytes.
 
     Differences that make a comparison doubtful (another target, seed, data set or stream) are named above the table.
 

@@ -15,6 +15,7 @@ from scadles.config.injection import InjectionConfig
 from scadles.config.load import ConfigLike, load_config, overridden
 from scadles.config.reading import read_yaml
 from scadles.config.stream import ProfileConfig, StreamConfig
+from scadles.config.task import TargetConfig, TaskConfig
 from scadles.config.tree import (
     METHODS,
     AggregationConfig,
@@ -56,6 +57,8 @@ __all__ = [
     "RunConfig",
     "SimulationConfig",
     "StreamConfig",
+    "TargetConfig",
+    "TaskConfig",
     "cost_profiles",
     "load_config",
     "merged",

@@ -26,8 +26,8 @@ class DataConfig(Section):
     )
     normalize: Literal["dataset", "none"] = Field(
         default="dataset",
-        description="not synthetic-images: each feature of a table, each channel of windows and pictures by its mean "
-        "and deviation over the training part, or nothing; integers wider than uint8 never are",
+        description="samples: each feature of a table, each channel of windows and pictures less its mean over the "
+        "training part, divided by its deviation; targets that are numbers likewise; or nothing",
     )
     partition: Literal["iid", "shared", "labels", "dirichlet"] = Field(
         default="iid",

@@ -13,6 +13,7 @@ from scadles.config.addresses import shown
 from scadles.config.bounded_yaml import TooMuchYAMLError, parse_yaml
 from scadles.config.reading import explain, read_yaml
 from scadles.config.stream import profile_settings
+from scadles.config.task import task_settings
 from scadles.config.tree import RunConfig, merged
 from scadles.errors import ConfigError
 
@@ -58,7 +59,9 @@ def overridden(tree: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, A
 
 
 def _spelled_out(tree: dict[str, Any]) -> dict[str, Any]:
-    """Return settings in which a profile's short name cannot be lost when one of its parts is overridden."""
+    """Return settings in which no short name, of a profile or a task, is lost when one of its parts is overridden."""
+    if isinstance(tree.get("task"), str):
+        tree = merged(tree, {"task": task_settings(tree["task"])})
     stream = tree.get("stream")
     if not isinstance(stream, Mapping) or not isinstance(stream.get("profile"), str):
         return tree

@@ -19,6 +19,7 @@ from scadles.config.data import DataConfig
 from scadles.config.injection import InjectionConfig
 from scadles.config.section import Section, ascending, what_is_said
 from scadles.config.stream import StreamConfig
+from scadles.config.task import TargetConfig, Task, TaskConfig
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -206,10 +207,14 @@ class RunConfig(Section):
         description="start from the values in a model.safetensors or a run's folder; --resume does not read it",
     )
     target_accuracy: float | None = Field(default=None, gt=0, le=1, description="share of the test set to get right")
+    target: TargetConfig | None = Field(
+        default=None, description="what to reach of any metric of the task, in place of target_accuracy"
+    )
     stop_at_target: bool = Field(default=True, description="end when the target is reached")
     steps: int | None = Field(default=None, ge=1, description="stop after so many steps")
     duration_s: float | None = Field(default=None, gt=0, description="stop after so many stream seconds")
     picture: bool = Field(default=True, description="draw progress.png at the end, where the extra plots is installed")
+    task: Task = TaskConfig()
     data: DataConfig = DataConfig()
     stream: StreamConfig = StreamConfig()
     buffer: BufferConfig = BufferConfig()
@@ -273,7 +278,9 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _ends(self) -> Self:
-        ends = self.steps or self.duration_s or (self.target_accuracy and self.stop_at_target)
+        if self.target is not None and self.target_accuracy is not None:
+            raise ValueError("target and target_accuracy say the same of one metric: leave one of them out")
+        ends = self.steps or self.duration_s or (self.aims and self.stop_at_target)
         if not ends and self.stream.end == "wait":
             raise ValueError("the run would never end: set steps, duration_s or target_accuracy")
         if self.stream.end == "stop" and self.stream.url.startswith(("mqtt:", "mqtts:")):
@@ -315,6 +322,11 @@ class RunConfig(Section):
                 "whole, after the backward pass; set fabric.overlap to auto or off"
             )
         return self
+
+    @property
+    def aims(self) -> bool:
+        """Whether there is something to be reached."""
+        return self.target is not None or self.target_accuracy is not None
 
     def to_yaml(self) -> str:
         """Return the whole tree, defaults included, as YAML that :func:`load_config` reads back."""

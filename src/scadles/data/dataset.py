@@ -39,6 +39,11 @@ class Dataset(ABC):
         return TargetType.label(self.classes)
 
     @property
+    def target_scale(self) -> tuple[Tensor, Tensor] | None:
+        """Mean and deviation of targets that are numbers, over the training part; None where they stay as they are."""
+        return None
+
+    @property
     def vocabulary(self) -> int | None:
         """How many values samples of integers may have, from 0 on; None where they are other numbers."""
         return None
@@ -93,7 +98,7 @@ class ArrayDataset(Dataset):
         test: the same for the test part.
         classes: number of classes.
         target: what a target is, where it is no class label.
-        normalize: whether samples are normalised; without it they only become float32.
+        normalize: whether samples are normalised; without it they only become float32, and targets stay as they are.
 
     NaN and infinite values do not count towards mean and deviation.
 
@@ -125,6 +130,7 @@ class ArrayDataset(Dataset):
         self._train_x, self._train_y = train[0], train[1].astype(target_dtype)
         self._test_x, self._test_y = test[0], test[1].astype(target_dtype)
         self._measures = self.dtype.is_floating_point or self.dtype == torch.uint8
+        self._normalize = normalize
         self._normalizes = normalize and self._measures
         if self._normalizes:
             mean, deviation = channel_statistics(self._train_x)
@@ -135,6 +141,15 @@ class ArrayDataset(Dataset):
     @property
     def target(self) -> TargetType:
         return self._target
+
+    @property
+    def target_scale(self) -> tuple[Tensor, Tensor] | None:
+        target = self._target
+        if not self._normalize or target.classes or target.is_none:
+            return None
+        rows = self._train_y.reshape(len(self._train_y), -1)
+        mean, deviation = (torch.from_numpy(part.astype(np.float32)) for part in channel_statistics(rows))
+        return mean.reshape(target.shape), deviation.reshape(target.shape)
 
     @property
     def vocabulary(self) -> int | None:

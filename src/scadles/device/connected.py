@@ -37,8 +37,8 @@ class Batch:
     """What a device trains on in one step.
 
     Attributes:
-        x: prepared samples, float ``[b, *shape]``, on the model's device: own ones first, then those of others.
-        y: labels, int64 ``[b]``.
+        x: what the model takes, ``[b, ...]``, on its device: own samples first, then those of others.
+        y: what it should say: labels, int64 ``[b]``, or what else the task has for targets, ``[b, ...]``.
         offsets: where in the stream the own ones came from, int64, fewer than ``b`` where others have shared.
     """
 
@@ -152,7 +152,8 @@ class ConnectedDevice(Device):
             return Batch(torch.empty(0), torch.empty(0, dtype=torch.int64), np.empty(0, dtype=np.int64))
         own = [torch.as_tensor(records.x)] if len(records) else []
         x = self.learner.prepare(torch.cat([*own, *(samples.x for samples in theirs)]))
-        y = torch.cat([records.y, *(samples.y for samples in theirs)])
+        y = torch.cat([*([records.y] if len(records) else []), *(samples.y for samples in theirs)])
+        x, y = self.learner.pair(x, y)
         torch_device = self.learner.torch_device
         return Batch(x.to(torch_device), y.to(torch_device), records.offsets)
 

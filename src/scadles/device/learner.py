@@ -22,6 +22,8 @@ from scadles.device.optimizers import Guard
 from scadles.device.parts import checked_weight
 from scadles.exchange.aggregation import REJECTS_TOO_MUCH, STREAM_ENDED, GradientExchange, LearningRate, Reports
 
+Pair = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
@@ -63,6 +65,7 @@ class Learner:
         prepare: raw samples to what the model takes.
         mean: ``weighted`` by batch size, or ``plain``, every device that has a batch alike.
         clip_norm: the largest norm of the common gradient, which is scaled down to it; None leaves it as it is.
+        pair: prepared samples and their targets to what the model takes and what it should say.
 
     Attributes:
         step_number: steps taken.
@@ -83,12 +86,14 @@ class Learner:
         prepare: Callable[[Tensor], Tensor],
         mean: Literal["weighted", "plain"] = "weighted",
         clip_norm: float | None = None,
+        pair: Pair = lambda x, y: (x, y),
     ) -> None:
         self.model = model
         self.optimizer = optimizer
         self.learning_rate = learning_rate
         self.exchange = exchange
         self.prepare = prepare
+        self.pair = pair
         self.mean = mean
         self.clip_norm = clip_norm
         self.torch_device = next(model.parameters()).device

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from scadles.errors import ConfigError, ScadlesError
-from scadles.importing import blame, import_callable
+from scadles.errors import ConfigError
+from scadles.importing import call_with, import_callable
 from scadles.models.built_in import Nothing, cnn, mlp, resnet8
 from scadles.models.from_torchvision import torchvision_network
 from scadles.seeding import derive_seed
@@ -41,45 +40,12 @@ def build_model(spec: str, shape: tuple[int, ...], classes: int, seed: int, *, o
     make = BUILT_IN.get(spec) or _find(spec)
     offered: dict[str, Any] = {"shape": shape} | ({"classes": classes} if classes else {})
     offered["outputs"] = classes if outputs is None else outputs
-    wanted = _parameters(spec, make, offered)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "model"))
-        model = _made(spec, make, {name: value for name, value in offered.items() if name in wanted})
+        model = call_with("model", spec, make, offered)
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model {spec!r} returned {type(model).__name__}, not a torch.nn.Module")
     return model
-
-
-def _made(spec: str, make: Callable[..., Any], given: dict[str, Any]) -> Any:
-    try:
-        return make(**given)
-    except (ScadlesError, KeyboardInterrupt, MemoryError):
-        raise
-    except BaseException as error:
-        what = f"model {spec!r} cannot be made of {' and '.join(f'{n} {v}' for n, v in given.items()) or 'nothing'}"
-        raise ConfigError(f"{what}: {blame(error)}") from error
-
-
-def _parameters(spec: str, make: Callable[..., Any], offered: Collection[str]) -> Collection[str]:
-    """Return the names of what ``make`` takes; refuse it where it needs more than is ``offered``."""
-    try:
-        parameters = inspect.signature(make).parameters
-    except (ValueError, TypeError):  # written in C and silent about it
-        return ()
-    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    needed = [p.name for p in parameters.values() if p.default is p.empty and p.kind not in optional]
-    missing = [name for name in needed if name not in offered]
-    if missing:
-        raise ConfigError(
-            f"model {spec!r} needs {', '.join(missing)}, which nobody gives it: only {_listed(offered)} are offered; "
-            "write a function of these that makes it"
-        )
-    return parameters
-
-
-def _listed(names: Collection[str]) -> str:
-    *first, last = names
-    return f"{', '.join(first)} and {last}"
 
 
 def _find(spec: str) -> Callable[..., Any]:

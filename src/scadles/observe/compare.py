@@ -58,8 +58,10 @@ def compare(folders: Iterable[RunFolder | Path | str]) -> Comparison:
     if not runs:
         raise ConfigError("there is nothing to compare: name one or more run folders")
     names = _names(runs)
-    rows: list[tuple[str, ...]] = [(title, *(value(run.summary) for run in runs)) for title, value in _QUANTITIES]
-    _insert_after("best accuracy", rows, _said(_closer_rows(runs)))
+    what = _metric_of(runs)
+    rows = [(title.format(what), *(value(run.summary) for run in runs)) for title, value in _QUANTITIES]
+    _insert_after(f"best {what}", rows, _said(_metric_rows(runs)))
+    _insert_after(f"best {what}", rows, _said(_closer_rows(runs)))
     rows += _said([*_shared_rows(runs), *_special_rows(runs)])
     if len(runs) > 1:
         speed_up = (f"speed-up against {names[0]}", *(_speed_up(runs[0].summary, run.summary) for run in runs))
@@ -75,6 +77,20 @@ def _insert_after(title: str, rows: list[tuple[str, ...]], more: Sequence[tuple[
 def _said(rows: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
     """Leave out rows in which no run says anything."""
     return [row for row in rows if any(cell != _NOTHING for cell in row[1:])]
+
+
+def _metric_of(runs: Sequence[RunFolder]) -> str:
+    """Return the metric of all these runs; where it differs, what stands for it."""
+    metrics = {run.summary.outcome.metric for run in runs}
+    return metrics.pop() if len(metrics) == 1 else "metric"
+
+
+def _metric_rows(runs: Sequence[RunFolder]) -> list[tuple[str, ...]]:
+    """Return what else tests measured, and whose metric is whose where they differ."""
+    outcomes = [run.summary.outcome for run in runs]
+    rows = [("metric", *(outcome.metric for outcome in outcomes))] if _metric_of(runs) == "metric" else []
+    names = dict.fromkeys(name for outcome in outcomes for name in outcome.metrics if name != outcome.metric)
+    return rows + [(f"final {name}", *(_number(one.metrics.get(name)) for one in outcomes)) for name in names]
 
 
 def _closer_rows(runs: Sequence[RunFolder]) -> list[tuple[str, ...]]:
@@ -178,15 +194,23 @@ def _accuracy(value: float | None) -> str:
     return _NOTHING if value is None else f"{value:.4f}"
 
 
+def _number(value: float | None) -> str:
+    """Return the value of a metric that need not be a share: four digits behind the point, or six that count."""
+    if value is None:
+        return _NOTHING
+    return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.6g}"
+
+
 def _time_to_target(run: Summary) -> str:
-    if run.target_accuracy is None:
+    if run.outcome.target is None:
         return _NOTHING
     return _NOT_REACHED if run.time_to_target_s is None else _seconds(run.time_to_target_s)
 
 
 def _speed_up(baseline: Summary, run: Summary) -> str:
     """Return how many times sooner ``run`` got there; a lower bound where the baseline never did."""
-    if run.target_accuracy != baseline.target_accuracy or not run.time_to_target_s:
+    one, other = run.outcome, baseline.outcome
+    if (one.metric, one.target) != (other.metric, other.target) or not run.time_to_target_s:
         return _NOTHING
     if baseline.time_to_target_s is not None:
         return f"{baseline.time_to_target_s / run.time_to_target_s:.2f}×"
@@ -198,11 +222,11 @@ _QUANTITIES: tuple[tuple[str, Callable[[Summary], str]], ...] = (
     ("method", lambda s: s.method),
     ("devices", lambda s: human_count(s.devices)),
     ("steps", lambda s: human_count(s.steps)),
-    ("target accuracy", lambda s: _accuracy(s.target_accuracy)),
+    ("target {}", lambda s: _number(s.outcome.target)),
     (_TIME_TO_TARGET, _time_to_target),
     ("stream time", lambda s: _seconds(s.time_s)),
-    ("final accuracy", lambda s: _accuracy(s.final_accuracy)),
-    ("best accuracy", lambda s: _accuracy(s.best_accuracy)),
+    ("final {}", lambda s: _number(s.outcome.final)),
+    ("best {}", lambda s: _number(s.outcome.best)),
     ("waiting for samples", lambda s: _seconds(s.seconds.wait)),
     ("computing", lambda s: _seconds(s.seconds.compute)),
     ("synchronising", lambda s: _seconds(s.seconds.sync)),
@@ -231,6 +255,11 @@ def _warnings(runs: Sequence[RunFolder], names: Sequence[str]) -> tuple[str, ...
         field: [str(getattr(run.summary, field)) for run in runs]
         for field in ("target_accuracy", "seed", "dataset", "model", "clock")
     }
+    outcomes = [run.summary.outcome for run in runs]
+    facts |= {"task": [o.task for o in outcomes], "metric": [o.metric for o in outcomes]}
+    if any(o.metric != "accuracy" for o in outcomes):
+        del facts["target_accuracy"]
+        facts["target"] = [str(o.target) for o in outcomes]
     configs = [_config(run) for run in runs]
     unread = [name for name, config in zip(names, configs, strict=True) if not config] if len(runs) > 1 else []
     if all(configs):

@@ -51,6 +51,15 @@ def human_count(count: int) -> str:
     return f"{count:,}"
 
 
+def metric_value(metric: str, value: float) -> str:
+    """Return the value of a metric: a share with three digits behind the point, any other with four that count.
+
+    >>> metric_value("accuracy", 0.91849), metric_value("mae", 12345.678), metric_value("mse", 0.00012345)
+    ('0.918', '1.235e+04', '0.0001234')
+    """
+    return f"{value:.3f}" if metric.endswith("accuracy") else f"{value:.4g}"
+
+
 def plain(text: str) -> str:
     r"""Return text that may come from elsewhere as it can be shown: what a terminal would obey is written out.
 

@@ -1,4 +1,4 @@
-"""What all pictures share: palette, dress, legends, and the accuracy of runs over stream time."""
+"""What all pictures share: palette, dress, legends, and the metric of runs over stream time."""
 
 from __future__ import annotations
 
@@ -142,30 +142,41 @@ def run_colours(folders: Sequence[RunFolder]) -> list[str]:
     return colours
 
 
-def draw_accuracy(axes: Axes, folders: Sequence[RunFolder], colours: Sequence[str]) -> None:
-    """Draw the accuracy of each run over stream time, its target, and when it got there."""
-    targets = {folder.summary.target_accuracy or 0.0 for folder in folders} - {0.0}
+def draw_metric(axes: Axes, folders: Sequence[RunFolder], colours: Sequence[str]) -> None:
+    """Draw the metric of each run over stream time, its target, and when it got there."""
+    metrics = list(dict.fromkeys(folder.summary.outcome.metric for folder in folders))
+    targets = {folder.summary.outcome.target for folder in folders if folder.summary.outcome.target is not None}
+    shares = all(metric.endswith("accuracy") for metric in metrics)
     end_s = max(folder.summary.time_s for folder in folders)
-    dress(axes, "Accuracy of the common model on the test set", "accuracy")
+    name = ", ".join(metrics)
+    title = "Accuracy" if metrics == ["accuracy"] else name
+    dress(axes, f"{title} of the common model on the test set", name)
     for aim in sorted(targets):
         axes.axhline(aim, color=FAINT, lw=1, ls=(0, (4, 3)))
-        beside = (4, 4) if aim <= _CROWDED else (4, -13)
+        beside = (4, 4) if not shares or aim <= _CROWDED else (4, -13)
         write(axes, f"target {aim:g}", (0, aim), beside, FAINT, xycoords=("axes fraction", "data"))
     for folder, colour in zip(folders, colours, strict=True):
-        times, accuracy = folder.accuracy()
-        reached_s, target = folder.summary.time_to_target_s, folder.summary.target_accuracy
-        name = caption(folder.name) + (" (target not reached)" if target and reached_s is None else "")
+        times, values = folder.tests()
+        reached_s, target = folder.summary.time_to_target_s, folder.summary.outcome.target
+        name = caption(folder.name) + (" (target not reached)" if target is not None and reached_s is None else "")
         alone = "o" if len(times) == 1 else None
-        axes.plot(times, accuracy, color=colour, lw=2.2, marker=alone, label=name, solid_capstyle="round")
-        if reached_s is not None and target:
+        axes.plot(times, values, color=colour, lw=2.2, marker=alone, label=name, solid_capstyle="round")
+        if reached_s is not None and target is not None:
             axes.vlines(reached_s, 0, target, color=colour, lw=1, ls=(0, (1, 2)))
             axes.plot(reached_s, target, "o", color=colour, ms=8, mec="white", mew=1.5, zorder=4)
             side: dict[str, Any] = {"ha": "right"} if reached_s > 0.85 * end_s else {}
             beside = (-6, -26) if side else (7, -15)
             write(axes, f"{reached_s:,.1f} s", (reached_s, target), beside, colour, fontweight="bold", **side)
-    axes.set_ylim(0, 1.02)
+    if shares:
+        axes.set_ylim(0, 1.02)
+    elif _all_above_zero(folders):
+        axes.set_ylim(bottom=0)
     axes.set_xlim(0, 1.01 * end_s)
     axes.xaxis.set_major_formatter("{x:,g}")
     if len(folders) > 1 or "not reached" in str(axes.get_lines()[-1].get_label()):
         legend = axes.legend(loc="lower right", fontsize=10.5, labelcolor=INK, framealpha=0.9, edgecolor="none")
         legend.set_zorder(5)
+
+
+def _all_above_zero(folders: Sequence[RunFolder]) -> bool:
+    return all(bool((folder.tests()[1] >= 0).all()) for folder in folders)

@@ -9,6 +9,7 @@ steps than the one it resumed from did not happen to the model, and readers leav
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -100,20 +101,37 @@ class Step(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation(Event):
-    """Accuracy of the common model on the test set, all devices together; the mean where each has a model of its own.
+    """Metrics of the common model on the test set, all devices together; the mean where each has a model of its own.
 
     Attributes:
+        accuracy: where it is the run's own metric; None otherwise.
+        metrics: all metrics by name, the run's own first; empty where accuracy is all there is.
         per_label: the same on each label's samples; None where there are none.
+        own: the run's own metric of this device's own model, as ``own_accuracy`` where that is another one.
         own_accuracy: of this device's own model, where BatchNorm's running statistics are local; None otherwise, and
             where a large simulated cluster did not test it.
     """
 
     kind: ClassVar[str] = "evaluation"
-    accuracy: float
     loss: float
     samples_trained: int
+    accuracy: float | None = None
     per_label: tuple[float | None, ...] = ()
     own_accuracy: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    own: float | None = None
+
+    @property
+    def value(self) -> float:
+        """The run's own metric; NaN where there is none."""
+        return next(iter(self.metrics.values()), math.nan) if self.accuracy is None else self.accuracy
+
+    def to_json(self) -> str:
+        said = {"event": self.kind, "step": self.step, "time_s": self.time_s, "accuracy": self.accuracy, **vars(self)}
+        for name in ("accuracy", "metrics", "own"):
+            if not said[name] and said[name] != 0:
+                del said[name]
+        return json.dumps(said, separators=(",", ":"))
 
 
 @dataclass(frozen=True, kw_only=True)

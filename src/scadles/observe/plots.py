@@ -19,8 +19,8 @@ from scadles.observe.drawing import (
     PHASES,
     STRETCHES,
     caption,
-    draw_accuracy,
     draw_legend,
+    draw_metric,
     dress,
     finish,
     new_figure,
@@ -38,7 +38,7 @@ _MAX_LINES = 8
 
 
 def plot_run(folder: RunFolder, out: Path) -> None:
-    """Draw one run: accuracy, batch sizes, buffers, and where the time went, over stream time.
+    """Draw one run: its metric, batch sizes, buffers, and where the time went, over stream time.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -48,7 +48,7 @@ def plot_run(folder: RunFolder, out: Path) -> None:
     figure = new_figure()
     axes = figure.subplots(2, 2).ravel()
     devices = shown_devices(folder)
-    draw_accuracy(axes[0], [folder], run_colours([folder]))
+    draw_metric(axes[0], [folder], run_colours([folder]))
     _per_device(axes[1], folder, devices, ("batch",))
     dress(axes[1], "Batch size", "samples per step")
     _per_device(axes[2], folder, devices, ("held", "lag"))
@@ -60,7 +60,7 @@ def plot_run(folder: RunFolder, out: Path) -> None:
 
 
 def plot_comparison(folders: Sequence[RunFolder], out: Path) -> None:
-    """Draw runs over each other: accuracy with the time to the target, waiting samples, and where the time went.
+    """Draw runs over each other: their metric with the time to the target, waiting samples, and where the time went.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -70,7 +70,7 @@ def plot_comparison(folders: Sequence[RunFolder], out: Path) -> None:
     figure = new_figure()
     above, left, right = figure.subplot_mosaic("AA;BC", height_ratios=(1.25, 1)).values()
     colours = run_colours(folders)
-    draw_accuracy(above, folders, colours)
+    draw_metric(above, folders, colours)
     _waiting(left, folders, colours)
     _phase_bars(right, folders, colours)
     finish(figure, "", out)

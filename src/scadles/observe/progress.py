@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import deque
 from collections.abc import Iterable
@@ -15,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from scadles.clock import wall_seconds
-from scadles.observe.console import human_count, human_seconds, plain, plain_line
+from scadles.observe.console import human_count, human_seconds, metric_value, plain, plain_line
 from scadles.observe.events import (
     Evaluation,
     Event,
@@ -48,12 +49,14 @@ class Progress:
     Args:
         label: what runs, for the title.
         devices: how many devices take part.
-        target: accuracy aimed at; None for none.
+        target: of the metric; None for none.
         steps: the run ends after so many steps; None for no such limit.
         duration_s: the run ends after so many stream seconds; None for no such limit.
         clock_speed: stream seconds per wall second; None where stream time does not follow the wall clock.
         quiet: show nothing but notices.
         console: where to show it; standard error by default.
+        metric: what tests measure first.
+        higher_is_better: which way of it is good.
 
     Attributes:
         every_s: wall seconds between two lines where there is no terminal.
@@ -74,6 +77,8 @@ class Progress:
         *,
         quiet: bool,
         console: Console | None = None,
+        metric: str = "accuracy",
+        higher_is_better: bool = True,
     ) -> None:
         self._title = plain_line(f"{label} · {devices} device{'s' if devices != 1 else ''}")
         self._target, self._steps, self._duration_s, self._speed = target, steps, duration_s, clock_speed
@@ -84,8 +89,9 @@ class Progress:
         self._due_s = self._started_s
         self._first: tuple[float, Step] | None = None
         self._step: Step | None = None
-        self._accuracies: deque[float] = deque(maxlen=_TREND)
-        self._best = -1.0
+        self._metric, self._higher_is_better = metric, higher_is_better
+        self._values: deque[float] = deque(maxlen=_TREND)
+        self._best = math.nan
         self._waiting, self._ended = "", False
         self._devices, self._here = devices, ""
         self._rejected = self._missing = self._non_finite = 0
@@ -126,8 +132,9 @@ class Progress:
         elif isinstance(event, Membership):
             self._here = f"{len(event.names)} of {self._devices} here"
         elif isinstance(event, Evaluation):
-            self._best = max(self._best, event.accuracy)
-            self._accuracies.append(event.accuracy)
+            choose = max if self._higher_is_better else min
+            self._best = event.value if math.isnan(self._best) else choose(self._best, event.value)
+            self._values.append(event.value)
         elif isinstance(event, Resumed):
             self._waiting = f"resumed at step {event.step}"
         elif isinstance(event, Finished):
@@ -183,7 +190,7 @@ class Progress:
         elapsed = human_seconds(self._now_s - self._started_s)
         step = self._step
         if step is None:
-            return {"step": "0", **self._present(), "wall time": elapsed, **self._accuracy()}
+            return {"step": "0", **self._present(), "wall time": elapsed, **self._tested()}
         lag = "" if step.lag is None else f", {human_count(step.lag)} at the source"
         facts = {
             "step": human_count(step.step) + (f" of {human_count(self._steps)}" if self._steps else ""),
@@ -194,7 +201,7 @@ class Progress:
             "buffer": f"{human_count(step.held)} held{lag}, {human_count(step.dropped)} dropped",
             "loss": "none" if step.loss is None else f"{step.loss:.4f}",
             "lr": f"{step.lr:.3g} (×{step.lr_scale:.2f})",
-            **self._accuracy(),
+            **self._tested(),
             **self._trouble(),
         }
         left = self._left()
@@ -205,12 +212,15 @@ class Progress:
         speed = f" (×{self._speed:g})" if self._speed not in (None, 1.0) else ""
         return f"{human_seconds(step.time_s)}{limit} of stream{speed}"
 
-    def _accuracy(self) -> dict[str, str]:
-        if not self._accuracies:
+    def _tested(self) -> dict[str, str]:
+        if not self._values:
             return {}
-        aim = f" of {self._target:.3f}" if self._target else ""
-        trend = f" {sparkline(self._accuracies, self._console.encoding)}" if self._live is not None else ""
-        return {"accuracy": f"{self._accuracies[-1]:.3f}{aim}, best {self._best:.3f}{trend}"}
+        show = metric_value
+        aim = f" of {show(self._metric, self._target)}" if self._target is not None else ""
+        known = [value for value in self._values if math.isfinite(value)]
+        trend = f" {sparkline(known, self._console.encoding)}" if self._live is not None and known else ""
+        now, best = show(self._metric, self._values[-1]), show(self._metric, self._best)
+        return {self._metric: f"{now}{aim}, best {best}{trend}"}
 
     def _present(self) -> dict[str, str]:
         """Return how many devices take part, where they come and go."""
@@ -234,8 +244,8 @@ class Progress:
         if self._duration_s is not None and speed > 0:
             limits.append((self._duration_s - self._step.time_s) / speed)
         if not limits:
-            return "until the target" if self._target and not (self._steps or self._duration_s) else ""
-        return ("at most " if self._target else "") + human_seconds(max(0.0, min(limits)))
+            return "until the target" if self._target is not None and not (self._steps or self._duration_s) else ""
+        return ("at most " if self._target is not None else "") + human_seconds(max(0.0, min(limits)))
 
 
 def sparkline(values: Iterable[float], encoding: str = "utf-8") -> str:

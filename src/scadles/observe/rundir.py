@@ -139,8 +139,10 @@ def _parse(line: bytes, where: str) -> Event | None:
         event = _adapter(kind).validate_python(fields)
     except ValidationError as error:
         raise DataError(f"{where}: bad {kind} event: {_first_problem(error)}") from None
-    # a loss may be anything, and a run that diverges says so
-    problem = _impossible({name: value for name, value in vars(event).items() if name != "loss"})
+    # a loss or an error may be anything, and a run that diverges says so
+    problem = _impossible(
+        {name: value for name, value in vars(event).items() if name not in ("loss", "metrics", "own")}
+    )
     if problem:
         raise DataError(f"{where}: bad {kind} event: {problem}")
     return event
@@ -260,13 +262,13 @@ class RunFolder:
         values = (getattr(step, name) for step in self.steps(device))
         return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
-    def accuracy(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return stream seconds and accuracy of each test, float64 ``[tests]`` both.
+    def tests(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return stream seconds and the run's own metric of each test, float64 ``[tests]`` both.
 
         All devices test the same model together, so the first device that wrote tests down speaks for all.
         """
         tests = next(filter(None, (_only(self.events(device), Evaluation) for device in self.devices)), [])
-        return np.array([t.time_s for t in tests], np.float64), np.array([t.accuracy for t in tests], np.float64)
+        return np.array([t.time_s for t in tests], np.float64), np.array([t.value for t in tests], np.float64)
 
 
 def _only(events: Iterable[Event], kind: type[E]) -> list[E]:

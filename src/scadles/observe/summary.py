@@ -141,6 +141,29 @@ class Compressed(_Frozen):
     why: str
 
 
+class Measured(_Frozen):
+    """What a run came to by the metrics of its task.
+
+    Attributes:
+        task: the kind of it.
+        metric: the run's own.
+        higher_is_better: which way of it is good.
+        target: what was to be reached; None for nothing.
+        final, best: of the last and of the best test; None where there was none, or it is no number.
+        metrics: all metrics at the last test.
+        own_range: the lowest and highest of the devices' own models at the last test, where each has one.
+    """
+
+    task: str
+    metric: str
+    higher_is_better: bool
+    target: float | None
+    final: float | None
+    best: float | None
+    metrics: dict[str, float]
+    own_range: tuple[float, float] | None = None
+
+
 class Simulated(_Frozen):
     """What stood for what in a simulated run.
 
@@ -165,7 +188,9 @@ class Summary(_Frozen):
     Attributes:
         time_s: stream seconds of the whole run.
         wall_s: wall seconds of the last attempt (a resumed run counts from its resumption).
-        time_to_target_s: stream seconds until the target accuracy was measured; None when it was not reached.
+        target_accuracy, final_accuracy, best_accuracy: where accuracy is the run's own metric.
+        measured: of a run in which accuracy is not all that is measured.
+        time_to_target_s: stream seconds until the target was measured; None when it was not reached.
         buffer_max_samples: the most that any device held or had waiting at its source.
         bytes_sent: bytes that really left, all devices together, as counted by the transport.
         lr_scale_mean: mean factor that batch scaling applied to the learning rate.
@@ -201,6 +226,7 @@ class Summary(_Frozen):
     time_to_target_s: float | None
     final_accuracy: float | None
     best_accuracy: float | None
+    measured: Measured | None = None
     samples: Samples
     buffer_max_samples: int
     seconds: Seconds
@@ -223,11 +249,29 @@ class Summary(_Frozen):
 
     @model_serializer(mode="wrap")
     def _only_what_happened(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave ``away`` out where nobody is."""
+        """Leave ``away`` out where nobody is, and ``measured`` where accuracy is all there is."""
         fields: dict[str, Any] = write(self)
+        if self.measured is None:
+            fields.pop("measured", None)
         if not self.away:
             fields.pop("away", None)
         return fields
+
+    @property
+    def outcome(self) -> Measured:
+        """What the run came to by its own metric, whichever that is."""
+        if self.measured is not None:
+            return self.measured
+        return Measured(
+            task="classification",
+            metric="accuracy",
+            higher_is_better=True,
+            target=self.target_accuracy,
+            final=self.final_accuracy,
+            best=self.best_accuracy,
+            metrics={} if self.final_accuracy is None else {"accuracy": self.final_accuracy},
+            own_range=self.own_accuracy_range,
+        )
 
     def write(self, run_dir: Path) -> None:
         """Write ``summary.json`` into a run folder; it is there whole or not at all."""

@@ -1,4 +1,4 @@
-"""The picture of a sweep: time to target and final accuracy over the first of the swept settings."""
+"""The picture of a sweep: time to target and final metric over the first of the swept settings."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def plot_sweep(result: SweepResult, out: Path) -> None:
         groups.setdefault("  ".join(f"{key} = {as_yaml(row.settings[key])}" for key in others), []).append(row)
     axis = _axis([row.settings[first] for row in rows])
     panels = [_draw_time] * any(row.time_to_target_s for row in rows)
-    panels += [_draw_accuracy] * any(row.final_accuracy for row in rows)
+    panels += [_draw_final] * any(row.final for row in rows)
     figure = new_figure(5.0 + 0.28 * math.ceil(len(groups) / 3))
     for place, draw in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), place + 1)
@@ -105,11 +105,11 @@ def _draw_time(axes: Axes, result: SweepResult, groups: dict[str, list[SweepRow]
         axes.set_ylim(0, top)
 
 
-def _draw_accuracy(axes: Axes, result: SweepResult, groups: dict[str, list[SweepRow]], axis: _Axis) -> None:
-    shown = {name: [(row, row.final_accuracy) for row in rows] for name, rows in groups.items()}
-    _draw(axes, result, shown, axis, 1.0)
-    dress(axes, "Final accuracy", "accuracy on the test set", "")
-    aims = (run.summary.target_accuracy for run in result.runs if run.summary)
+def _draw_final(axes: Axes, result: SweepResult, groups: dict[str, list[SweepRow]], axis: _Axis) -> None:
+    shown = {name: [(row, row.final) for row in rows] for name, rows in groups.items()}
+    _draw(axes, result, shown, axis, math.inf)
+    dress(axes, f"Final {result.metric}", f"{result.metric} on the test set", "")
+    aims = (run.summary.outcome.target for run in result.runs if run.summary)
     targets = {target for target in aims if target is not None}
     for target in targets if len(targets) == 1 else ():
         axes.axhline(target, color=FAINT, lw=1, ls=(0, (4, 3)), zorder=1)

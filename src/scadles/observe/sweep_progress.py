@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from scadles.clock import wall_seconds
-from scadles.observe.console import human_seconds, plain_line
+from scadles.observe.console import human_seconds, metric_value, plain_line
 from scadles.observe.sweep_table import SweepRun
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def _came_to(run: SweepRun) -> str:
         return f"failed: {run.problem}"
     if run.summary.time_to_target_s is not None:
         return f"target after {human_seconds(run.summary.time_to_target_s)}"
-    ended = "target not reached" if run.summary.target_accuracy is not None else "ended"
-    accuracy = run.summary.final_accuracy
-    return ended + (f", accuracy {accuracy:.3f}" if accuracy is not None else "")
+    outcome = run.summary.outcome
+    ended = "target not reached" if outcome.target is not None else "ended"
+    final = outcome.final
+    return ended + (f", {outcome.metric} {metric_value(outcome.metric, final)}" if final is not None else "")

@@ -71,7 +71,7 @@ class SweepRow:
         runs: how many runs ended without a failure.
         failed: how many failed.
         reached: how many reached the target; None where there is none.
-        time_to_target_s, final_accuracy, steps, dropped, bytes_sent: over the runs.
+        time_to_target_s, final, steps, dropped, bytes_sent: over the runs.
         buffer_max_samples: the most that any device of any run held.
         problem: the first failure.
     """
@@ -81,7 +81,7 @@ class SweepRow:
     failed: int
     reached: int | None
     time_to_target_s: Spread | None
-    final_accuracy: Spread | None
+    final: Spread | None
     steps: Spread | None
     dropped: Spread | None
     bytes_sent: Spread | None
@@ -127,7 +127,12 @@ class SweepResult:
     def to_csv(self) -> str:
         """Return the table as plain numbers; a cell is empty where there is none, or the target was not reached."""
         text = io.StringIO()
-        columns = ["runs", "failed", "reached", *(f"{name}_{part}" for name in _SPREADS for part in _PARTS)]
+        columns = [
+            "runs",
+            "failed",
+            "reached",
+            *(f"{self._column(name)}_{part}" for name in _SPREADS for part in _PARTS),
+        ]
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow([*self.keys, *columns, "buffer_max_samples", "problem"])
         for row in self.rows():
@@ -138,6 +143,15 @@ class SweepResult:
                 [*settings, row.runs, row.failed, row.reached, *known, row.buffer_max_samples, _one_line(row.problem)]
             )
         return text.getvalue()
+
+    @property
+    def metric(self) -> str:
+        """The metric of the runs; where it differs, or none has ended, what stands for it."""
+        metrics = {run.summary.outcome.metric for run in self.runs if run.summary is not None}
+        return metrics.pop() if len(metrics) == 1 else "metric" if metrics else "accuracy"
+
+    def _column(self, name: str) -> str:
+        return f"final_{self.metric}" if name == "final" else name
 
     def print(self) -> None:
         """Print the table to standard output."""
@@ -151,10 +165,10 @@ class SweepResult:
         table = [
             [*(as_yaml(row.settings[key]) for key in self.keys), *(show(row) for _, show in columns)] for row in rows
         ]
-        return [*self.keys, *(title for title, _ in columns)], table
+        return [*self.keys, *(title.format(self.metric) for title, _ in columns)], table
 
 
-_SPREADS = ("time_to_target_s", "final_accuracy", "steps", "dropped", "bytes_sent")
+_SPREADS = ("time_to_target_s", "final", "steps", "dropped", "bytes_sent")
 _PARTS = ("median", "low", "high")
 
 
@@ -177,7 +191,7 @@ def as_yaml(value: Any) -> str:
 
 def _row(runs: Sequence[SweepRun]) -> SweepRow:
     done = [run.summary for run in runs if run.summary is not None]
-    aimed = [summary for summary in done if summary.target_accuracy is not None]
+    aimed = [summary for summary in done if summary.outcome.target is not None]
     reached = [summary for summary in aimed if summary.time_to_target_s is not None]
     return SweepRow(
         settings=runs[0].settings,
@@ -186,7 +200,7 @@ def _row(runs: Sequence[SweepRun]) -> SweepRow:
         reached=len(reached) if aimed else None,
         # a run that never got there counts as slower than all others, not as if it had not been
         time_to_target_s=_spread(math.inf if s.time_to_target_s is None else s.time_to_target_s for s in aimed),
-        final_accuracy=_spread(s.final_accuracy for s in done if s.final_accuracy is not None),
+        final=_spread(s.outcome.final for s in done if s.outcome.final is not None),
         steps=_spread(s.steps for s in done),
         dropped=_spread(s.samples.dropped for s in done),
         bytes_sent=_spread(s.bytes_sent for s in done),
@@ -219,6 +233,10 @@ def _median(spread: Spread | None, number: Callable[[float], str]) -> str:
     return _NOTHING if spread is None else number(spread.median)
 
 
+def _metric(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 1e4 else f"{value:.6g}"
+
+
 def _count(value: float) -> str:
     return human_count(round(value))
 
@@ -226,7 +244,7 @@ def _count(value: float) -> str:
 _COLUMNS: tuple[tuple[str, Callable[[SweepRow], str]], ...] = (
     ("reached", lambda row: _NOTHING if row.reached is None else f"{row.reached}/{row.runs}"),
     ("time to target, s", lambda row: _with_range(row.time_to_target_s, _seconds)),
-    ("final accuracy", lambda row: _with_range(row.final_accuracy, lambda value: f"{value:.4f}")),
+    ("final {}", lambda row: _with_range(row.final, _metric)),
     ("steps", lambda row: _median(row.steps, _count)),
     ("dropped", lambda row: _median(row.dropped, _count)),
     ("largest buffer", lambda row: _NOTHING if row.buffer_max_samples is None else _count(row.buffer_max_samples)),

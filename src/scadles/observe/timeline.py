@@ -15,8 +15,8 @@ from scadles.observe.drawing import (
     INK,
     PHASES,
     STRETCHES,
-    draw_accuracy,
     draw_legend,
+    draw_metric,
     dress,
     evenly,
     finish,
@@ -85,7 +85,7 @@ def plot_timeline(folder: RunFolder, out: Path) -> None:
     _draw_rows(above, rows, steps, window)
     _dress_rows(above, folder, rows, window)
     _draw_waiting(left, list(steps.values()), colour)
-    draw_accuracy(right, [folder], [colour])
+    draw_metric(right, [folder], [colour])
     if not window.whole:
         _point_out((left, right), window)
     devices = f"{folder.summary.devices:,} device{'s' if folder.summary.devices > 1 else ''}"

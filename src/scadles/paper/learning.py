@@ -192,7 +192,7 @@ def settings(options: Options, size: Scale, key: Key) -> dict[str, Any]:
 
 def learnt(run: RunFolder) -> Learnt:
     """Return what came of a run."""
-    time_s, accuracy = run.accuracy()
+    time_s, accuracy = run.tests()
     held = [run.column(device, "held") + run.column(device, "lag") for device in run.devices]
     plain = Learnt(
         time_s,

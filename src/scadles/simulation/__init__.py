@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 from torch import nn
-from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from scadles import assembly
@@ -17,9 +16,9 @@ from scadles.config import ConfigLike, RunConfig, load_config
 from scadles.data import Dataset
 from scadles.errors import ConfigError
 from scadles.observe import Progress, RunFolder, Summary, default_folder, occupied, plot_timeline
-from scadles.simulation.gradients import LossFunction
 from scadles.simulation.limit import check_has_target, with_stream_limit
 from scadles.simulation.simulator import Simulator
+from scadles.tasks import LossFunction
 from scadles.training.starting_values import take_values
 from scadles.training.summarise import write_results
 
@@ -33,7 +32,7 @@ def simulate(
     *,
     model: nn.Module | None = None,
     optimizer: Optimizer | None = None,
-    loss: LossFunction = cross_entropy,
+    loss: LossFunction | None = None,
     out: Path | str | None = None,
     quiet: bool = False,
     limit: bool = False,
@@ -44,7 +43,7 @@ def simulate(
         config: settings, or a YAML file of them; ``cost`` says what steps and messages cost.
         model: your network; None builds the one that ``config.model`` names.
         optimizer: yours, over ``model.parameters()``; None builds the one in ``config.optimizer``.
-        loss: mean loss of (outputs, labels).
+        loss: mean loss of (outputs, targets); None is that of the settings (``task``).
         out: the run folder; None makes one under ``runs/``.
         quiet: show no progress.
         limit: also find out how soon the target could have been reached at best (:mod:`scadles.simulation.limit`).
@@ -61,22 +60,25 @@ def simulate(
     if problem := occupied(run_dir, 0, resumable=False):
         raise ConfigError(problem)
     dataset = assembly.build_dataset(settings)
+    task = assembly.build_task(settings, dataset).with_own(loss, None)
     network = assembly.build_network(settings, dataset, model)
     origin = take_values(settings.init_from, network) if settings.init_from is not None else None
     fresh = copy.deepcopy(network) if limit else network
     progress = Progress(
         f"{settings.method} on {settings.data.dataset}, simulated",
         settings.devices,
-        settings.target_accuracy,
+        task.aim.limit,
         settings.steps,
         settings.duration_s,
         None,
+        metric=task.aim.metric,
+        higher_is_better=task.aim.higher_is_better,
         quiet=quiet,
     )
-    summary = Simulator(settings, dataset, network, optimizer, loss, run_dir, progress, origin).run()
+    summary = Simulator(settings, dataset, network, optimizer, task, run_dir, progress, origin).run()
     if limit:
         tell = partial(print, file=sys.stderr) if not quiet else lambda _: None
-        summary = with_stream_limit(summary, settings, dataset, lambda: copy.deepcopy(fresh), loss, tell)
+        summary = with_stream_limit(summary, settings, dataset, lambda: copy.deepcopy(fresh), task, tell)
     write_results(summary, network, run_dir, partial(_draw, settings, dataset) if settings.picture else None)
     return summary
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from torch.nn.functional import cross_entropy
-
 from scadles.config import RunConfig
 from scadles.device.learner import Learner
 from scadles.errors import ConfigError
@@ -14,33 +12,36 @@ from scadles.simulation.gradients import (
     FusedGradients,
     Gradients,
     Lookup,
-    LossFunction,
     NoGradients,
     mixes_samples,
 )
 from scadles.simulation.per_device import BatchedGradients, LoopedGradients, SeparateGradients
+from scadles.tasks import Task
 
 
 def choose_gradients(
-    config: RunConfig, learner: Learner, lookup: Lookup, loss: LossFunction, statistics: ClusterStatistics
+    config: RunConfig, learner: Learner, lookup: Lookup, task: Task, statistics: ClusterStatistics
 ) -> Gradients:
     """Return the way that ``simulation.gradients`` asks for; ``auto`` fuses where that is exact.
 
-    Fusing is exact for cross-entropy of a model in which no sample depends on others, and so is batching by
-    ``torch.func``, which fills batches up. The choice depends on nothing but the model and the settings,
-    so that one seed gives one result.
+    Fusing is exact for a loss that is the mean of samples' losses and a model in which no sample depends on others, and
+    so is batching by ``torch.func``, which fills batches up. The choice depends on nothing but the model and the
+    settings, so that one seed gives one result.
 
     Raises:
         ConfigError: ``fused`` was asked for and would not be exact.
     """
     if isinstance(learner.model, Nothing):
         return NoGradients(learner)
-    looped = LoopedGradients(learner, lookup, loss, statistics)
+    looped = LoopedGradients(learner, lookup, task, statistics)
     if isinstance(learner.exchange, ClusterExchange):
         return SeparateGradients(learner.exchange, looped)
-    if loss is not cross_entropy:
+    if task.sample_losses is None:
         if config.simulation.gradients == "fused":
-            raise ConfigError("simulation.gradients = fused: only cross-entropy can be fused; use auto")
+            raise ConfigError(
+                "simulation.gradients = fused: only a loss that is a mean of samples' losses can be fused, such as "
+                "cross-entropy without class weights; use auto"
+            )
         return looped
     mixing = mixes_samples(learner.model, lookup.example())
     if config.simulation.gradients == "fused" and mixing:
@@ -51,5 +52,5 @@ def choose_gradients(
     if mixing:
         return looped
     if config.simulation.gradients != "per-device":
-        return FusedGradients(learner, lookup, looped)
-    return BatchedGradients(learner, lookup, looped) if BatchedGradients.suits(learner) else looped
+        return FusedGradients(learner, lookup, looped, task)
+    return BatchedGradients(learner, lookup, looped, task) if BatchedGradients.suits(learner) else looped

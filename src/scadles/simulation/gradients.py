@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.nn.modules.dropout import _DropoutNd
 
 from scadles.data import Dataset, Partition
@@ -23,9 +22,7 @@ from scadles.device.buffer import Chunk
 from scadles.device.learner import Learner
 from scadles.records import Records
 from scadles.simulation.injected import NO_MESSAGES, SampleMessage, SampleMessages, picked
-from scadles.training.evaluation import right_answers
-
-LossFunction = Callable[[Tensor, Tensor], Tensor]
+from scadles.tasks import Task, right_answers
 
 _CHUNK_VALUES = 2**20
 _CHUNK_SAMPLES = 2048
@@ -38,7 +35,8 @@ class Shares(NamedTuple):
     Attributes:
         weights: of their gradients, 0 where one was not finite, float64 ``[n]``.
         losses: mean over each one's batch, 0 where that is not finite, float64 ``[n]``.
-        correct: right answers on each one's own samples before they were trained on, int64 ``[n]``.
+        correct: right answers on each one's own samples before they were trained on, int64 ``[n]``; 0 where targets are
+            no class labels.
     """
 
     weights: np.ndarray
@@ -94,12 +92,12 @@ class Lookup:
 
     def _prepared(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         torch_device = self._learner.torch_device
-        return self._learner.prepare(x).to(torch_device), y.to(torch_device)
+        x, y = self._learner.pair(self._learner.prepare(x), y)
+        return x.to(torch_device), y.to(torch_device)
 
     def example(self) -> Tensor:
         """Return a few prepared samples to try a model with."""
-        x, _ = self._dataset.samples(np.arange(min(_PROBE, self._dataset.train_size or _PROBE)))
-        return self._learner.prepare(x).to(self._learner.torch_device)
+        return self._prepared(*self._dataset.samples(np.arange(min(_PROBE, self._dataset.train_size or _PROBE))))[0]
 
 
 class Gradients(ABC):
@@ -144,17 +142,19 @@ class FusedGradients(Gradients):
     gradient counts as often as it is trained on.
 
     Args:
-        learner: whose loss is cross-entropy.
+        learner: of a model in which no sample depends on others.
         lookup: finds the samples.
         one_by_one: takes over where a loss or gradient is not finite, and somebody has to be left out.
+        task: whose loss is a mean of samples' losses.
     """
 
     description = "fused"
 
-    def __init__(self, learner: Learner, lookup: Lookup, one_by_one: Gradients) -> None:
+    def __init__(self, learner: Learner, lookup: Lookup, one_by_one: Gradients, task: Task) -> None:
         self._learner = learner
         self._lookup = lookup
         self._one_by_one = one_by_one
+        self._task = task
         self._chunk = max(256, min(_CHUNK_SAMPLES, _CHUNK_VALUES // lookup.sample_values))
 
     def add_up(self, numbers: Sequence[int], taken: Sequence[Chunk], messages: SampleMessages = NO_MESSAGES) -> Shares:
@@ -182,8 +182,11 @@ class FusedGradients(Gradients):
     def _add(self, x: Tensor, y: Tensor, counts: np.ndarray, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Add gradients of samples, so many with each part; return sums of losses and of right answers."""
         outputs, begins = self._learner.model(x), np.cumsum(counts) - counts
-        losses = cross_entropy(outputs, y, reduction="none")
-        correct = np.add.reduceat(right_answers(outputs, y).cpu().numpy(), begins, dtype=np.int64)
+        losses = self._task.each_loss(outputs, y)
+        correct = np.zeros(len(counts), dtype=np.int64)
+        if self._task.classes:
+            right = right_answers(self._task.fit(outputs, y), y)
+            correct = np.add.reduceat(right.cpu().numpy(), begins, dtype=np.int64)
         sums = np.add.reduceat(losses.detach().cpu().double().numpy(), begins)
         if np.isfinite(sums).all():
             if (parts != 1).any():

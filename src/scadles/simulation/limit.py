@@ -10,8 +10,8 @@ from scadles.config import RunConfig, load_config
 from scadles.data import Dataset
 from scadles.errors import ConfigError
 from scadles.observe import Summary
-from scadles.simulation.gradients import LossFunction
 from scadles.simulation.simulator import Simulator
+from scadles.tasks import Task
 
 WINDOW_FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 
@@ -21,7 +21,7 @@ def with_stream_limit(
     config: RunConfig,
     dataset: Dataset,
     make_model: Callable[[], nn.Module],
-    loss: LossFunction,
+    task: Task,
     tell: Callable[[str], None],
 ) -> Summary:
     """Return ``summary`` with ``stream_limit_s`` and ``stream_efficiency``.
@@ -35,7 +35,7 @@ def with_stream_limit(
         config: of the run; it has a target.
         dataset: what its streams play.
         make_model: returns the network with its initial weights, anew each time.
-        loss: mean loss of (outputs, labels).
+        task: what is learnt.
         tell: told what is being tried.
     """
     limit_s = summary.time_to_target_s
@@ -43,7 +43,7 @@ def with_stream_limit(
         window_s = config.batch.window_s * factor
         until_s = limit_s if limit_s is not None else summary.time_s
         tell(f"the stream's limit: free links and compute, batches of {window_s:g} s, until {until_s:.1f} s at most")
-        tried = Simulator(_free(config, window_s, until_s), dataset, make_model(), loss=loss).run()
+        tried = Simulator(_free(config, window_s, until_s), dataset, make_model(), task=task).run()
         if tried.time_to_target_s is not None and (limit_s is None or tried.time_to_target_s < limit_s):
             limit_s = tried.time_to_target_s
     reached_s = summary.time_to_target_s
@@ -53,7 +53,7 @@ def with_stream_limit(
 
 def check_has_target(config: RunConfig) -> None:
     """Refuse a run that aims at nothing."""
-    if config.target_accuracy is None:
+    if not config.aims:
         raise ConfigError("--limit asks how soon the target can be reached: set target_accuracy")
 
 

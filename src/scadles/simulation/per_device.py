@@ -9,16 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
-from torch.nn.functional import cross_entropy
 from torch.nn.modules.conv import _ConvNd
 
 from scadles.device.buffer import Chunk
 from scadles.device.learner import Learner
 from scadles.exchange.reduction import ClusterExchange
 from scadles.simulation.batchnorm import ClusterStatistics
-from scadles.simulation.gradients import Gradients, Lookup, LossFunction, Shares
+from scadles.simulation.gradients import Gradients, Lookup, Shares
 from scadles.simulation.injected import NO_MESSAGES, SampleMessages
-from scadles.training.evaluation import right_answers
+from scadles.tasks import Task, find_scores, right_answers
 
 # Larger networks keep a core busy by themselves: batching them saves little and takes memory for every device.
 _SMALL_NETWORK = 300_000
@@ -32,16 +31,16 @@ class LoopedGradients(Gradients):
     Args:
         learner: the model, with the rule of weights.
         lookup: finds the samples.
-        loss: mean loss of (outputs, labels).
+        task: what is minimised.
         statistics: BatchNorm's, of each device.
     """
 
     description = "per device, one after the other"
 
-    def __init__(self, learner: Learner, lookup: Lookup, loss: LossFunction, statistics: ClusterStatistics) -> None:
+    def __init__(self, learner: Learner, lookup: Lookup, task: Task, statistics: ClusterStatistics) -> None:
         self._learner = learner
         self._lookup = lookup
-        self._loss = loss
+        self._task = task
         self._statistics = statistics
 
     def add_up(self, numbers: Sequence[int], taken: Sequence[Chunk], messages: SampleMessages = NO_MESSAGES) -> Shares:
@@ -53,9 +52,9 @@ class LoopedGradients(Gradients):
         x, y = self._batch(number, taken, messages)
         self._statistics.load(number)
         outputs = self._learner.model(x)
-        loss = self._loss(outputs, y)
+        loss = self._task.minimised(outputs, y)
         value = float(loss.detach())
-        weight = float(self._learner.weights(np.array(len(y)), np.array(value)))
+        weight = self._learner.weight(len(y), value, self._task.weight(y))
         parameters = self._learner.exchange.parameters
         if weight:
             found = torch.autograd.grad(loss * weight, parameters, allow_unused=True)
@@ -65,7 +64,10 @@ class LoopedGradients(Gradients):
                         parameter.grad.add_(grad)
                 self._statistics.keep(number, len(y))
                 own = len(taken)
-                return weight, value, int(right_answers(outputs[:own], y[:own]).sum())
+                if not self._task.classes:
+                    return weight, value, 0
+                answers = self._task.fit(outputs, y)
+                return weight, value, int(right_answers(answers[:own], y[:own]).sum())
         return 0.0, 0.0, 0
 
     def _batch(self, number: int, taken: Chunk, messages: SampleMessages) -> tuple[Tensor, Tensor]:
@@ -108,14 +110,16 @@ class BatchedGradients(Gradients):
     that one device after the other is as fast and takes less memory.
 
     Args:
-        learner: a model in which no sample depends on others, and whose loss is cross-entropy.
+        learner: a model in which no sample depends on others.
         lookup: finds the samples.
         one_by_one: takes over where a loss or gradient is not finite, and somebody has to be left out.
+        task: whose loss is a mean of samples' losses.
     """
 
     description = "per device, batched by torch.func"
 
-    def __init__(self, learner: Learner, lookup: Lookup, one_by_one: Gradients) -> None:
+    def __init__(self, learner: Learner, lookup: Lookup, one_by_one: Gradients, task: Task) -> None:
+        self._task = task
         self._learner = learner
         self._lookup = lookup
         self._one_by_one = one_by_one
@@ -148,8 +152,11 @@ class BatchedGradients(Gradients):
 
     def _loss(self, parameters: Any, x: Tensor, y: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
         outputs = functional_call(self._learner.model, parameters, (x,))
-        losses = cross_entropy(outputs, y, reduction="none")
-        return (losses * factors).sum(), (right_answers(outputs, y) & (factors > 0)).sum()
+        losses = self._task.each_loss(outputs, y)
+        right = torch.zeros_like(factors, dtype=torch.bool)
+        if self._task.classes:
+            right = right_answers(self._task.fit(outputs, y), y)
+        return (losses * factors).sum(), (right & (factors > 0)).sum()
 
     def _add_together(self, numbers: Sequence[int], taken: Sequence[Chunk]) -> Shares:
         counts = np.array([len(chunk) for chunk in taken])
@@ -172,7 +179,7 @@ def _used(model: nn.Module, x: Tensor) -> dict[str, nn.Parameter]:
     """Return the parameters that have a part in the model's outputs for ``x``: torch.func gives zeros for the rest."""
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     with torch.random.fork_rng(), torch.enable_grad():
-        found = torch.autograd.grad(model(x).sum(), list(named.values()), allow_unused=True)
+        found = torch.autograd.grad(find_scores(model(x)).sum(), list(named.values()), allow_unused=True)
     return {name: p for (name, p), gradient in zip(named.items(), found, strict=True) if gradient is not None}
 
 
@@ -180,9 +187,10 @@ def _filled_up(counts: np.ndarray, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor
     """Return samples ``[devices, most, *shape]``, labels, and each sample's part in its device's mean, 0 if filled."""
     devices, most = len(counts), int(counts.max())
     here = torch.from_numpy(np.arange(most) < counts[:, None]).to(x.device)
-    factors = here.to(x.dtype) / torch.from_numpy(counts).to(x)[:, None]
+    dtype = x.dtype if x.is_floating_point() else torch.float32
+    factors = here.to(dtype) / torch.from_numpy(counts).to(x.device, dtype)[:, None]
     if int(counts.min()) == most:
-        return x.view(devices, most, *x.shape[1:]), y.view(devices, most), factors
-    full_x, full_y = x.new_zeros(devices, most, *x.shape[1:]), y.new_zeros(devices, most)
+        return x.reshape(devices, most, *x.shape[1:]), y.reshape(devices, most, *y.shape[1:]), factors
+    full_x, full_y = x.new_zeros(devices, most, *x.shape[1:]), y.new_zeros(devices, most, *y.shape[1:])
     full_x[here], full_y[here] = x, y
     return full_x, full_y, factors

@@ -32,7 +32,8 @@ from scadles.observe import (
     events_path,
 )
 from scadles.simulation.cluster import StepDone
-from scadles.training.evaluation import Score
+from scadles.tasks import Task
+from scadles.training.evaluation import Score, evaluation_fields
 
 
 class Record:
@@ -42,6 +43,7 @@ class Record:
         config: the run.
         devices: its devices.
         learner: theirs.
+        task: what is learnt.
         run_dir: where events go; None keeps none.
         progress: what the terminal shows.
 
@@ -50,7 +52,13 @@ class Record:
     """
 
     def __init__(
-        self, config: RunConfig, devices: list[Device], learner: Learner, run_dir: Path | None, progress: Progress
+        self,
+        config: RunConfig,
+        devices: list[Device],
+        learner: Learner,
+        task: Task,
+        run_dir: Path | None,
+        progress: Progress,
     ) -> None:
         self._devices = devices
         self._learner = learner
@@ -58,7 +66,8 @@ class Record:
         self._seconds = np.zeros((3, len(devices)))
         self._slowest_steps = np.zeros(len(devices), dtype=np.int64)
         self._judged, self._correct = np.zeros((2, len(devices)), dtype=np.int64)
-        self._learns = not isinstance(learner.model, Nothing)
+        self._task = task
+        self._judges = task.classes > 0 and not isinstance(learner.model, Nothing)
         self._bytes_sent = 0
         self.shown = evenly(len(devices), config.simulation.recorded_devices)
         self._logs: dict[int, EventLog] = {}
@@ -82,7 +91,7 @@ class Record:
         self._seconds[:, done.present] += waited_s, computed_s, done.duration_s - waited_s - computed_s
         self._slowest_steps[done.result.slowest] += 1
         self._bytes_sent += done.bytes_sent
-        if self._learns:
+        if self._judges:
             trained = done.reports.weight > 0
             own = np.zeros(len(trained), dtype=np.int64)
             own[done.present] = [len(device.taken) for device in done.members]
@@ -132,18 +141,15 @@ class Record:
             event = Evaluation(
                 step=self._learner.step_number,
                 time_s=score.latest_s,
-                accuracy=score.accuracy,
-                loss=score.loss,
                 samples_trained=self._learner.samples_seen,
-                per_label=score.per_label,
-                own_accuracy=own.get(number),
+                **evaluation_fields(self._task, score, own.get(number)),
             )
             self._write(number, event, show=number == shown[0])
 
     def _describe(self, done: StepDone, device: Device, *, first: bool) -> None:
         number = device.number
         trained = bool(done.reports.weight[number])
-        correct = int(done.correct[number]) if self._learns else None
+        correct = int(done.correct[number]) if self._judges else None
         step = device.describe(done.result, done.synced_s, trained=trained, correct=correct)
         self._write(number, step, show=first)
         if device.non_finite_steps > self._non_finite[number]:

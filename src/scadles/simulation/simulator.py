@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from scadles import assembly
@@ -28,9 +27,10 @@ from scadles.simulation.choice import choose_gradients
 from scadles.simulation.cluster import Cluster, StepDone
 from scadles.simulation.costs import Costs
 from scadles.simulation.elastic import ElasticCluster
-from scadles.simulation.gradients import Lookup, LossFunction
+from scadles.simulation.gradients import Lookup
 from scadles.simulation.record import Record
 from scadles.simulation.sharing import Sharing
+from scadles.tasks import Task
 from scadles.training.evaluation import Evaluator, Score
 from scadles.training.fingerprint import fingerprint
 from scadles.training.run_statistics import RunStatistics
@@ -51,7 +51,7 @@ class Simulator:
         dataset: what its streams play.
         model: the network that all devices share.
         optimizer: over its parameters; None builds the one in the settings.
-        loss: mean loss of (outputs, labels).
+        task: what is learnt; None is what the settings say.
         run_dir: where settings and events go; None writes nothing.
         progress: what the terminal shows.
         origin: where the model's values come from; None where they were drawn.
@@ -63,13 +63,14 @@ class Simulator:
         dataset: Dataset,
         model: nn.Module,
         optimizer: Optimizer | None = None,
-        loss: LossFunction = cross_entropy,
+        task: Task | None = None,
         run_dir: Path | None = None,
         progress: Progress | None = None,
         origin: Origin | None = None,
     ) -> None:
         self._started_wall_s = wall_seconds()
         self._config = config
+        self._task = task or assembly.build_task(config, dataset)
         torch.manual_seed(derive_seed(config.seed, "torch", 0))
         # in the in-memory fabric all simulated devices are one end: their sum is already there
         self._fabric = LocalFabric.create(1)[0]
@@ -80,7 +81,7 @@ class Simulator:
         self._statistics = ClusterStatistics(model, config.devices)
         lookup = Lookup(dataset, assembly.build_partition(config, dataset), self._learner)
         self._learns = not isinstance(model, Nothing)
-        self._gradients = choose_gradients(config, self._learner, lookup, loss, self._statistics)
+        self._gradients = choose_gradients(config, self._learner, lookup, self._task, self._statistics)
         self._costs = Costs(config.cost, config.devices, config.seed)
         self._charge = Charge(config, self._costs, exchange)
         sharing = None
@@ -92,10 +93,10 @@ class Simulator:
             self._cluster = ElasticCluster(*parts, least=config.fabric.min_devices, statistics=self._statistics)
         if run_dir is not None:  # not sooner: what cannot work leaves no folder behind
             write_config(run_dir, config.to_yaml())
-        self._record = Record(config, self._devices, self._learner, run_dir, progress or _silent(config))
+        self._record = Record(config, self._devices, self._learner, self._task, run_dir, progress or _silent(config))
         if origin is not None:
             self._record.all(InitialValues, lambda _: origin._asdict(), 0.0)
-        self._test = _test(config, dataset, loss) if self._learns else None
+        self._test = _test(config, dataset, self._task) if self._learns else None
         self._tests_each = bool(self._statistics) and config.aggregation.batchnorm == "local"
         self._schedule = Schedule(config)
         self._run_statistics = RunStatistics()
@@ -137,9 +138,8 @@ class Simulator:
         now_s = self._cluster.now_s
         self._share_statistics()
         tested = self._tested()
-        score = Score.of(self._count(self._test, tested), now_s, own=bool(tested))
-        target = self._config.target_accuracy
-        self._run_statistics.evaluated(score.accuracy, now_s, target, score.per_label, score.spread)
+        score = Score.of(self._count(self._test, tested), self._task, now_s, own=bool(tested))
+        self._run_statistics.evaluated(score.values, now_s, self._task.aim, score.per_label, score.spread)
         self._record.evaluated(score, self._cluster.here, dict(zip(tested, score.own, strict=True)))
         self._schedule.evaluated(self._learner)
 
@@ -190,7 +190,8 @@ class Simulator:
             simulated=self._describe(),
         )
         return compose(
-            self._config, self._learner, self._run_statistics, ending, self._record.rows(), self._record.shown
+            *(self._config, self._task, self._learner, self._run_statistics, ending),
+            *(self._record.rows(), self._record.shown),
         )
 
     def _describe(self) -> Simulated:
@@ -206,11 +207,11 @@ class Simulator:
         )
 
 
-def _test(config: RunConfig, dataset: Dataset, loss: LossFunction) -> Evaluator:
+def _test(config: RunConfig, dataset: Dataset, task: Task) -> Evaluator:
     """Return a test over the whole test set."""
     x, y = dataset.test()
     alone = LocalFabric.create(1)[0]
-    return Evaluator(dataset.prepare(x), y, dataset.classes, loss, config.evaluation.batch_size, alone)
+    return Evaluator(*task.pair(dataset.prepare(x), y), task, config.evaluation.batch_size, alone)
 
 
 def _silent(config: RunConfig) -> Progress:

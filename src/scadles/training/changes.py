@@ -15,6 +15,7 @@ _FREE_ON_RESUME = {
     "steps",
     "duration_s",
     "target_accuracy",
+    "target",
     "stop_at_target",
     "picture",
     "checkpoint",

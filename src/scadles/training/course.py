@@ -31,6 +31,7 @@ from scadles.observe import (
 )
 from scadles.training.changes import Changes, hash_of_compression
 from scadles.training.checkpoint import Checkpoint
+from scadles.training.evaluation import evaluation_fields
 from scadles.training.fingerprint import agree, digest, fingerprint
 from scadles.training.hooks import StepHooks
 from scadles.training.membership import account, accounts, packed
@@ -202,6 +203,7 @@ class Course:
         return summarise(
             self._device,
             self.config,
+            self._tools.evaluator.task,
             self.statistics,
             ended_by=str(self._ended_by),
             wall_s=wall_seconds() - self._started_wall_s,
@@ -253,16 +255,10 @@ class Course:
         phase = f"test after step {self._learner.step_number}"
         with device.buffers.untouched():
             score = self._tools.evaluator.score(self.model, phase, self.clock_now_s)
-        target, here = self.config.target_accuracy, device.fabric.present
-        self.statistics.evaluated(score.accuracy, self.clock_now_s, target, score.per_label, score.spread)
-        self._emit(
-            Evaluation,
-            accuracy=score.accuracy,
-            loss=score.loss,
-            samples_trained=self._learner.samples_seen,
-            per_label=score.per_label,
-            own_accuracy=score.own[here.index(self.rank)] if score.own and self.rank in here else None,
-        )
+        task, here = self._tools.evaluator.task, device.fabric.present
+        own = score.own[here.index(self.rank)] if score.own and self.rank in here else None
+        self.statistics.evaluated(score.values, self.clock_now_s, task.aim, score.per_label, score.spread)
+        self._emit(Evaluation, **evaluation_fields(task, score, own), samples_trained=self._learner.samples_seen)
         self._schedule.evaluated(self._learner)
         if stream_waits:
             device.clock.start(score.latest_s)  # who came to the test sooner stood still for longer

@@ -11,12 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from scadles.fabric import Fabric
-from scadles.training.scores import LossFunction, Scores, check_scores, find_scores, on_scores
+from scadles.tasks import Task
 
-
-def right_answers(outputs: Any, labels: Tensor) -> Tensor:
-    """Return which of the scores ``[..., classes]`` in ``outputs`` are largest at their label, bool ``[...]``."""
-    return find_scores(outputs).detach().argmax(dim=-1) == labels
+_OF_LOSS = 2  # sum of losses and of what they count (samples, or weights), before the sums of the metrics
 
 
 @dataclass(frozen=True)
@@ -24,16 +21,23 @@ class Score:
     """Outcome of one evaluation over the whole test set; of several models, their mean.
 
     Attributes:
-        per_label: accuracy on each label's samples, to four digits; None where there are none.
+        values: name and value of each metric, the run's own first.
+        loss: mean over the samples.
+        per_label: the metric on each label's samples, to four digits; None where there are none; () without labels.
         latest_s: the latest stream time that a device had when it came to the test.
-        own: accuracy of each present device's own model, where it has one.
+        own: the metric of each present device's own model, where it has one.
     """
 
-    accuracy: float
+    values: tuple[tuple[str, float], ...]
     loss: float
     per_label: tuple[float | None, ...]
     latest_s: float
     own: tuple[float, ...] = ()
+
+    @property
+    def value(self) -> float:
+        """The run's own metric."""
+        return self.values[0][1]
 
     @property
     def spread(self) -> tuple[float, ...]:
@@ -41,61 +45,46 @@ class Score:
         return (min(self.own), max(self.own)) if self.own else ()
 
     @classmethod
-    def of(cls, rows: Tensor, latest_s: float, *, own: bool = False) -> Score:
+    def of(cls, rows: Tensor, task: Task, latest_s: float, *, own: bool = False) -> Score:
         """Return the score that :meth:`Evaluator.count` came to on each device.
 
         Args:
-            rows: what it returned, float64 ``[devices, 1 + 2 * classes]``.
+            rows: what it returned, float64 ``[devices, sums]``.
+            task: whose metrics these are.
             latest_s: the latest stream time of a device.
             own: whether each device tested a model of its own.
         """
-        sums = rows.sum(dim=0)
-        right, counts = (half.tolist() for half in sums[1:].chunk(2))
-        per_label = tuple(round(r / n, 4) if n else None for r, n in zip(right, counts, strict=True))
-        each_right, each_counts = (half.sum(dim=1) for half in rows[:, 1:].chunk(2, dim=1))
-        each = tuple((each_right / each_counts).tolist()) if own else ()
-        return cls(sum(right) / sum(counts), float(sums[0]) / sum(counts), per_label, latest_s, each)
+        sums = _parts(rows.sum(dim=0), task)
+        values = tuple((metric.name, metric.value(part)) for metric, part in zip(task.metrics, sums[1:], strict=True))
+        each = tuple(task.metrics[0].value(_parts(row, task)[1]) for row in rows) if own else ()
+        loss = float(sums[0][0]) / float(sums[0][1])
+        return cls(values, loss, task.metrics[0].per_label(sums[1]), latest_s, each)
 
 
 class Evaluator:
-    """Measures top-1 accuracy and mean loss.
+    """Measures the metrics of a task, and the mean loss.
 
     A common model is tested once: each of the N devices present takes every N-th sample. Where each has a model of its
     own, each tests it on all samples.
 
     Args:
-        x: all test samples, prepared, float ``[n, *shape]``.
-        y: their labels ``[n]``, below ``classes``.
-        classes: how many labels there are.
-        loss: mean loss of (outputs, labels).
+        x: what a model takes, of all test samples, ``[n, ...]``.
+        y: what it should say, ``[n, ...]``.
+        task: what is measured.
         batch_size: samples per forward pass.
         fabric: the way to the other devices.
         own: whether each device has a model of its own.
-        scores: finds the scores ``[b, classes]`` in the model's outputs.
 
     Attributes:
-        scores: as given.
+        task: as given.
     """
 
-    def __init__(
-        self,
-        x: Tensor,
-        y: Tensor,
-        classes: int,
-        loss: LossFunction,
-        batch_size: int,
-        fabric: Fabric,
-        *,
-        own: bool = False,
-        scores: Scores = find_scores,
-    ) -> None:
+    def __init__(self, x: Tensor, y: Tensor, task: Task, batch_size: int, fabric: Fabric, *, own: bool = False) -> None:
         self._x, self._y = x, y
         self._own = own
-        self._classes = classes
-        self._loss = on_scores(loss, scores)
         self._batch_size = batch_size
         self._fabric = fabric
-        self.scores = scores
+        self.task = task
 
     @property
     def _mine(self) -> slice:
@@ -108,51 +97,72 @@ class Evaluator:
 
     @property
     def example(self) -> Tensor:
-        """A few samples to try a model with, ``[n, *shape]``; none where this device has none."""
+        """A few samples to try a model with, ``[n, ...]``; none where this device has none."""
         return self._x[self._mine][:2]
 
     def check(self, model: nn.Module) -> None:
-        """Refuse a model whose outputs hold no score for each label, by trying it on two samples.
+        """Refuse a model whose outputs are no answer to the task, by trying it on two samples.
 
         Raises:
-            ConfigError: there are none.
+            ConfigError: they are not.
         """
-        x = self.example
+        x, y = self.example, self._y[self._mine][:2]
         if len(x):
             with _testing(model) as torch_device:
-                check_scores(self.scores(model(x.to(torch_device))), len(x), self._classes)
-
-    def right_answers(self, outputs: Any, labels: Tensor) -> Tensor:
-        """Return which samples' scores are largest at their label, bool ``[b]``."""
-        return right_answers(self.scores(outputs), labels)
+                self.task.check(model(x.to(torch_device)), y.to(torch_device))
 
     def score(self, model: nn.Module, phase: str, now_s: float = 0.0) -> Score:
         """Return the score of ``model``, the same on all devices; the train or eval mode of all its parts is kept.
 
         Args:
-            model: in whose outputs there are scores ``[b, classes]``.
+            model: whose outputs answer the task.
             phase: named in errors.
             now_s: this device's stream time.
         """
         sums = self.count(model)
         everybody = self._fabric.gather(torch.cat([sums, sums.new_tensor([now_s])]), phase)[list(self._fabric.present)]
-        return Score.of(everybody[:, :-1], latest_s=float(everybody[:, -1].max()), own=self._own)
+        latest_s = float(everybody[:, -1].max())
+        return Score.of(everybody[:, :-1], self.task, latest_s=latest_s, own=self._own)
 
     def count(self, model: nn.Module) -> Tensor:
-        """Return this device's sum of losses, right answers of each label and samples of each; modes are kept.
-
-        The result is float64 ``[1 + 2 * classes]``.
-        """
-        sums = torch.zeros(1 + 2 * self._classes, dtype=torch.float64)
+        """Return this device's sum of losses, what these count, and sums of each metric, float64; modes are kept."""
+        task = self.task
+        total = torch.zeros(_OF_LOSS + sum(metric.size for metric in task.metrics), dtype=torch.float64)
         with _testing(model) as torch_device:
             x, y = self._x[self._mine], self._y[self._mine]
             for start in range(0, len(y), self._batch_size):
                 rows = slice(start, start + self._batch_size)
-                outputs, labels = model(x[rows].to(torch_device)), y[rows].to(torch_device)
-                right = labels[self.right_answers(outputs, labels)]
-                sums[0] += float(self._loss(outputs, labels)) * len(labels)
-                sums[1:] += torch.cat([torch.bincount(some.cpu(), minlength=self._classes) for some in (right, labels)])
-        return sums
+                targets = y[rows].to(torch_device)
+                outputs: Any = model(x[rows].to(torch_device))
+                given = task.weight(targets)
+                weight = len(targets) if given is None else given
+                total[0] += float(task.minimised(outputs, targets)) * weight if weight else 0.0
+                total[1] += weight
+                measured = task.in_own_units(task.fit(outputs, targets), targets)
+                total[_OF_LOSS:] += torch.cat([metric.sums(*measured).cpu().double() for metric in task.metrics])
+        return total
+
+
+def _parts(sums: Tensor, task: Task) -> list[Tensor]:
+    """Return the sums of the loss, then those of each metric; one without sums of its own is computed from the loss."""
+    loss, *own = torch.split(sums, [_OF_LOSS, *(metric.size for metric in task.metrics)])
+    return [loss, *(part if metric.size else loss for metric, part in zip(task.metrics, own, strict=True))]
+
+
+def evaluation_fields(task: Task, score: Score, own: float | None) -> dict[str, Any]:
+    """Return what an event says of a test.
+
+    Args:
+        task: of the run.
+        score: what the test came to.
+        own: the metric of this device's own model; None where the model is common.
+    """
+    found: dict[str, Any] = {"loss": score.loss, "per_label": score.per_label}
+    if task.aim.metric == "accuracy":
+        found |= {"accuracy": score.value, "own_accuracy": own}
+    if not task.is_plain:
+        found |= {"metrics": dict(score.values), "own": own if task.aim.metric != "accuracy" else None}
+    return found
 
 
 @contextmanager

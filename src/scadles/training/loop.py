@@ -14,8 +14,8 @@ from scadles.device.connected import Batch
 from scadles.device.parts import checked_weight
 from scadles.errors import LeftError, RunError
 from scadles.observe import Step
+from scadles.tasks import Task, right_answers
 from scadles.training.elastic import ElasticCourse
-from scadles.training.evaluation import right_answers
 from scadles.training.hooks import Hook
 
 if TYPE_CHECKING:
@@ -64,6 +64,11 @@ class LiveDevice(ElasticCourse):
                         self._refuse_to_go_on()
             self._write_results()
 
+    @property
+    def task(self) -> Task:
+        """What is learnt, with the loss and the metrics of the run."""
+        return self._tools.evaluator.task
+
     def batches(self) -> Iterator[Batch]:
         """Yield batches until the run ends; a step in which this device has nothing happens by itself."""
         while self._ended_by is None:
@@ -86,8 +91,8 @@ class LiveDevice(ElasticCourse):
 
         Args:
             loss: one number, with its graph; None where :meth:`accumulate` has been given all parts of the batch.
-            outputs: what the model answered to the batch, in which there are scores ``[b, classes]``; from these comes
-                the accuracy on this device's own stream (test, then train), which is not known without.
+            outputs: what the model answered to the batch; where targets are class labels there are scores
+                ``[b, classes]`` in it, from which comes the accuracy on this device's own stream (test, then train).
             weight: what the mean is over, where it is not the samples of the batch: the number of tokens that count, or
                 the sum of their weights. The step is then that of the mean over all devices' tokens; with
                 ``aggregation.mean: plain`` it does not matter. A batch of weight 0 counts for nothing.
@@ -100,8 +105,8 @@ class LiveDevice(ElasticCourse):
             raise RunError("step() without a batch: call it once for each batch that batches() yields")
         if loss is None and not self._has_parts:
             raise RunError("step() without a loss: give it the mean loss over the batch, or accumulate() its parts")
-        if outputs is not None:
-            self._scores.append(self._tools.evaluator.scores(outputs).detach())
+        if outputs is not None and self.task.classes:
+            self._scores.append(self.task.fit(outputs, self._labels).detach())
         correct = self._count_right() if self._scores else None
         self._owes_step = self._has_parts = False
         return self._complete(loss, correct, None if weight is None else checked_weight(weight))
@@ -120,8 +125,10 @@ class LiveDevice(ElasticCourse):
         if not self._owes_step:
             raise RunError("accumulate() without a batch: its parts are those of a batch that batches() yields")
         if outputs is not None:
-            self._scores.append(self._tools.evaluator.scores(outputs).detach())
-            weight = len(self._scores[-1]) if weight is None else weight
+            answers = self.task.fit(outputs, self._labels).detach()
+            weight = len(answers) if weight is None else weight
+            if self.task.classes:
+                self._scores.append(answers)
         self._has_parts = True
         self._device.accumulate(loss, None if weight is None else checked_weight(weight))
 

@@ -34,7 +34,7 @@ _PHASE = "giving the checkpoint to devices that come later"
 _STATE = "state"
 #: What of a device's sums is that of the run, and the same on all devices.
 _OF_THE_RUN = (
-    "steps", "lr_scale", "collectives", "best_accuracy", "final_accuracy", "time_to_target_s", "per_label", "spread",
+    "steps", "lr_scale", "collectives", "best", "final", "metrics", "time_to_target_s", "per_label", "spread",
 )  # fmt: skip
 _MOST_NAMED = 8
 
@@ -210,7 +210,8 @@ def joined(common: Checkpoint, own: Checkpoint | None, *, replayed: bool) -> Che
         "non_finite_steps": device.get("non_finite_steps", 0),
         "shared": device.get("shared"),
     }
-    of_the_run = {name: run["tally"][name] for name in _OF_THE_RUN}
+    sums = RunStatistics.of(run["tally"]).as_dict()
+    of_the_run = {name: sums[name] for name in _OF_THE_RUN}
     run["tally"] = {**asdict(RunStatistics()), **mine.get("tally", {}), **of_the_run}
     if run["exchange"] and mine.get("exchange"):
         run["exchange"] = {**run["exchange"], "selector": mine["exchange"]["selector"]}

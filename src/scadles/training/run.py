@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.optim import Optimizer
 
@@ -25,6 +24,7 @@ from scadles.fabric.rendezvous import RENDEZVOUS_FILE
 from scadles.observe import CONFIG_FILE, Summary, events_path, new_run_folder, occupied, write_config
 from scadles.observe.console import print_note
 from scadles.seeding import derive_seed
+from scadles.tasks import LossFunction, Scores
 from scadles.training.changes import Changes, hashes_of_kept, look_for_changes
 from scadles.training.hub import reach
 from scadles.training.identity import gather_texts
@@ -32,7 +32,6 @@ from scadles.training.lock import RunLock
 from scadles.training.loop import LiveDevice
 from scadles.training.portable import share_extra_state
 from scadles.training.resuming import Start, come_in, start_again, start_anew
-from scadles.training.scores import LossFunction, Scores, find_scores, on_scores
 from scadles.training.starting_values import own_start, start_from
 from scadles.training.tools import build_tools
 
@@ -42,8 +41,8 @@ def train(
     *,
     model: nn.Module | None = None,
     optimizer: Optimizer | Sequence[Optimizer] | None = None,
-    loss: LossFunction = cross_entropy,
-    scores: Scores = find_scores,
+    loss: LossFunction | None = None,
+    scores: Scores | None = None,
     out: Path | str | None = None,
     resume: bool = False,
     quiet: bool = False,
@@ -61,9 +60,9 @@ def train(
         model: your network; None builds the one that ``config.model`` names. Device 0's initial weights count.
         optimizer: yours, over ``model.parameters()``, or several in a list; None builds the one in
             ``config.optimizer``.
-        loss: mean loss of (outputs, labels).
-        scores: finds the scores ``[b, classes]`` in what the model answers, where that is no tensor;
-            :func:`~scadles.training.scores.find_scores` says what is found without it.
+        loss: mean loss of (outputs, targets); None is that of the settings (``task``).
+        scores: finds the answer in the model's outputs, for classification the scores ``[b, classes]``;
+            :func:`~scadles.tasks.find_scores` says what is found without it.
         out: the run folder; None makes one under ``runs/``, with ``hub`` it is ``runs/NAME``.
         resume: go on from the newest checkpoint in ``out``; with ``hub`` that is always so.
         quiet: show no progress.
@@ -74,7 +73,6 @@ def train(
         LeftError: this device was told to leave the run of a hub, which goes on without it.
         ScadlesError: the settings cannot work, a device was lost, ... (see :mod:`scadles.errors`).
     """
-    loss_of = on_scores(loss, scores)
     device = join(
         config,
         model=model,
@@ -88,10 +86,11 @@ def train(
         name=name,
     )
     try:
+        task = device.task
         with device:
             for batch in device.batches():
                 outputs = device.model(batch.x)
-                device.step(loss_of(outputs, batch.y), outputs)
+                device.step(task.minimised(outputs, batch.y), outputs, task.weight(batch.y))
     except NotAdmittedError as error:
         raise device.left(str(error)) from None
     if device.summary is None:
@@ -104,8 +103,8 @@ def join(
     *,
     model: nn.Module | None = None,
     optimizer: Optimizer | Sequence[Optimizer] | None = None,
-    loss: LossFunction = cross_entropy,
-    scores: Scores = find_scores,
+    loss: LossFunction | None = None,
+    scores: Scores | None = None,
     out: Path | str | None = None,
     resume: bool = False,
     quiet: bool = False,
@@ -136,6 +135,7 @@ def join(
         else:
             settings = _settings(config, fabric)
         dataset = assembly.build_dataset(settings)
+        task = assembly.build_task(settings, dataset).with_own(loss, scores)
         torch_device = _torch_device(settings, model)
         fabric = fabric or assembly.build_fabric(settings, torch_device)
         failing.callback(fabric.close)
@@ -147,7 +147,7 @@ def join(
         network = _materialised(assembly.build_network(settings, dataset, model)).to(torch_device)
         start = _start(settings, network, fabric, run_dir, lock.attempt, resume=resume)
         device = _device(settings, dataset, network, optimizer, fabric, clock, run_dir, start)
-        tools = build_tools(settings, dataset, device, run_dir, loss, scores, start, lock, quiet=quiet, resume=resume)
+        tools = build_tools(settings, dataset, device, run_dir, task, start, lock, quiet=quiet, resume=resume)
         live = LiveDevice(
             *(device, settings, tools, run_dir), checkpoint=start.checkpoint, resuming=resume, changes=changes
         )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from scadles.device.connected import ConnectedDevice
 from scadles.observe.events import Step
+from scadles.tasks import Goal
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+_BEFORE = {"best_accuracy": "best", "final_accuracy": "final"}
 
 
 @dataclass
@@ -25,8 +29,10 @@ class RunStatistics:
         bytes_sent, collectives: of earlier attempts; the fabric counts the present one (:meth:`up_to_now`).
         judged, correct: samples of the device's own stream on which an answer was asked before they were trained on,
             and right answers among them.
-        best_accuracy, final_accuracy, time_to_target_s, per_label: from evaluations.
-        spread: lowest and highest accuracy of a device's own model at the last one; empty where the model is common.
+        best, final: of the run's own metric, at the best and the last test.
+        metrics: all metrics at the last test.
+        time_to_target_s, per_label: from tests as well.
+        spread: lowest and highest of the metric of a device's own model at the last one; empty where it is common.
     """
 
     steps: int = 0
@@ -40,8 +46,9 @@ class RunStatistics:
     collectives: int = 0
     judged: int = 0
     correct: int = 0
-    best_accuracy: float | None = None
-    final_accuracy: float | None = None
+    best: float | None = None
+    final: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
     time_to_target_s: float | None = None
     per_label: Sequence[float | None] = ()
     spread: Sequence[float] = ()
@@ -60,18 +67,20 @@ class RunStatistics:
 
     def evaluated(
         self,
-        accuracy: float,
+        values: Sequence[tuple[str, float]],
         time_s: float,
-        target: float | None,
+        goal: Goal,
         per_label: Sequence[float | None] = (),
         spread: Sequence[float] = (),
     ) -> None:
-        """Take note of an evaluation."""
-        self.final_accuracy = accuracy
+        """Take note of a test: name and value of each metric, the run's own first."""
+        self.final = values[0][1]
+        self.metrics = dict(values)
         self.per_label = per_label
         self.spread = spread
-        self.best_accuracy = max(accuracy, self.best_accuracy or 0.0)
-        if target is not None and accuracy >= target and self.time_to_target_s is None:
+        if goal.better(self.final, self.best):
+            self.best = self.final
+        if goal.reached(self.final) and self.time_to_target_s is None:
             self.time_to_target_s = time_s
 
     def up_to_now(self, device: ConnectedDevice) -> Self:
@@ -82,6 +91,11 @@ class RunStatistics:
             collectives=self.collectives + device.fabric.collectives,
             max_waiting=max(self.max_waiting, device.intake.max_waiting),
         )
+
+    @classmethod
+    def of(cls, sums: Mapping[str, Any]) -> Self:
+        """Return what :meth:`as_dict` returned, in this version or one that knew accuracy alone."""
+        return cls(**{_BEFORE.get(name, name): value for name, value in sums.items()})
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -73,7 +73,7 @@ def current_state(
         "exchange": exchange,
         "tally": statistics.up_to_now(device).as_dict(),
         "next_evaluation_s": schedule.next_evaluation_s,
-        "target": schedule.target_accuracy,
+        "target": schedule.target,
         "clock_s": device.clock.now(),
         "hooks": states,
         **members,
@@ -117,7 +117,7 @@ def restore(
             device.learner.exchange.load(kept_back(checkpoint), state["exchange"])
         else:
             device.learner.exchange.go_on(kept_back(checkpoint), state["exchange"])
-        intake, tally = IntakeState(**state["intake"]), RunStatistics(**state["tally"])
+        intake, tally = IntakeState(**state["intake"]), RunStatistics.of(state["tally"])
         schedule.next_evaluation_s = state["next_evaluation_s"]
         tally.time_to_target_s = schedule.still_reached(state, tally.time_to_target_s)
         if hooks is not None:

@@ -25,13 +25,14 @@ class Schedule:
         self.next_evaluation_s = config.evaluation.every_s
 
     @property
-    def target_accuracy(self) -> float | None:
-        """The accuracy that the run is to reach."""
-        return self._config.target_accuracy
+    def target(self) -> float | dict[str, Any] | None:
+        """What the run is to reach, as JSON: an accuracy alone, or a metric and its limit."""
+        target = self._config.target
+        return self._config.target_accuracy if target is None else target.model_dump(exclude_none=True)
 
     def still_reached(self, state: Mapping[str, Any], time_s: float | None) -> float | None:
         """Return the time at which a checkpoint's run had reached its target; None where the target is another now."""
-        return time_s if state.get("target", self.target_accuracy) == self.target_accuracy else None
+        return time_s if state.get("target", self.target) == self.target else None
 
     def evaluation_due(self, learner: Learner) -> bool:
         """Whether to test the model now."""

@@ -21,8 +21,20 @@ from scadles.device.connected import ConnectedDevice
 from scadles.device.learner import Learner
 from scadles.errors import DataError, MissingExtraError, RunError
 from scadles.exchange.reduction import ClusterExchange, CompressedExchange
-from scadles.observe import Away, Compressed, DeviceSummary, RunFolder, Samples, Seconds, Shared, Simulated, Summary
+from scadles.observe import (
+    Away,
+    Compressed,
+    DeviceSummary,
+    Measured,
+    RunFolder,
+    Samples,
+    Seconds,
+    Shared,
+    Simulated,
+    Summary,
+)
 from scadles.observe.console import print_warning
+from scadles.tasks import Task
 from scadles.training.packing import own_copy
 from scadles.training.portable import extra_state, flatten, model_tensors
 from scadles.training.run_statistics import RunStatistics
@@ -61,6 +73,7 @@ class RunEnd:
 def summarise(
     device: ConnectedDevice,
     config: RunConfig,
+    task: Task,
     statistics: RunStatistics,
     *,
     ended_by: str,
@@ -87,11 +100,12 @@ def summarise(
         collectives=statistics.collectives,
     )
     rows = (_of_device(number, row) for number, row in enumerate(figures))
-    return compose(config, device.learner, statistics, ending, rows, range(len(figures)), away)
+    return compose(config, task, device.learner, statistics, ending, rows, range(len(figures)), away)
 
 
 def compose(
     config: RunConfig,
+    task: Task,
     learner: Learner,
     statistics: RunStatistics,
     ending: RunEnd,
@@ -125,6 +139,7 @@ def compose(
         for totals, part in ((samples, one.samples), (shared, one.shared)):
             for name, value in part or ():
                 totals[name] += value
+    of_accuracy = task.aim.metric == "accuracy"
     return Summary(
         method=config.method,
         clock=ending.clock,
@@ -135,10 +150,11 @@ def compose(
         steps=learner.step_number,
         time_s=ending.time_s,
         wall_s=ending.wall_s,
-        target_accuracy=config.target_accuracy,
+        target_accuracy=task.aim.limit if of_accuracy else None,
         time_to_target_s=ending.time_to_target_s,
-        final_accuracy=statistics.final_accuracy,
-        best_accuracy=statistics.best_accuracy,
+        final_accuracy=statistics.final if of_accuracy else None,
+        best_accuracy=statistics.best if of_accuracy else None,
+        measured=None if task.is_plain else _measured(task, statistics),
         samples=Samples(**samples),
         buffer_max_samples=fullest,
         seconds=Seconds(**{name: total / devices for name, total in seconds.items()}),
@@ -150,13 +166,32 @@ def compose(
         ended_by=ending.reason,
         per_device=tuple(kept),
         per_label=tuple(statistics.per_label),
-        own_accuracy_range=(statistics.spread[0], statistics.spread[1]) if statistics.spread else None,
+        own_accuracy_range=(statistics.spread[0], statistics.spread[1]) if statistics.spread and of_accuracy else None,
         online_accuracy=correct / judged if judged else None,
         shared=Shared(**shared) if shares else None,
         compressed=_compressed(config, learner),
         simulated=ending.simulated,
         away=tuple(away),
     )
+
+
+def _measured(task: Task, statistics: RunStatistics) -> Measured:
+    goal, spread = task.aim, statistics.spread
+    return Measured(
+        task=task.kind,
+        metric=goal.metric,
+        higher_is_better=goal.higher_is_better,
+        target=goal.limit,
+        final=_number(statistics.final),
+        best=_number(statistics.best),
+        metrics={name: number for name, value in statistics.metrics.items() if (number := _number(value)) is not None},
+        own_range=(spread[0], spread[1]) if spread else None,
+    )
+
+
+def _number(value: float | None) -> float | None:
+    """Return a finite number; a metric of a model that diverged is none."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _compressed(config: RunConfig, learner: Learner) -> Compressed | None:

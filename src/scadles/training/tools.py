@@ -20,12 +20,12 @@ from scadles.errors import DataError
 from scadles.fabric import ElasticFabric
 from scadles.observe import EventLog, Header, Progress, RunFolder, events_path, plot_run
 from scadles.streams.quarantine import quarantine_path
+from scadles.tasks import Task
 from scadles.training.checkpoint import CheckpointStore
 from scadles.training.evaluation import Evaluator
 from scadles.training.lock import RunLock
 from scadles.training.membership import Members
 from scadles.training.resuming import Start
-from scadles.training.scores import LossFunction, Scores
 from scadles.training.starting_values import Origin
 
 PICTURE_FILE = "progress.png"
@@ -64,8 +64,7 @@ def build_tools(
     dataset: Dataset,
     device: ConnectedDevice,
     run_dir: Path,
-    loss: LossFunction,
-    scores: Scores,
+    task: Task,
     start: Start,
     lock: RunLock,
     *,
@@ -89,9 +88,7 @@ def build_tools(
     )
     return Tools(
         Evaluator(
-            *(dataset.prepare(x), y, dataset.classes, loss, settings.evaluation.batch_size, fabric),
-            own=has_own_model,
-            scores=scores,
+            *(*task.pair(dataset.prepare(x), y), task, settings.evaluation.batch_size, fabric), own=has_own_model
         ),
         start.checkpoints,
         EventLog(events_path(run_dir, fabric.rank), header, append=resume, most_bytes=settings.events.most_bytes),
@@ -102,10 +99,12 @@ def build_tools(
         Progress(
             f"{settings.method} on {settings.data.dataset}",
             fabric.size,
-            settings.target_accuracy,
+            task.aim.limit,
             settings.steps,
             settings.duration_s,
             settings.clock.speed,
+            metric=task.aim.metric,
+            higher_is_better=task.aim.higher_is_better,
             quiet=quiet or (fabric.rank != 0 and not isinstance(fabric, ElasticFabric)),
         ),
         partial(_draw, _as_dealt(settings, start), dataset) if settings.picture else None,

@@ -1,7 +1,7 @@
 import pytest
 
 from scadles.errors import ConfigError
-from scadles.observe import RunFolder, Samples, compare
+from scadles.observe import Measured, RunFolder, Samples, compare
 
 
 def cells(comparison):
@@ -120,3 +120,34 @@ def test_broken_configuration_files_do_not_disturb(new_run):
 def test_nothing_to_compare_is_an_error():
     with pytest.raises(ConfigError, match="nothing to compare"):
         compare([])
+
+
+def measured(metric="mae", target=0.5, final=0.25, **more):
+    fields = {"task": "regression", "higher_is_better": False, "best": 0.2, "metrics": {metric: final, "r2": 0.75}}
+    none = {"target_accuracy": None, "final_accuracy": None, "best_accuracy": None}
+    return none | {"measured": Measured(metric=metric, target=target, final=final, **fields | more)}
+
+
+def test_runs_speak_of_their_own_metric(new_run):
+    comparison = compare([new_run("a", **measured()), new_run("b", **measured(final=12345.678))])
+    table = cells(comparison)
+    assert comparison.warnings == ()
+    assert table["target mae"] == ("0.5000", "0.5000")
+    assert table["final mae"] == ("0.2500", "12345.7")
+    assert table["best mae"] == ("0.2000", "0.2000")
+    assert table["final r2"] == ("0.7500", "0.7500")
+    assert table["speed-up against a"] == ("1.00×", "1.00×")
+    assert "final accuracy" not in table
+
+
+def test_runs_of_different_tasks_are_told_apart(new_run):
+    comparison = compare([new_run("a"), new_run("b", **measured(final=None, metrics={}))])
+    table = cells(comparison)
+    assert table["metric"] == ("accuracy", "mae")
+    assert table["final metric"][1] == "–"
+    assert table["speed-up against a"] == ("1.00×", "–")
+    assert comparison.warnings == (
+        "the runs differ in task: a classification, b regression",
+        "the runs differ in metric: a accuracy, b mae",
+        "the runs differ in target: a 0.9, b 0.5",
+    )

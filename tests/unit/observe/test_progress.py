@@ -1,4 +1,5 @@
 import io
+import math
 
 import pytest
 from rich.console import Console
@@ -180,3 +181,17 @@ def test_a_notice_is_shown_at_once_and_however_quiet_it_is(wall, quiet):
     with shower:
         shower.update(Notice(step=3, time_s=1.0, message="device 1: the broker has forgotten us"))
     assert out.getvalue().splitlines()[0 if quiet else 1] == "warning: device 1: the broker has forgotten us"
+
+
+def test_another_metric_is_shown_by_its_name_and_the_smallest_error_is_best(wall, make_step):
+    console = Console(file=io.StringIO(), force_terminal=False, width=120, color_system=None)
+    shower = Progress(
+        *("loads", 2, 0.0, None, None, 1.0), quiet=False, console=console, metric="mae", higher_is_better=False
+    )
+    with shower:
+        shower.update(make_step(1))
+        for step, error in enumerate((math.nan, 12345.678, 0.000123456, 4.0), start=2):
+            shower.update(Evaluation(step=step, time_s=1.0, loss=0.1, samples_trained=9, metrics={"mae": error}))
+        wall.now_s += 10
+        shower.update(make_step(9))
+    assert "mae 4 of 0, best 0.0001235" in console.file.getvalue()

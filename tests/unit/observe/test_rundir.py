@@ -1,3 +1,4 @@
+import json
 import math
 
 import numpy as np
@@ -109,7 +110,7 @@ def test_a_run_folder_tells_its_run(new_run):
     assert [step.step for step in folder.steps(1)] == [1, 2, 3, 4, 5, 6]
     assert isinstance(folder.events(2)[-1], Finished)
     np.testing.assert_allclose(folder.column(0, "wait_s"), np.ones(6))
-    times, accuracy = folder.accuracy()
+    times, accuracy = folder.tests()
     assert times.tolist() == pytest.approx([3.6, 7.2])
     assert accuracy.dtype == np.float64
 
@@ -124,7 +125,7 @@ def test_what_a_step_does_not_know_is_nan(new_run, make_step):
 def test_a_run_without_events_has_no_accuracy(new_run):
     run = new_run(devices=1)
     events_path(run, 0).unlink()
-    times, accuracy = RunFolder(run).accuracy()
+    times, accuracy = RunFolder(run).tests()
     assert len(times) == len(accuracy) == 0
 
 
@@ -145,3 +146,21 @@ def test_a_bad_summary_is_named(tmp_path, text, field):
     (tmp_path / "summary.json").write_text(text)
     with pytest.raises(DataError, match=f"summary.json is not a run's summary: {field}"):
         RunFolder(tmp_path)
+
+
+def test_metrics_of_a_model_that_diverged_are_read(new_run):
+    run = new_run(steps=2, devices=1)
+    said = {"loss": float("inf"), "samples_trained": 3, "metrics": {"mae": float("nan"), "r2": -1e300}}
+    event = Evaluation(step=2, time_s=2.0, **said)
+    with events_path(run, 0).open("a") as file:
+        file.write(event.to_json() + "\n")
+    read = RunFolder(run).events(0)[-1]
+    assert (read.accuracy, math.isnan(read.value), read.metrics["r2"]) == (None, True, -1e300)
+
+
+def test_a_test_of_accuracy_alone_is_written_as_it_always_was():
+    event = Evaluation(step=2, time_s=2.0, accuracy=0.5, loss=0.25, samples_trained=3)
+    assert list(json.loads(event.to_json())) == [
+        *("event", "step", "time_s", "accuracy", "loss", "samples_trained", "per_label", "own_accuracy")
+    ]
+    assert "accuracy" not in json.loads(Evaluation(step=2, time_s=2.0, loss=0.25, samples_trained=3).to_json())

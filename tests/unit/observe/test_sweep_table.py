@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from scadles.observe import RunFolder, SweepProgress, SweepResult, SweepRun, plot_sweep, sweep_picture
+from scadles.observe import Measured, RunFolder, SweepProgress, SweepResult, SweepRun, plot_sweep, sweep_picture
 from scadles.observe.sweep_table import _spread, as_yaml
 
 
@@ -216,3 +216,23 @@ def test_the_last_run_leaves_nothing_to_wait_for_and_an_interrupt_says_how_to_go
     assert lines_of([], [run], total=1) == ["1 of 1: a=1, seed 0: ended, accuracy 0.500"]
     said = lines_of([], [run], total=2, error=KeyboardInterrupt())
     assert said[-1] == "ended after 1 of 2 runs; the same command goes on with the others"
+
+
+def test_a_sweep_of_another_task_has_its_metric(make_result, tmp_path):
+    outcome = Measured(
+        task="regression",
+        metric="mae",
+        higher_is_better=False,
+        target=0.5,
+        final=12.5,
+        best=0.25,
+        metrics={"mae": 12.5},
+    )
+    result = make_result([({"a": 1}, [30.0, None]), ({"a": 2}, [5.0, 6.0])], measured=outcome, target_accuracy=None)
+    assert "| final mae |" in result.to_markdown()
+    assert "| 1/2 | not reached (30.0..not reached) | 12.5000 |" in result.to_markdown()
+    assert [row["final_mae_median"] for row in numbers(result)] == ["12.5", "12.5"]
+    plot_sweep(result, tmp_path / "sweep.png")
+    assert (tmp_path / "sweep.png").stat().st_size > 5000
+    failed = SweepResult(("a",), (SweepRun({"a": 1}, 0, Path("x"), problem="no"),))
+    assert "| final accuracy |" in failed.to_markdown()

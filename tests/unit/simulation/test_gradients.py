@@ -14,8 +14,10 @@ from scadles.simulation.batchnorm import ClusterStatistics
 from scadles.simulation.choice import choose_gradients
 from scadles.simulation.gradients import FusedGradients, NoGradients, chunks, mixes_samples
 from scadles.simulation.per_device import BatchedGradients, LoopedGradients
+from small_tasks import classification
 
 CLASSES = 3
+TASK = classification(CLASSES)
 
 
 def network(*, norm=False):
@@ -41,9 +43,9 @@ class Touchy(nn.Module):
 
 
 def make(kind, learner, lookup, devices):
-    looped = LoopedGradients(learner, lookup, cross_entropy, ClusterStatistics(learner.model, devices))
-    return {"looped": looped, "batched": BatchedGradients(learner, lookup, looped)}.get(
-        kind, FusedGradients(learner, lookup, looped)
+    looped = LoopedGradients(learner, lookup, TASK, ClusterStatistics(learner.model, devices))
+    return {"looped": looped, "batched": BatchedGradients(learner, lookup, looped, TASK)}.get(
+        kind, FusedGradients(learner, lookup, looped, TASK)
     )
 
 
@@ -136,10 +138,12 @@ def test_chunks_are_all_of_it_and_no_larger_than_allowed(sizes, limit):
 
 
 class TestChoice:
-    def choose(self, learner_of, lookup_of, model, loss=cross_entropy, **simulation):
+    def choose(self, learner_of, lookup_of, model, loss=None, **simulation):
         config = load_config({"steps": 1, "devices": 4, "simulation": simulation})
         learner = learner_of(model, 4)
-        return choose_gradients(config, learner, lookup_of(learner, 4), loss, ClusterStatistics(model, 4))
+        return choose_gradients(
+            config, learner, lookup_of(learner, 4), TASK.with_own(loss, None), ClusterStatistics(model, 4)
+        )
 
     def test_fused_where_that_is_exact(self, learner_of, lookup_of):
         assert self.choose(learner_of, lookup_of, network()).description == "fused"
@@ -160,5 +164,7 @@ class TestChoice:
     def test_what_cannot_be_fused_is_refused(self, learner_of, lookup_of):
         with pytest.raises(ConfigError, match=r"simulation.gradients = fused: .*BatchNorm.*use auto"):
             self.choose(learner_of, lookup_of, network(norm=True), gradients="fused")
-        with pytest.raises(ConfigError, match="only cross-entropy can be fused; use auto"):
+        with pytest.raises(
+            ConfigError, match=r"only a loss that is a mean of samples' losses can be fused, .*use auto"
+        ):
             self.choose(learner_of, lookup_of, network(), loss=lambda out, y: out.mean(), gradients="fused")

@@ -17,8 +17,10 @@ from scadles.simulation.collectives import share_by_hub, share_directly
 from scadles.simulation.gradients import FusedGradients
 from scadles.simulation.injected import SampleMessage, SampleMessages
 from scadles.simulation.per_device import LoopedGradients
+from small_tasks import classification
 
 DEVICES = 5
+TASK = classification(3)
 OWN = [6, 0, 9, 4, 1]  # device 1 has nothing of its own
 
 
@@ -45,8 +47,8 @@ def model():
 def test_the_sum_is_that_of_plain_torch(learner_of, lookup_of, take, mean, way):
     learner = learner_of(model(), DEVICES, mean)
     lookup = lookup_of(learner, DEVICES)
-    looped = LoopedGradients(learner, lookup, cross_entropy, ClusterStatistics(learner.model, DEVICES))
-    gradients = looped if way == "looped" else FusedGradients(learner, lookup, looped)
+    looped = LoopedGradients(learner, lookup, TASK, ClusterStatistics(learner.model, DEVICES))
+    gradients = looped if way == "looped" else FusedGradients(learner, lookup, looped, TASK)
     taken = take(OWN)
     learner.exchange.begin(1.0, "gradients")
     shares = gradients.add_up(list(range(DEVICES)), taken, sample_messages())
@@ -71,10 +73,10 @@ def test_a_giver_that_went_off_still_counts_for_the_others(learner_of, lookup_of
     """It gives its own samples back; what it had shared is trained on by those who got it."""
     learner = learner_of(model(), DEVICES)
     lookup = lookup_of(learner, DEVICES)
-    looped = LoopedGradients(learner, lookup, cross_entropy, ClusterStatistics(learner.model, DEVICES))
+    looped = LoopedGradients(learner, lookup, TASK, ClusterStatistics(learner.model, DEVICES))
     numbers, taken = [1, 3, 4], [take(OWN)[i] for i in (1, 3, 4)]
     sums = []
-    for way in (looped, FusedGradients(learner, lookup, looped)):
+    for way in (looped, FusedGradients(learner, lookup, looped, TASK)):
         learner.exchange.begin(1.0, "gradients")
         shares = way.add_up(numbers, taken, sample_messages())
         assert shares.weights.tolist() == [5, 9, 6]

@@ -1,4 +1,5 @@
 from scadles.observe.events import Step
+from scadles.tasks import Goal
 from scadles.training.run_statistics import RunStatistics
 
 
@@ -43,19 +44,32 @@ def test_right_answers_count_where_somebody_counted():
 def test_the_first_time_above_the_target_counts():
     statistics = RunStatistics()
     for time_s, accuracy in enumerate([0.5, 0.9, 0.7, 0.95, 0.8]):
-        statistics.evaluated(accuracy, float(time_s), target=0.9)
-    assert (statistics.time_to_target_s, statistics.best_accuracy, statistics.final_accuracy) == (1.0, 0.95, 0.8)
+        statistics.evaluated([("accuracy", accuracy)], float(time_s), Goal("accuracy", True, 0.9))
+    assert (statistics.time_to_target_s, statistics.best, statistics.final) == (1.0, 0.95, 0.8)
 
 
 def test_without_a_target_none_is_reached():
     statistics = RunStatistics()
-    statistics.evaluated(0.0, 1.0, target=None)
-    statistics.evaluated(1.0, 2.0, target=None)
-    assert (statistics.time_to_target_s, statistics.best_accuracy) == (None, 1.0)
+    statistics.evaluated([("accuracy", 0.0)], 1.0, Goal("accuracy", True))
+    statistics.evaluated([("accuracy", 1.0)], 2.0, Goal("accuracy", True))
+    assert (statistics.time_to_target_s, statistics.best) == (None, 1.0)
 
 
 def test_run_statistics_survive_as_a_dict():
     statistics = RunStatistics(max_waiting=9, bytes_sent=100, collectives=3)
     statistics.add(make_step(1, 0), device=0)
-    statistics.evaluated(0.5, 1.0, 0.4, [0.25, None, 0.75])
-    assert RunStatistics(**statistics.as_dict()) == statistics
+    statistics.evaluated([("accuracy", 0.5)], 1.0, Goal("accuracy", True, 0.4), [0.25, None, 0.75])
+    assert RunStatistics.of(statistics.as_dict()) == statistics
+
+
+def test_sums_of_a_version_that_knew_accuracy_alone_are_taken():
+    before = {"steps": 3, "best_accuracy": 0.5, "final_accuracy": 0.25}
+    assert RunStatistics.of(before) == RunStatistics(steps=3, best=0.5, final=0.25)
+
+
+def test_of_an_error_the_smallest_is_best_and_what_is_no_number_never():
+    statistics = RunStatistics()
+    for time_s, error in enumerate([float("nan"), 3.0, 0.5, float("inf"), 0.7]):
+        statistics.evaluated([("mae", error), ("r2", 0.1)], float(time_s), Goal("mae", False, 0.6))
+    assert (statistics.time_to_target_s, statistics.best, statistics.final) == (2.0, 0.5, 0.7)
+    assert statistics.metrics == {"mae": 0.7, "r2": 0.1}

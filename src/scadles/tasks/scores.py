@@ -65,3 +65,8 @@ def check_scores(scores: Tensor, samples: int, classes: int) -> None:
         f"the model answers {samples} samples with scores of shape {shape}, and accuracy needs [{samples}, {classes}], "
         f"one for each label: {remedy}"
     )
+
+
+def right_answers(scores: Tensor, labels: Tensor) -> Tensor:
+    """Return which of the scores ``[b, classes, ...]`` are largest at their label, bool ``[b, ...]``."""
+    return scores.detach().argmax(dim=1) == labels

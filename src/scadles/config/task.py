@@ -1,0 +1,65 @@
+"""What is learnt, as settings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from scadles.config.section import Section
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Option = int | float | str | tuple[float, ...]
+
+
+class TaskConfig(Section):
+    """What the model shall say of a sample, what is minimised, and what counts as good; a name alone is the kind."""
+
+    kind: str = Field(
+        default="classification",
+        description="classification | multilabel | regression | forecasting | reconstruction | language | segmentation "
+        "| MODULE:CALLABLE, which returns a scadles.Task",
+    )
+    loss: str | None = Field(
+        default=None,
+        description="a function of torch.nn.functional by its name, or MODULE:CALLABLE, the mean loss of (outputs, "
+        "targets); none: the kind's",
+    )
+    loss_options: dict[str, Option] = Field(
+        default={}, description="arguments of that function: {label_smoothing: 0.1}, {weight: [1, 2, 5]}, {delta: 0.5}"
+    )
+    metrics: tuple[str, ...] = Field(
+        default=(), description="what a test measures, by name or MODULE:CALLABLE; the first decides; none: the kind's"
+    )
+    horizon: int = Field(
+        default=1, ge=1, description="forecasting: how many of a window's last values are to be told from those before"
+    )
+
+
+def task_settings(value: Any) -> Any:
+    """Take a bare name for the kind of a task: ``regression``."""
+    return {"kind": value} if isinstance(value, str) else value
+
+
+Task = Annotated[TaskConfig, BeforeValidator(task_settings)]
+
+
+class TargetConfig(Section):
+    """What a run is to reach: a metric of its task, and how good that must be."""
+
+    metric: str | None = Field(default=None, description="none: the task's first")
+    at_most: float | None = Field(default=None, description="of a metric of which less is better, such as mae")
+    at_least: float | None = Field(default=None, description="of a metric of which more is better, such as accuracy")
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> Self:
+        if (self.at_most is None) == (self.at_least is None):
+            raise ValueError("say one of at_most and at_least: target: {metric: mae, at_most: 0.2}")
+        return self
+
+    @property
+    def value(self) -> float:
+        """The limit."""
+        return self.at_most if self.at_most is not None else self.at_least or 0.0

@@ -1,0 +1,269 @@
+"""The kinds of tasks that have names: their targets, losses and metrics."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scadles.errors import ConfigError, did_you_mean
+from scadles.targets import TargetType
+from scadles.tasks.metrics import (
+    F1,
+    R2,
+    Accuracy,
+    IntersectionOverUnion,
+    MeanError,
+    MeanLoss,
+    Metric,
+    Perplexity,
+    exact_match,
+    top_k,
+)
+from scadles.tasks.scores import find_scores
+from scadles.tasks.task import Fit, Pair, as_they_are
+
+_TOP = re.compile(r"top([1-9]\d{0,3})_accuracy")
+Scale = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a kind makes of the samples and targets of one data set.
+
+    Attributes:
+        outputs, pair, fit, classes, below, in_own_units: as in :class:`~scadles.tasks.Task`.
+        values: values in one target that is made of numbers.
+        labels: labels that an answer has scores for; 0 where it is no scores.
+    """
+
+    outputs: int
+    pair: Pair = as_they_are
+    fit: Fit = lambda outputs, targets: find_scores(outputs)
+    classes: int = 0
+    below: int | None = None
+    in_own_units: Pair = as_they_are
+    values: int = 1
+    labels: int = 0
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a form is made of.
+
+    Attributes:
+        name: of the data set.
+        shape: of one sample.
+        target: what belongs to it.
+        vocabulary: how many values identifiers may have; None where samples are other numbers.
+        scale: mean and deviation of targets that are numbers, ``[*target.shape]`` both; None leaves them as they are.
+        horizon: of forecasting.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    target: TargetType
+    vocabulary: int | None = None
+    scale: Scale | None = None
+    horizon: int = 1
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of task.
+
+    Attributes:
+        targets: what those of a file are read as (:func:`scadles.data.forms.read_targets`).
+        loss: of ``torch.nn.functional``.
+        metrics: what a test measures, if nothing is said; the first decides.
+        form: what becomes of a data set.
+    """
+
+    targets: str
+    loss: str
+    metrics: tuple[str, ...]
+    form: Callable[[Samples], Form]
+
+
+def fit_numbers(outputs: Any, targets: Tensor) -> Tensor:
+    """Return the answer as numbers in the shape of the targets.
+
+    Raises:
+        ConfigError: it has another number of values.
+    """
+    found = _tensor_of(outputs, targets)
+    if found.shape == targets.shape:
+        return found
+    if found.numel() != targets.numel():
+        raise ConfigError(
+            f"the model answers {len(targets)} samples with {list(found.shape)}, and their targets are "
+            f"{list(targets.shape)}: it must answer each with {math.prod(targets.shape[1:])} values"
+        )
+    return found.reshape(targets.shape)
+
+
+def _tensor_of(outputs: Any, targets: Tensor) -> Tensor:
+    """Return the answer in a model's outputs, of several the first with as many values as the targets."""
+    if isinstance(outputs, list | tuple):
+        for part in outputs:
+            if isinstance(part, Tensor) and part.numel() == targets.numel():
+                return part
+    return find_scores(outputs)
+
+
+def fit_tokens(outputs: Any, targets: Tensor) -> Tensor:
+    """Return scores ``[b, time, vocabulary]`` as ``[b, vocabulary, time]``, as torch's losses have them."""
+    found = find_scores(outputs)
+    if found.dim() != targets.dim() + 1 or found.shape[:-1] != targets.shape:
+        raise ConfigError(
+            f"the model answers {list(targets.shape)} tokens with {list(found.shape)}: it must give scores "
+            f"[{', '.join(map(str, targets.shape))}, vocabulary], those of the next token at each place"
+        )
+    return found.movedim(-1, 1)
+
+
+def _classification(data: Samples) -> Form:
+    if not data.target.is_label:
+        raise _unsuited("classification", data, "class labels, one for each sample")
+    return Form(outputs=data.target.classes, classes=data.target.classes, labels=data.target.classes)
+
+
+def _multilabel(data: Samples) -> Form:
+    if data.target.classes != 2 or len(data.target.shape) != 1:
+        raise _unsuited("multilabel", data, "0 and 1 for each label, [n, labels]")
+    return Form(
+        outputs=data.target.size, pair=lambda x, y: (x, y.to(torch.float32)), fit=fit_numbers, values=data.target.size
+    )
+
+
+def _segmentation(data: Samples) -> Form:
+    if data.target.classes < 2 or data.target.shape == ():
+        raise _unsuited("segmentation", data, "a label for each place, [n, ...]")
+    shape, classes = data.target.shape, data.target.classes
+
+    def fit(outputs: Any, targets: Tensor) -> Tensor:
+        return fit_numbers(outputs, targets[:, None].expand(-1, classes, *targets.shape[1:]))
+
+    return Form(outputs=classes * math.prod(shape), pair=lambda x, y: (x, y.to(torch.int64)), fit=fit, labels=classes)
+
+
+def _regression(data: Samples) -> Form:
+    if data.target.classes or data.target.is_none:
+        raise _unsuited("regression", data, "numbers")
+    if data.scale is None:
+        return Form(outputs=data.target.size, fit=fit_numbers, values=data.target.size)
+    mean, deviation = data.scale
+
+    def pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return x, (y - mean.to(y.device)) / deviation.to(y.device)
+
+    def back(said: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
+        centre, spread = (part.to(said.device, torch.float64) for part in (mean, deviation))
+        return said * spread + centre, true * spread + centre
+
+    return Form(outputs=data.target.size, pair=pair, fit=fit_numbers, values=data.target.size, in_own_units=back)
+
+
+def _forecasting(data: Samples) -> Form:
+    if not data.target.classes and not data.target.is_none:
+        return _regression(data)
+    horizon, shape = data.horizon, data.shape
+    if not shape or shape[-1] <= horizon or data.vocabulary is not None:
+        raise ConfigError(
+            f"task.horizon = {horizon}: samples of {data.name} have shape {list(shape)}; forecasting needs windows of "
+            "numbers [channels, time], longer than that, or numbers to tell as targets"
+        )
+    values = math.prod(shape[:-1]) * horizon
+    return Form(
+        outputs=values, pair=lambda x, y: (x[..., :-horizon], x[..., -horizon:]), fit=fit_numbers, values=values
+    )
+
+
+def _reconstruction(data: Samples) -> Form:
+    if data.vocabulary is not None:
+        raise ConfigError(f"task reconstruction: samples of {data.name} are identifiers and no measures; use language")
+    values = math.prod(data.shape)
+    return Form(outputs=values, pair=lambda x, y: (x, x), fit=fit_numbers, values=values)
+
+
+def _language(data: Samples) -> Form:
+    if data.vocabulary is None or len(data.shape) != 1 or data.shape[0] < 2:
+        raise ConfigError(
+            f"task language: samples of {data.name} have shape {list(data.shape)}; it needs token ids from 0, integers "
+            "wider than uint8, [n, time]"
+        )
+    return Form(
+        outputs=data.vocabulary,
+        pair=lambda x, y: (x[:, :-1], x[:, 1:]),
+        fit=fit_tokens,
+        below=data.vocabulary,
+        labels=data.vocabulary,
+    )
+
+
+def _unsuited(kind: str, data: Samples, needs: str) -> ConfigError:
+    return ConfigError(f"task {kind} needs {needs}: {data.name} has {data.target.describe()}; set another task.kind")
+
+
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {
+        "classification": Kind("labels", "cross_entropy", ("accuracy",), _classification),
+        "multilabel": Kind("multi-hot", "binary_cross_entropy_with_logits", ("f1", "exact_match"), _multilabel),
+        "regression": Kind("numbers", "mse_loss", ("mae", "rmse", "r2"), _regression),
+        "forecasting": Kind("any", "mse_loss", ("mae", "rmse"), _forecasting),
+        "reconstruction": Kind("any", "mse_loss", ("mse", "mae"), _reconstruction),
+        "language": Kind("any", "cross_entropy", ("perplexity", "accuracy"), _language),
+        "segmentation": Kind("label-map", "cross_entropy", ("iou", "accuracy"), _segmentation),
+    }
+)
+
+
+def targets_of(kind: str) -> str:
+    """Return what the targets of a file are read as for a kind of task; those of a task of the user's as they are."""
+    return KINDS[kind].targets if kind in KINDS else "any"
+
+
+def built_in_metrics(form: Form) -> dict[str, Callable[[], Metric]]:
+    """Return the metrics that suit answers of this form, by name."""
+    if form.labels:
+        named: dict[str, Callable[[], Metric]] = {"accuracy": lambda: Accuracy(form.labels)}
+        if form.classes:
+            return named | {"loss": MeanLoss}
+        if form.below is not None:
+            return named | {"perplexity": Perplexity, "loss": MeanLoss}
+        return named | {"iou": lambda: IntersectionOverUnion(form.labels), "loss": MeanLoss}
+    errors: dict[str, Callable[[], Metric]] = {
+        "mae": lambda: MeanError("mae", 1),
+        "mse": lambda: MeanError("mse", 2),
+        "rmse": lambda: MeanError("rmse", 2, root=True),
+        "r2": lambda: R2(form.values),
+    }
+    return errors | {"loss": MeanLoss}
+
+
+def find_metric(name: str, kind: str, form: Form) -> Metric | None:
+    """Return a metric by name; None where the name is none of a metric for this kind."""
+    if kind == "multilabel":
+        return {"f1": F1, "exact_match": exact_match, "loss": MeanLoss}.get(name, lambda: None)()
+    if form.classes and (found := _TOP.fullmatch(name)):
+        return top_k(int(found[1]))
+    make = built_in_metrics(form).get(name)
+    return make() if make else None
+
+
+def metric_names(kind: str, form: Form) -> list[str]:
+    """Return the names of the metrics for this kind."""
+    if kind == "multilabel":
+        return ["f1", "exact_match", "loss"]
+    return [*built_in_metrics(form), *(["top5_accuracy"] if form.classes else [])]
+
+
+def unknown_kind(kind: str) -> str:
+    """Return the end of a message about a kind that there is not."""
+    return did_you_mean(kind, KINDS)
