@@ -17,7 +17,7 @@ from scadles.assembly.optimizer import build_optimizer
 from scadles.assembly.streams import build_source
 from scadles.clock import Clock, VirtualClock, WallClock
 from scadles.config import RunConfig, load_config
-from scadles.data import Dataset, JoinedPartition, Partition, load_dataset, make_partition
+from scadles.data import Columns, Dataset, JoinedPartition, Partition, load_dataset, make_partition
 from scadles.device.batching import BatchRule, FixedBatch, RateBatch, ShrunkBatch
 from scadles.device.buffer import Buffer, BufferPolicy, Persistence, Truncation
 from scadles.device.connected import ConnectedDevice
@@ -53,6 +53,7 @@ def build_dataset(config: RunConfig) -> Dataset:
         seed=config.seed,
         targets=targets_of(config.task.kind),
         normalize=data.normalize == "dataset",
+        columns=Columns(data.features, data.targets, data.window),
     )
 
 

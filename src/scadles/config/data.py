@@ -22,7 +22,15 @@ class DataConfig(Section):
 
     dataset: str = Field(
         default="digits",
-        description="digits | synthetic-images | npz:PATH | torchvision:NAME",
+        description="digits | wine | breast-cancer | diabetes | synthetic-images | synthetic-windows | npz:PATH | "
+        "csv:PATH | torchvision:NAME",
+    )
+    features: tuple[str, ...] | None = Field(
+        default=None, description="csv: columns that make a sample; none: all but the target"
+    )
+    target: str | tuple[str, ...] | None = Field(default=None, description="csv: the column or columns to tell")
+    window: int | None = Field(
+        default=None, ge=2, description="csv: consecutive rows that make a sample, split by time; none: each row is one"
     )
     normalize: Literal["dataset", "none"] = Field(
         default="dataset",
@@ -49,19 +57,41 @@ class DataConfig(Section):
         description="labels, dirichlet: samples of its stream after which a device goes on with the next device's part",
     )
     root: Path = Field(default=Path("data"), description="folder of torchvision's data sets")
-    classes: int = Field(default=10, ge=2, le=1_000_000, description="classes of synthetic-images")
-    shape: tuple[int, int, int] = Field(default=(3, 32, 32), description="sample shape of synthetic-images")
-    test_samples: int = Field(default=1000, ge=1, description="test samples of synthetic-images")
+    classes: int = Field(default=10, ge=2, le=1_000_000, description="classes of synthetic data sets")
+    shape: tuple[int, ...] = Field(
+        default=(3, 32, 32),
+        description="sample shape of synthetic-images (channels, height, width) or synthetic-windows (channels, time)",
+    )
+    test_samples: int = Field(default=1000, ge=1, description="test samples of synthetic data sets")
 
     @property
     def skewed(self) -> bool:
         """Whether devices differ in what they have, beyond chance."""
         return self.partition in ("labels", "dirichlet") or self.size_spread > 0
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The columns to tell."""
+        return (self.target,) if isinstance(self.target, str) else self.target or ()
+
+    @model_validator(mode="after")
+    def _columns_of_a_table(self) -> Self:
+        said = [name for name in ("features", "target", "window") if getattr(self, name) is not None]
+        if said and not self.dataset.startswith("csv:"):
+            raise ValueError(f"{said[0]}: it belongs to dataset csv:PATH, and dataset is {self.dataset}; leave it out")
+        if self.features == ():
+            raise ValueError("features: name at least one column, or leave it out")
+        return self
+
     @model_validator(mode="after")
     def _positive_shape(self) -> Self:
-        if min(self.shape) < 1:
-            raise ValueError(f"shape {self.shape} must be three sizes of at least 1 (channels, height, width)")
+        known = {
+            2: "two sizes of at least 1 (channels, time)",
+            3: "three sizes of at least 1 (channels, height, width)",
+        }
+        needed = {"synthetic-windows": [2], "synthetic-images": [3]}.get(self.dataset, [2, 3])
+        if len(self.shape) not in needed or min(self.shape) < 1:
+            raise ValueError(f"shape {self.shape} must be {' or '.join(known[count] for count in needed)}")
         size = math.prod(self.shape) * self.test_samples
         if size > _MOST_TEST_BYTES:
             raise ValueError(

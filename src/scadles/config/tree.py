@@ -197,7 +197,8 @@ class RunConfig(Section):
     seed: int = Field(default=0, ge=0, description="of every random draw")
     model: str = Field(
         default="mlp",
-        description="mlp | cnn | resnet8 | torchvision:NAME | none (simulate only: learns nothing) | MODULE:CALLABLE",
+        description="mlp | cnn | resnet8 | autoencoder | torchvision:NAME | none (simulate only: learns nothing) | "
+        "MODULE:CALLABLE",
     )
     normalization: Literal["batch", "group"] = Field(
         default="batch", description="batch: as the model has it; group: GroupNorm in place of BatchNorm"

@@ -19,11 +19,14 @@ from scadles.data.partition import (
     make_partition,
 )
 from scadles.data.synthetic import SyntheticImages
+from scadles.data.synthetic_windows import SyntheticWindows
+from scadles.data.table import TABLES, Columns, load_csv, load_table
 from scadles.data.vision import load_torchvision
 from scadles.errors import ConfigError, did_you_mean
 
 __all__ = [
     "ArrayDataset",
+    "Columns",
     "Dataset",
     "DealtPartition",
     "DriftingPartition",
@@ -34,15 +37,26 @@ __all__ = [
     "Partition",
     "SharedPartition",
     "SyntheticImages",
+    "SyntheticWindows",
     "count_labels",
+    "load_csv",
     "load_dataset",
     "load_digits",
     "load_npz",
+    "load_table",
     "load_torchvision",
     "make_partition",
 ]
 
-_ARGUMENT = {"digits": None, "npz": "PATH", "synthetic-images": None, "torchvision": "NAME"}
+_ARGUMENT = {
+    "csv": "PATH",
+    "digits": None,
+    "npz": "PATH",
+    "synthetic-images": None,
+    "synthetic-windows": None,
+    "torchvision": "NAME",
+    **dict.fromkeys(TABLES),
+}
 
 
 def load_dataset(
@@ -50,23 +64,25 @@ def load_dataset(
     *,
     root: Path,
     classes: int,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     test_samples: int,
     seed: int,
     targets: str = "labels",
     normalize: bool = True,
+    columns: Columns | None = None,
 ) -> Dataset:
-    """Return the data set that ``spec`` names: ``digits``, ``synthetic-images``, ``npz:PATH`` or ``torchvision:NAME``.
+    """Return the data set that ``spec`` names, such as ``digits``, ``npz:PATH`` or ``wine``.
 
     Args:
         spec: the name, with what belongs to it after a colon.
         root: folder of torchvision's data sets.
-        classes: of synthetic-images.
-        shape: of synthetic-images, (channels, height, width).
-        test_samples: of synthetic-images.
-        seed: of the run; synthetic-images only.
+        classes: of synthetic data sets.
+        shape: of synthetic-images, (channels, height, width), and synthetic-windows, (channels, time).
+        test_samples: of synthetic data sets.
+        seed: of the run; synthetic data sets only.
         targets: what those of a file are read as (:func:`~scadles.data.forms.read_targets`); others have class labels.
         normalize: whether samples are normalised over the training part.
+        columns: of a CSV file, what is read.
 
     Raises:
         ConfigError: an unknown name, or an argument that is missing or not expected.
@@ -85,8 +101,14 @@ def load_dataset(
         )
     if name == "npz":
         return load_npz(Path(argument).expanduser(), targets, normalize=normalize)
+    if name == "csv":
+        return load_csv(Path(argument).expanduser(), columns or Columns(), targets, normalize=normalize)
+    if name in TABLES:
+        return load_table(name, targets, normalize=normalize)
     if name == "torchvision":
         return load_torchvision(argument, root, normalize=normalize)
     if name == "synthetic-images":
         return SyntheticImages(classes, shape, test_samples, seed)
+    if name == "synthetic-windows":
+        return SyntheticWindows(classes, shape, test_samples, seed)
     return load_digits(normalize=normalize)

@@ -8,23 +8,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scadles.data.dataset import EndlessDataset
+from scadles.data.procedural import ProceduralDataset
 from scadles.errors import ConfigError
-from scadles.seeding import numpy_generator
 
 NOISE_PER_SIDE = 0.45 / 32
 MAX_NOISE = 0.5
-CHUNK = 256
 ORIENTATIONS_PER_BAND = 5
 
 
-class SyntheticImages(EndlessDataset):
+class SyntheticImages(ProceduralDataset):
     """Pictures whose class is the orientation and frequency of a patch of stripes.
 
     Phase, place, size, contrast and colour of the patch are random, and a bright or dark blob and noise lie over it.
     So the mean picture of every class is the same grey: a linear model finds nothing, a small convolutional network
-    does. Sample i is a function of (seed, i) alone; the test part has numbers of its own. From 0 on, labels are drawn;
-    those of the samples -1, -2, ... go through all classes in turn, so that one of a given label is found at once.
+    does.
 
     Args:
         classes: at least 2. Many classes have orientations close together: 10 classes lie 36 degrees apart in two
@@ -44,67 +41,21 @@ class SyntheticImages(EndlessDataset):
 
     dtype = torch.uint8
 
-    def __init__(self, classes: int, shape: tuple[int, int, int], test_samples: int, seed: int) -> None:
-        if classes < 2:
-            raise ConfigError(f"data.classes = {classes}: synthetic-images needs at least 2 classes")
+    def __init__(self, classes: int, shape: tuple[int, ...], test_samples: int, seed: int) -> None:
         if len(shape) != 3 or min(shape) < 1:
             raise ConfigError(f"data.shape = {shape}: must be three sizes of at least 1 (channels, height, width)")
-        if test_samples < 1:
-            raise ConfigError(f"data.test_samples = {test_samples}: must be at least 1")
-        self.name = "synthetic-images"
-        self.classes = classes
-        self.shape = shape
-        self._test_samples = test_samples
-        self._seed = seed
-
-    def samples(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        return self._make("train", indices)
-
-    def labels(self, indices: np.ndarray) -> np.ndarray:
-        uniform = np.zeros(len(indices))
-        for row in np.flatnonzero(indices >= 0).tolist():
-            uniform[row] = self._generator("train", int(indices[row])).random()
-        return self._labels(indices, uniform)
-
-    def numbered(self, labels: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        return np.asarray(-1 - (numbers * self.classes + labels))
-
-    def test(self) -> tuple[Tensor, Tensor]:
-        return self._make("test", np.arange(self._test_samples))
+        super().__init__("synthetic-images", classes, shape, test_samples, seed, uniforms=10 + 2 * shape[0])
 
     def prepare(self, x: Tensor) -> Tensor:
         """Return ``(x - 128) / 64`` as float32."""
         return (x.to(torch.float32) - 128.0) / 64.0
 
-    def _make(self, part: str, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        x = np.empty((len(indices), *self.shape), dtype=np.uint8)
-        y = np.empty(len(indices), dtype=np.int64)
-        for start in range(0, len(indices), CHUNK):
-            chunk = slice(start, start + CHUNK)
-            x[chunk], y[chunk] = self._make_chunk(part, indices[chunk])
-        return torch.from_numpy(x), torch.from_numpy(y)
-
-    def _make_chunk(self, part: str, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        channels = self.shape[0]
-        uniform = np.empty((len(indices), 10 + 2 * channels))
-        pictures = np.empty((len(indices), *self.shape), dtype=np.float32)
-        for row, index in enumerate(indices.tolist()):
-            generator = self._generator(part, index)
-            generator.random(out=uniform[row])
-            generator.standard_normal(out=pictures[row], dtype=np.float32)
-        labels = self._labels(indices, uniform[:, 0])
+    def _draw(self, labels: np.ndarray, uniform: np.ndarray, noise: np.ndarray) -> np.ndarray:
         # Stripes on more pixels show through more noise: this keeps all sizes about equally hard.
-        pictures *= min(MAX_NOISE, NOISE_PER_SIDE * min(self.shape[1:]))
-        pictures += self._drawing(labels, uniform[:, 1:10], uniform[:, 10:])
-        np.clip(pictures * 127.0 + 128.5, 0.0, 255.0, out=pictures)
-        return pictures.astype(np.uint8), labels
-
-    def _generator(self, part: str, index: int) -> np.random.Generator:
-        return numpy_generator(self._seed, "synthetic-images", part, index)
-
-    def _labels(self, indices: np.ndarray, uniform: np.ndarray) -> np.ndarray:
-        drawn = np.minimum((uniform * self.classes).astype(np.int64), self.classes - 1)
-        return np.where(indices >= 0, drawn, (-1 - indices) % self.classes)
+        noise *= min(MAX_NOISE, NOISE_PER_SIDE * min(self.shape[1:]))
+        noise += self._drawing(labels, uniform[:, :9], uniform[:, 9:])
+        np.clip(noise * 127.0 + 128.5, 0.0, 255.0, out=noise)
+        return noise.astype(np.uint8)
 
     def _drawing(self, labels: np.ndarray, u: np.ndarray, colours: np.ndarray) -> np.ndarray:
         """Return stripes and blob without noise, float32 ``[n, C, H, W]``, about -1 to 1.

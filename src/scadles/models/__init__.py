@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scadles.models.built_in import Nothing, cnn, mlp, resnet8
+from scadles.models.built_in import Nothing, autoencoder, cnn, mlp, resnet8
 from scadles.models.choice import BUILT_IN, NO_MODEL, build_model
 from scadles.models.normalization import convert_batchnorm
 
@@ -10,6 +10,7 @@ __all__ = [
     "BUILT_IN",
     "NO_MODEL",
     "Nothing",
+    "autoencoder",
     "build_model",
     "cnn",
     "convert_batchnorm",

@@ -41,6 +41,17 @@ def cnn(shape: tuple[int, ...], outputs: int) -> nn.Module:
     return nn.Sequential(*layers, pool, nn.Flatten(), nn.Linear(4 * channels[-1], outputs))
 
 
+def autoencoder(shape: tuple[int, ...], outputs: int) -> nn.Module:
+    """Through a layer of 8 values and back: for reconstruction of samples of any shape."""
+    inputs = int(torch.Size(shape).numel())
+    flat = nn.Flatten() if shape else nn.Unflatten(0, (-1, 1))
+    sizes = [inputs, 64, 8, 64, outputs]
+    layers: list[nn.Module] = [flat]
+    for before, after in pairwise(sizes):
+        layers += [nn.Linear(before, after), nn.Tanh()]
+    return nn.Sequential(*layers[:-1])
+
+
 class ResidualBlock(nn.Module):
     """Two convolutions beside a shortcut, which is a convolution of one pixel where sizes differ."""
 

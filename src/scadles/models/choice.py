@@ -11,11 +11,16 @@ from torch import nn
 
 from scadles.errors import ConfigError
 from scadles.importing import call_with, import_callable
-from scadles.models.built_in import Nothing, cnn, mlp, resnet8
+from scadles.models.built_in import Nothing, autoencoder, cnn, mlp, resnet8
 from scadles.models.from_torchvision import torchvision_network
 from scadles.seeding import derive_seed
 
-BUILT_IN: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "cnn": cnn, "resnet8": resnet8}
+BUILT_IN: dict[str, Callable[..., nn.Module]] = {
+    "mlp": mlp,
+    "cnn": cnn,
+    "resnet8": resnet8,
+    "autoencoder": autoencoder,
+}
 NO_MODEL = "none"
 _TORCHVISION = "torchvision"
 

@@ -202,7 +202,14 @@ class TestRefusals:
             ({"devices": 2, "stream": {"rates": [1, "x"]}}, "stream.rates.1 = 'x': input should be a valid number"),
             ({"stream": {"profile": "weekly"}}, "stream.profile.name = 'weekly': input should be 'constant', 'bursts'"),
             ({"fabric": {"overlap": "maybe"}}, "fabric.overlap = 'maybe': input should be 'auto', 'on' or 'off'"),
-            ({"data": {"shape": [3, 32]}}, "data.shape.2"),
+            (
+                {"data": {"dataset": "synthetic-images", "shape": [3, 32]}},
+                "data: shape (3, 32) must be three sizes of at least 1 (channels, height, width)",
+            ),
+            (
+                {"data": {"dataset": "synthetic-windows", "shape": [3, 32, 32]}},
+                "data: shape (3, 32, 32) must be two sizes of at least 1 (channels, time)",
+            ),
         ],
     )
     def test_a_wrong_value_is_named_with_what_is_allowed(self, tree, message):

@@ -80,15 +80,19 @@ def test_load_dataset_by_name():
     assert load("digits").name == "digits"
     data = load("synthetic-images")
     assert (data.classes, data.shape, len(data.test()[0])) == (3, (1, 8, 8), 5)
+    assert load("wine").classes == 3
 
 
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
         ("digit", "did you mean digits"),
-        ("imagenet", "there are digits, npz, synthetic-images, torchvision"),
+        ("imagenet", "there are csv, digits, npz, synthetic-images, synthetic-windows, torchvision, breast-cancer"),
         ("npz", "npz:PATH"),
         ("torchvision:", "torchvision:NAME"),
+        ("csv", "csv:PATH"),
+        ("wine:red", "takes nothing after a colon"),
+        ("synthetic-windows", r"data.shape = \[1, 8, 8\]: synthetic-windows needs channels and time"),
         ("digits:9", "takes nothing after a colon"),
     ],
 )

@@ -101,7 +101,10 @@ def test_ones_own_network_gets_what_it_asks_for(mine, name, outputs):
     ("spec", "message"),
     [
         ("resnet", "model 'resnet'; did you mean resnet8?, or write your own as MODULE:CALLABLE"),
-        ("x", "model 'x'; there are mlp, cnn, resnet8, none, torchvision:NAME, or write your own as MODULE:CALLABLE"),
+        (
+            "x",
+            "model 'x'; there are mlp, cnn, resnet8, autoencoder, none, torchvision:NAME, or write your own as",
+        ),
         ("my_networks:", "MODULE:CALLABLE"),
         (":both", "MODULE:CALLABLE"),
         ("nowhere_at_all:both", "cannot import 'nowhere_at_all': No module named 'nowhere_at_all'"),
