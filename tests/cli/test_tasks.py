@@ -128,6 +128,44 @@ def test_a_loss_of_the_callers_takes_the_place_of_the_settings(tmp_path, setting
     assert "one after the other" in virtual.simulated.gradients
 
 
+class Variational(nn.Module):
+    """A model that answers with several tensors."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner, self.head = nn.Linear(5, 4), nn.Linear(2, 5)
+
+    def forward(self, x):
+        mean, spread = self.inner(x).chunk(2, dim=1)
+        return {"mean": mean, "spread": spread, "out": self.head(mean)}
+
+
+def elbo(outputs, targets):
+    mean, spread = outputs["mean"], outputs["spread"]
+    divergence = 0.5 * (mean**2 + spread.exp() - spread - 1).sum(dim=1).mean()
+    return nn.functional.mse_loss(outputs["out"], targets) + 0.01 * divergence
+
+
+def test_a_model_with_several_answers_and_a_loss_of_its_own_is_the_same_simulated(tmp_path, settings):
+    config = settings | {"task": "reconstruction", "steps": 6, "target": None}
+    real = scadles.VirtualClock()
+    with scadles.join(config, model=Variational(), loss=elbo, out=tmp_path / "real", quiet=True, clock=real) as device:
+        for batch in device.batches():
+            outputs = device.model(batch.x)
+            if len(batch) > 2:  # in parts, which come to the same
+                for part in (slice(2), slice(2, None)):
+                    x, y = batch.x[part], batch.y[part]
+                    outputs = device.model(x)
+                    device.accumulate(elbo(outputs, y), outputs)
+                device.step()
+            else:
+                device.step(elbo(outputs, batch.y), outputs)
+    virtual = scadles.simulate(config, model=Variational(), loss=elbo, out=tmp_path / "virtual", quiet=True)
+    assert virtual.samples == device.summary.samples
+    assert virtual.measured.metrics == pytest.approx(device.summary.measured.metrics, rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -225,7 +225,7 @@ def mixes_samples(model: nn.Module, x: Tensor) -> bool:
     Found out by trying it on a copy of the model; dropout is switched off for that, because it draws anew each time.
 
     Args:
-        model: with outputs ``[b, ...]``.
+        model: with outputs ``[b, ...]``, or several in a dictionary, list or tuple.
         x: at least four samples ``[b, *shape]``.
 
     >>> mixes_samples(nn.Linear(3, 2), torch.eye(3)), mixes_samples(nn.BatchNorm1d(3), torch.eye(3))
@@ -236,5 +236,13 @@ def mixes_samples(model: nn.Module, x: Tensor) -> bool:
         if isinstance(part, _DropoutNd):
             part.eval()
     with torch.no_grad():
-        whole, half = tried(x), tried(x[:2])
-    return not torch.allclose(whole[:2], half, rtol=1e-3, atol=1e-5)
+        whole, half = _tensors_of(tried(x)), _tensors_of(tried(x[:2]))
+    return not all(torch.allclose(a[:2], b, rtol=1e-3, atol=1e-5) for a, b in zip(whole, half, strict=True))
+
+
+def _tensors_of(outputs: Any) -> list[Tensor]:
+    """Return the tensors in a model's outputs that have a row for each sample."""
+    if isinstance(outputs, Tensor):
+        return [outputs] if outputs.dim() else []
+    parts = outputs.values() if isinstance(outputs, Mapping) else outputs if isinstance(outputs, list | tuple) else ()
+    return [tensor for part in parts for tensor in _tensors_of(part)]

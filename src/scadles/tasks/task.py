@@ -138,8 +138,8 @@ class Task:
         """Return the same with a loss of (outputs, targets) and a way to find scores of the user's, where given."""
         task = self
         if scores is not None:
-            own = scores
-            task = dataclasses.replace(task, fit=lambda outputs, targets: own(outputs))
+            own, fit = scores, task.fit
+            task = dataclasses.replace(task, fit=lambda outputs, targets: fit(own(outputs), targets))
         if loss is None:
             return task
         if loss is cross_entropy and self.kind == "classification":

@@ -14,7 +14,7 @@ from scadles.device.connected import Batch
 from scadles.device.parts import checked_weight
 from scadles.errors import LeftError, RunError
 from scadles.observe import Step
-from scadles.tasks import Task, right_answers
+from scadles.tasks import Task, find_scores, right_answers
 from scadles.training.elastic import ElasticCourse
 from scadles.training.hooks import Hook
 
@@ -125,10 +125,11 @@ class LiveDevice(ElasticCourse):
         if not self._owes_step:
             raise RunError("accumulate() without a batch: its parts are those of a batch that batches() yields")
         if outputs is not None:
-            answers = self.task.fit(outputs, self._labels).detach()
+            # of class labels the answer is found without the targets, of which this part has some
+            answers = self.task.fit(outputs, self._labels) if self.task.classes else find_scores(outputs)
             weight = len(answers) if weight is None else weight
             if self.task.classes:
-                self._scores.append(answers)
+                self._scores.append(answers.detach())
         self._has_parts = True
         self._device.accumulate(loss, None if weight is None else checked_weight(weight))
 

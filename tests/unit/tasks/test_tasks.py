@@ -296,6 +296,11 @@ def test_a_loss_of_the_callers_is_given_what_the_model_says():
     assert seen == [tuple, torch.Tensor]
 
 
+def test_a_way_to_the_answer_of_the_callers_comes_before_its_form():
+    task = task_of("regression", target=TargetType.numbers(())).with_own(None, lambda outputs: outputs["deep"][0])
+    assert task.fit({"deep": [torch.ones(4, 1)]}, torch.zeros(4)).shape == (4,)
+
+
 def test_metrics_and_losses_of_another_form_are_told():
     wrong = SampleMean("off", lambda outputs, targets: outputs.mean(), higher_is_better=False)
     x = torch.ones(2, 3)
