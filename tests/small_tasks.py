@@ -1,7 +1,5 @@
 """Tasks without a data set, for tests of what is done with them."""
 
-import torch
-
 from scadles.config import load_config
 from scadles.targets import TargetType
 from scadles.tasks import make_task
@@ -19,7 +17,3 @@ def task_of(kind="classification", shape=(4,), target=None, vocabulary=None, sca
 
 def classification(classes, **settings):
     return task_of(target=TargetType.label(classes), **settings)
-
-
-def numbers(count, seed=0):
-    return torch.randn(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scadles.errors import ConfigError, did_you_mean
+from scadles.errors import ConfigError
 from scadles.targets import TargetType
 from scadles.tasks.metrics import (
     F1,
@@ -262,8 +262,3 @@ def metric_names(kind: str, form: Form) -> list[str]:
     if kind == "multilabel":
         return ["f1", "exact_match", "loss"]
     return [*built_in_metrics(form), *(["top5_accuracy"] if form.classes else [])]
-
-
-def unknown_kind(kind: str) -> str:
-    """Return the end of a message about a kind that there is not."""
-    return did_you_mean(kind, KINDS)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from scadles.errors import ConfigError
 
@@ -40,13 +39,6 @@ def find_scores(outputs: Any) -> Tensor:
         if isinstance(part, Tensor) and part.dim() == 2:
             return part
     raise ConfigError(f"the model's outputs are a {type(outputs).__name__} without scores [b, classes]: {_REMEDY}")
-
-
-def on_scores(loss: LossFunction, scores: Scores) -> LossFunction:
-    """Return a loss of (outputs, labels): torch's cross-entropy, which knows tensors only, as one of their scores."""
-    if loss is not cross_entropy:
-        return loss
-    return lambda outputs, labels: cross_entropy(scores(outputs), labels)
 
 
 def check_scores(scores: Tensor, samples: int, classes: int) -> None:
