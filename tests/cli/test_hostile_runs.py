@@ -333,7 +333,7 @@ def test_changed_bytes_are_read_or_refused(original, scratch, name, changes):
     with suppress(DataError, ConfigError):
         folder = RunFolder(scratch)
         compare([folder, original]).to_markdown()
-        folder.accuracy()
+        folder.tests()
         for device in folder.devices:
             folder.column(device, "held")
     (scratch / name).write_bytes((original / name).read_bytes())
@@ -351,7 +351,9 @@ SUMMARY = [
     "final_accuracy",
     "per_label",
     "samples",
+    "measured",
 ]
+MEASURED = {"task": "regression", "metric": "mae", "higher_is_better": False, "target": 1.0, "final": 2.0, "best": 2.0}
 
 
 @settings(max_examples=4)
@@ -360,6 +362,8 @@ SUMMARY = [
 )
 def test_any_value_in_any_place_can_be_drawn_or_is_refused(original, scratch, key, value, field, other):
     summary = json.loads((original / "summary.json").read_text())
+    if key == "measured":
+        value = {**MEASURED, "metrics": {"mae": value}, "target": value}
     (scratch / "summary.json").write_text(json.dumps({**summary, key: value}))
     lines = (original / "events-0.jsonl").read_text().splitlines()
     lines[2] = json.dumps({**json.loads(lines[2]), field: other})

@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 
@@ -5,7 +6,7 @@ import numpy as np
 import pytest
 
 from scadles.errors import DataError, MissingExtraError, RunError
-from scadles.observe import RunFolder, events_path, plot_comparison, plot_run
+from scadles.observe import Evaluation, Measured, RunFolder, events_path, plot_comparison, plot_run
 from scadles.observe.plots import _matrix
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -72,3 +73,18 @@ def test_steps_that_a_device_was_away_for_are_left_out_not_shifted(new_run):
     assert np.isnan(batches[1]).tolist() == [True] * 3 + [False] * 6
     assert batches[1, 3:].tolist() == folder.column(1, "batch").tolist()
     assert times[:3].tolist() == folder.column(0, "time_s")[:3].tolist()
+
+
+@pytest.mark.parametrize("values", [[math.nan, math.inf, 1.0], [math.nan], [1e300, -1e300, 2.0], [0.0, 1e-300]])
+def test_metrics_of_a_model_that_diverged_are_drawn(new_run, tmp_path, values):
+    pytest.importorskip("matplotlib")
+    outcome = Measured(
+        task="regression", metric="mae", higher_is_better=False, target=0.5, final=None, best=None, metrics={}
+    )
+    run = new_run(devices=1, steps=2, target=None, measured=outcome)
+    with events_path(run, 0).open("a") as file:
+        for value in values:
+            tested = Evaluation(step=2, time_s=2.0, loss=0.1, samples_trained=9, metrics={"mae": value})
+            file.write(tested.to_json() + "\n")
+    plot_run(RunFolder(run), tmp_path / "progress.png")
+    assert width(tmp_path / "progress.png") == 1200
