@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from threading import Condition, Event
 from typing import Any
 
@@ -16,7 +15,6 @@ from scadles.clock import wall_seconds
 from scadles.errors import FabricError, MembershipChangedError, NotAdmittedError, PeerLostError
 from scadles.fabric.contract import ElasticFabric, Pending, View, check_length, copy_flat_bytes, flat_bytes
 from scadles.fabric.hub.arrivals import Arrivals, Key
-from scadles.fabric.hub.connection import ClosedError
 from scadles.fabric.hub.frames import DTYPES, MOST_BYTES, Frame, Kind
 from scadles.fabric.hub.members import PULSE_S
 from scadles.fabric.hub.session import Session
@@ -124,8 +122,7 @@ class HubFabric(ElasticFabric):
                 self._reconnect()
             with self._changed:
                 self._next_view = None
-            with suppress(ClosedError):
-                self._session.control.send_text(Kind.READY, {"step": step})
+            self._session.say(Kind.READY, {"step": step})
             with self._changed:
                 while self._next_view is None and not self._session.over.is_set():
                     if self.stopped() or self._closed:
@@ -270,9 +267,8 @@ class HubFabric(ElasticFabric):
         if self._closed:
             return
         self._closed = True
-        with suppress(ClosedError):
-            self._session.control.send_text(Kind.GOODBYE, {"ended_by": self.ended_by})
-            self._session.over.wait(_GOODBYE_S)  # the hub hears it before it sees that a connection has ended
+        self._session.say(Kind.GOODBYE, {"ended_by": self.ended_by})
+        self._session.over.wait(_GOODBYE_S)  # the hub hears it before it sees that a connection has ended
         self._session.close("this device has left")
         with self._changed:
             self._changed.notify_all()

@@ -53,6 +53,15 @@ class Connection:
         sock.settimeout(None)
         return cls(sock)
 
+    def fileno(self) -> int:
+        """Return the descriptor, to wait for what comes; -1 once it is closed."""
+        return self._socket.fileno()
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether bytes are here already that waiting for the descriptor would not tell of."""
+        return False
+
     def limit(self, seconds: float | None) -> None:
         """Let every later read or write take at most so long; None lets it take any time."""
         with suppress(OSError):

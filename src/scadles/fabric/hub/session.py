@@ -9,11 +9,11 @@ from queue import SimpleQueue
 from threading import Event, Thread
 from typing import Any, Protocol
 
-from scadles.clock import wall_seconds
 from scadles.errors import FabricError
 from scadles.fabric.hub.connection import ClosedError, Connection
+from scadles.fabric.hub.control import ControlLine
 from scadles.fabric.hub.frames import PIECE_BYTES, Frame, FrameError, Kind, pieces
-from scadles.fabric.hub.members import LEAST_S, PULSE_S, Pulse
+from scadles.fabric.hub.members import LEAST_S
 
 _CONNECT_S = 10.0
 
@@ -60,7 +60,6 @@ class Session:
         self._name = str(who["name"])
         self._receiving = receiving
         self._outgoing: SimpleQueue[Any] = SimpleQueue()
-        self._nudge = Event()
         self._sent_beside = 0
         self.over = Event()
         self.why = ""
@@ -75,12 +74,12 @@ class Session:
             self.up = connect(role="up", session=self.welcome["session"])
             self.down = connect(role="down", session=self.welcome["session"])
             failing.pop_all()
-        self._pulse = Pulse(wall_seconds())
         self._giving = self.up
+        self._line = ControlLine(self.control, receiving.news, self._moves)
 
     def start(self) -> None:
         """Begin to serve the connections."""
-        for work in (self._send_up, self._take_down, self._beat, self._hear):
+        for work in (self._send_up, self._take_down, self._talk):
             Thread(target=work, daemon=True).start()
 
     @property
@@ -100,9 +99,13 @@ class Session:
         """Whether messages have yet to be sent."""
         return self._outgoing.qsize() > 0
 
+    def say(self, kind: Kind, content: dict[str, Any]) -> None:
+        """Tell the hub something of this device beside what goes up; it is lost where the session ends."""
+        self._line.say(kind, content)
+
     def pulse_now(self) -> None:
         """Give a sign of life without waiting until it is due."""
-        self._nudge.set()
+        self._line.pulse_now()
 
     def give(self, views: Sequence[int], make: Callable[[], memoryview]) -> None:
         """Send a state over connections of its own, in a thread; where one breaks, the hub sees to those who wait.
@@ -135,7 +138,7 @@ class Session:
             self.over.set()
         for connection in (self.control, self.up, self.down):
             connection.close()
-        self._nudge.set()
+        self._line.wake()
         self._outgoing.put(None)
 
     def _connect(self, hello: dict[str, Any]) -> Connection:
@@ -181,31 +184,18 @@ class Session:
         except (ClosedError, FrameError) as error:
             self._end(str(error))
 
-    def _beat(self) -> None:
-        """Give signs of life, and look for those of the hub."""
+    def _talk(self) -> None:
+        """Give signs of life, look for those of the hub, and pass on what others wish to say."""
         try:
-            while True:
-                self._nudge.wait(PULSE_S)
-                self._nudge.clear()
-                if self.over.is_set():
-                    return
-                self.control.send_text(Kind.PULSE, self._receiving.news())
-                if self._pulse.is_gone(wall_seconds()) and not self._moves():
-                    raise ClosedError(f"silent for {self._pulse.silent_s(wall_seconds()):.1f} s")
-        except ClosedError as error:
+            self._line.serve(self.over.is_set)
+        except (ClosedError, FrameError) as error:
             self._end(str(error))
+        finally:
+            self._line.close()
 
     def _moves(self) -> bool:
         """Whether bytes come from the hub or reach it: on a thin link signs of life queue up behind them."""
         return min(self.down.since_data_s(), self.up.since_taken_s(), self._giving.since_taken_s()) <= LEAST_S
-
-    def _hear(self) -> None:
-        try:
-            while True:
-                self.control.receive_text(self.control.receive())
-                self._pulse.heard(wall_seconds())
-        except (ClosedError, FrameError) as error:
-            self._end(str(error))
 
     def _end(self, why: str) -> None:
         self.close(why)
