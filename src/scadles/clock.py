@@ -119,6 +119,20 @@ def timestamp() -> str:
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def date_of(unix_s: float) -> datetime:
+    """Return the date and time (UTC) of seconds since 1970."""
+    return datetime.fromtimestamp(unix_s, timezone.utc)
+
+
+def date_text(unix_s: float) -> str:
+    """Return the same for people, to the minute.
+
+    >>> date_text(86_400 * 365.25 * 50)
+    '2020-01-01 12:00 UTC'
+    """
+    return date_of(unix_s).strftime("%Y-%m-%d %H:%M UTC")
+
+
 def timestamp_number() -> int:
     """Return the date and time (UTC, seconds) as the digits of one number, for folder names."""
     return int(datetime.now(timezone.utc).strftime("%Y%m%d%H%M%S"))

@@ -12,6 +12,7 @@ ScadlesError                 exit code 1
     ├── PeerLostError        a device did not answer within the deadline
     ├── MembershipChangedError   devices came or went, where a run goes on with those that are there
     ├── NotAdmittedError     a device is not let into a run, or not any more
+    ├── UntrustedError       one end does not let the other in, or does not trust it
     ├── DivergedError        devices no longer hold the same model
     └── WireError            a compressed message is torn, altered or foreign (scadles.compression)
 
@@ -120,6 +121,10 @@ class MembershipChangedError(FabricError):
 
 class NotAdmittedError(FabricError):
     """A device is not let in (again): the run has ended without it, or it was told to stop while it waited."""
+
+
+class UntrustedError(FabricError):
+    """One end of a connection does not let the other in, or does not trust it: trying again would not help."""
 
 
 class DivergedError(FabricError):

@@ -1,0 +1,30 @@
+"""Who may take part in a hub's run: its own authority, certificates, tokens, and what a device keeps of them."""
+
+from __future__ import annotations
+
+from scadles.security.authority import AUTHORITY_FOLDER, LIFE_S, Authority, Identity, ca_hash
+from scadles.security.contexts import context_of_a_stranger, device_context, hub_context, in_plain_words
+from scadles.security.credentials import Credentials, identity_folder, known_hub
+from scadles.security.guard import Guard
+from scadles.security.registry import Enrolled, Registry
+from scadles.security.tokens import TOKEN_HOURS, Tokens
+
+__all__ = [
+    "AUTHORITY_FOLDER",
+    "LIFE_S",
+    "TOKEN_HOURS",
+    "Authority",
+    "Credentials",
+    "Enrolled",
+    "Guard",
+    "Identity",
+    "Registry",
+    "Tokens",
+    "ca_hash",
+    "context_of_a_stranger",
+    "device_context",
+    "hub_context",
+    "identity_folder",
+    "in_plain_words",
+    "known_hub",
+]
