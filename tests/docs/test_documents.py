@@ -72,7 +72,9 @@ def test_the_fleet_that_is_simulated_is_the_example():
     assert shown == [load_config(ROOT / "examples/fleet.yaml")]
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/guide.md", "docs/streams.md", "docs/fleet.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "docs/guide.md", "docs/streams.md", "docs/fleet.md", "docs/security.md"]
+)
 def test_the_commands_shown_exist_and_know_their_options(document):
     shown = re.findall(r"^scadles .*$", (ROOT / document).read_text(), flags=re.MULTILINE)
     assert shown
@@ -122,7 +124,14 @@ def test_the_units_start_commands_that_exist_and_start_them_again(unit):
 def test_the_page_on_fleets_says_what_is_a_devices_own_and_what_is_not_protected():
     page = (ROOT / "docs/fleet.md").read_text()
     assert all(f"`{name}`" in page for name in OWN)
-    assert "neither encrypted nor authenticated" in page
+    assert "neither encrypted nor\nauthenticated" in page
+    assert "a device trusts its hub" in page
+
+
+def test_the_page_on_security_says_what_is_not_protected():
+    page = (ROOT / "docs/security.md").read_text()
+    for hole in ("a member that lies", "a hub that lies", "neither secure aggregation nor differential privacy"):
+        assert hole in page
 
 
 def test_the_source_of_contributing_works():

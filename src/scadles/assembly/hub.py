@@ -9,6 +9,7 @@ from pathlib import Path
 from scadles.config import RunConfig
 from scadles.exchange.reduction import VectorOwner
 from scadles.fabric.hub import Hub, Journal, journal_of
+from scadles.security import Guard
 
 
 def build_journal(config: RunConfig, folder: Path, say: Callable[[str], None]) -> AbstractContextManager[Journal]:
@@ -19,7 +20,14 @@ def build_journal(config: RunConfig, folder: Path, say: Callable[[str], None]) -
 
 
 def build_hub(
-    config: RunConfig, host: str, port: int, journal: Journal, say: Callable[[str], None], *, least: int | None = None
+    config: RunConfig,
+    host: str,
+    port: int,
+    journal: Journal,
+    say: Callable[[str], None],
+    *,
+    least: int | None = None,
+    guard: Guard | None = None,
 ) -> Hub:
     """Return a hub that has yet to be started.
 
@@ -29,6 +37,7 @@ def build_hub(
         journal: keeps what must outlive its process.
         say: told one line about whoever comes, goes or is refused.
         least: how many devices must be there for a step; None takes what the settings say.
+        guard: judges who may take part; None lets in whoever comes, in plain text.
 
     Raises:
         ConfigError: it cannot listen there.
@@ -41,4 +50,5 @@ def build_hub(
         settings=config.model_dump(mode="json"),
         fold=VectorOwner(config.compression.ratio).fold if config.compression.ratio is not None else None,
         say=say,
+        guard=guard,
     )

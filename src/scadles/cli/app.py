@@ -10,6 +10,7 @@ import typer
 
 from scadles.cli.compare import compare
 from scadles.cli.data import data
+from scadles.cli.devices import devices
 from scadles.cli.doctor import doctor
 from scadles.cli.hub import hub, join
 from scadles.cli.paper import paper
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.command()(train)
 app.command()(hub)
 app.command()(join)
+app.command()(devices)
 app.command()(simulate)
 app.command()(publish)
 app.command()(compare)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from pathlib import Path
 from threading import Event
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from scadles.clock import wall_seconds
+from scadles.errors import ConfigError
 
 if TYPE_CHECKING:
     from scadles.fabric.hub import HubState
+    from scadles.security import Guard
 
 _LOOK_S = 0.2
 
@@ -24,6 +27,8 @@ def hub(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a setting, e.g. devices=8")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the hub; runs/METHOD-TIME by default")] = None,
+    secure: Annotated[bool, typer.Option("--secure", help="TLS also on loopback")] = False,  # noqa: FBT002
+    insecure: Annotated[bool, typer.Option("--insecure", help="no TLS, on a network that you trust")] = False,  # noqa: FBT002
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="do not say who comes and goes")] = False,  # noqa: FBT002
 ) -> None:
     """Let devices come and go: each connects to this one process, which adds up what they send.
@@ -32,14 +37,17 @@ def hub(
 
         scadles hub examples/digits.yaml --set devices=8 --listen 0.0.0.0:29400 --out runs/hub
 
-        scadles join HUB:29400 --name cam-3 --out runs/cam-3
+        scadles join HUB:29400 --name cam-3 --token T --ca-hash H --out runs/cam-3
+
+    The second line is printed by the first one, with a token for all seats that lives 24 hours: scadles devices makes
+    others, and turns devices out. Both ends prove who they are, and all that travels is encrypted (docs/security.md);
+    on loopback only with --secure.
 
     devices is how many seats there are; fabric.min_devices how many must be there for a step. A device that is lost is
     done without, one that comes is taken in after the next step. The hub itself may be killed: started again with the
     same --out, it is found by all devices, which go on (examples/systemd/scadles-hub.service).
 
-    The hub ends once the run has come to its end and all devices have left. What travels is neither encrypted nor
-    authenticated yet, and whoever reaches the port can take part: use it on a network that you trust.
+    The hub ends once the run has come to its end and all devices have left.
 
     Exit codes: 0 the run has ended, 2 a setting cannot work, 130 and 143 stopped by Ctrl-C and SIGTERM.
     """
@@ -48,19 +56,27 @@ def hub(
     from scadles.observe import default_folder
     from scadles.observe.console import print_note
     from scadles.observe.hub_progress import HubProgress
-    from scadles.training.hub import address
+    from scadles.security import Guard
+    from scadles.training.hub import PLAIN_TEXT, address, is_loopback
     from scadles.training.lock import alone_in
 
     checked = load_config(config, [*(settings or []), "fabric.backend=hub"])
     host, port = address(listen, "--listen")
+    if secure and insecure:
+        raise ConfigError("--secure and --insecure: give one of them")
     folder = out or default_folder(f"{checked.method}-hub")
     stopped: list[int] = []
     with alone_in(folder), HubProgress(quiet=quiet) as progress, build_journal(checked, folder, print_note) as journal:
-        serving = build_hub(checked, host, port, journal, progress.say)
+        guard = Guard(folder, journal.run) if secure or not (insecure or is_loopback(host)) else None
+        serving = build_hub(checked, host, port, journal, progress.say, guard=guard)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, _: stopped.append(number))
         serving.start()
         progress.say(f"hub of run {journal.run[:8]} in {folder} on {serving.address[0]}:{serving.address[1]}")
+        if guard is not None:
+            progress.say(_how_to_join(guard, checked.devices, serving.address, folder, quiet=quiet))
+        elif not is_loopback(host):
+            progress.say(f"warning: {PLAIN_TEXT}")
         began_s, pause = wall_seconds(), Event()
         try:
             while not stopped and not serving.is_over:
@@ -71,6 +87,28 @@ def hub(
             progress.say(_came_to(serving.state(), wall_seconds() - began_s))
     if stopped:
         raise typer.Exit(128 + stopped[0])
+
+
+def _how_to_join(guard: Guard, seats: int, listening: tuple[str, int], folder: Path, *, quiet: bool) -> str:
+    """Return the line that enrols a device, with a token where the authority is new; else who makes one."""
+    if quiet or not guard.authority.is_new:
+        return f"a token for more devices: scadles devices {shlex.quote(str(folder))} token"
+    return f"on each device: {join_line(guard.new_token(seats), guard.ca_hash, *listening)}"
+
+
+def join_line(token: str, ca_hash: str, host: str, port: int) -> str:
+    """Return what enrols a device, and lets it join.
+
+    Args:
+        token: for it.
+        ca_hash: of the authority's key.
+        host, port: where the hub listens; of one that listens everywhere an address of this machine is told.
+    """
+    from scadles.training.hub import reachable
+
+    where = reachable(host)
+    place = f"[{where}]:{port}" if ":" in where else f"{where}:{port}"
+    return f"scadles join {place} --name NAME --token {token} --ca-hash {ca_hash}"
 
 
 def _came_to(state: HubState, wall_s: float) -> str:
@@ -96,6 +134,12 @@ def join(
         typer.Option("--set", metavar="KEY=VALUE", help="what is this device's own, e.g. stream.url=URL"),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="run folder; runs/NAME by default")] = None,
+    token: Annotated[str | None, typer.Option(help="from the hub, the first time")] = None,
+    ca_hash: Annotated[str | None, typer.Option(metavar="sha256:HASH", help="of the hub's authority")] = None,
+    identity: Annotated[
+        Path | None, typer.Option(help="folder of key and certificate; ~/.config/scadles/devices/NAME by default")
+    ] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="no TLS, where the hub has none")] = False,  # noqa: FBT002
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="show no progress")] = False,  # noqa: FBT002
 ) -> None:
     """Take part in the run of a hub, as long as it goes on; a device that comes back goes on where it was.
@@ -103,7 +147,11 @@ def join(
     The run is described at the hub. What is this device's own is given here: its stream and codec, where its data
     lies (data.dataset, data.root), checkpoint.keep, events, picture.
 
-        scadles join HUB:29400 --name cam-3 --set stream.url=kafka://BROKER/cam-3 --out runs/cam-3
+        scadles join HUB:29400 --name cam-3 --token T --ca-hash H --set stream.url=kafka://BROKER/cam-3 --out runs/cam-3
+
+    Token and hash are printed by the hub. With them this device makes a key, which never leaves it, and has it signed;
+    later starts do without. The certificate renews itself. A hub on loopback takes part in none of this unless it is
+    started with --secure.
 
     Start it at boot, and again whenever it ends: examples/systemd/scadles-join@.service does both. With the same name
     and folder it takes up the model of the others, and its own stream, account and residual where they were. The same
@@ -115,11 +163,17 @@ def join(
     from scadles.config import overridden
     from scadles.errors import LeftError
     from scadles.observe.console import print_note
+    from scadles.training.hub import enrol_here
     from scadles.training.run import train
 
     own = overridden({}, settings or [])
+    if (token is None) != (ca_hash is None) or (insecure and token is not None):
+        raise ConfigError("--token and --ca-hash belong together, and to no --insecure: copy both from the hub")
+    if token is not None and ca_hash is not None:
+        enrol_here(address, name, token, ca_hash, identity)
+    folder = out or Path("runs") / name
     try:
-        train(own, out=out or Path("runs") / name, quiet=quiet, hub=address, name=name)
+        train(own, out=folder, quiet=quiet, hub=address, name=name, identity=identity, insecure=insecure)
     except LeftError as error:
         print_note(str(error))
         raise typer.Exit(error.exit_code) from None

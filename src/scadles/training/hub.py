@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator, Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from scadles.config import ConfigLike, RunConfig, load_config, merged, read_yaml
 from scadles.errors import ConfigError, FabricError, PeerLostError
-from scadles.fabric.hub import MOST_NAME, HubFabric, is_name
+from scadles.fabric.hub import MOST_NAME, HubFabric, enrol, is_name
+from scadles.security import Credentials, identity_folder
 
 #: Settings that may differ from device to device, with all that is below them; all others are those of the hub.
 OWN = ("stream", "data.dataset", "data.root", "checkpoint.keep", "events", "picture")
 PATIENCE_S = 30.0
+#: What is to be known wherever there is no TLS.
+PLAIN_TEXT = (
+    "what travels is neither encrypted nor authenticated (--insecure): whoever reaches the network can read and spoil "
+    "the model"
+)
 
 
 def own_settings(config: ConfigLike | None) -> dict[str, Any]:
@@ -39,7 +47,13 @@ def check_own(name: str) -> None:
 
 
 def reach(
-    hub: str, name: str | None, config: ConfigLike | None, say: Callable[[str], None]
+    hub: str,
+    name: str | None,
+    config: ConfigLike | None,
+    say: Callable[[str], None],
+    *,
+    identity: Path | str | None = None,
+    insecure: bool = False,
 ) -> tuple[HubFabric, RunConfig]:
     """Connect to a hub; return this device's end of it, and the run's settings with its own.
 
@@ -48,9 +62,11 @@ def reach(
         name: of this device, the same whenever it comes back.
         config: what is this device's own.
         say: told one line when the hub does not answer, is lost, or found again.
+        identity: folder with what :func:`enrol_here` has brought; None looks where that keeps it.
+        insecure: speak plain text, also where the hub is not on this machine.
 
     Raises:
-        ConfigError: address, name or settings cannot be.
+        ConfigError: address, name, identity or settings cannot be.
         FabricError: nobody answers there, or the hub refuses this device.
     """
     host, port = address(hub, "hub")
@@ -60,19 +76,85 @@ def reach(
             f"name = {name!r}: give this device a name of 1 to {MOST_NAME} printable characters, the same whenever it "
             "comes back"
         )
+    credentials = None if insecure else _credentials(host, name, identity)
+    if credentials is None and not is_loopback(host):
+        say(f"warning: {PLAIN_TEXT}")
     try:
-        fabric = HubFabric(host, port, name, deadline_s=PATIENCE_S, say=say)
+        fabric = HubFabric(host, port, name, deadline_s=PATIENCE_S, say=say, credentials=credentials)
     except PeerLostError as error:
-        why = error.detail.rpartition(": ")[2]
-        raise FabricError(
-            f"no hub answers at {hub} ({why}): does scadles hub run there, is its --listen an address that other "
-            f"machines reach (0.0.0.0:{port}), and does a firewall let TCP port {port} through?"
-        ) from None
+        raise _no_hub(hub, error.detail.rpartition(": ")[2]) from None
     try:
         return fabric, load_config(merged(fabric.settings, own), [f"devices={fabric.size}"])
     except BaseException:
         fabric.close()
         raise
+
+
+def enrol_here(hub: str, name: str, token: str, authority_hash: str, identity: Path | None = None) -> None:
+    """Let a hub enrol this device, unless it has done so with that token already.
+
+    Args:
+        hub: its address, HOST:PORT.
+        name: of this device.
+        token: that the hub has printed.
+        authority_hash: that the hub has printed, ``sha256:...``.
+        identity: folder for key and certificate; None takes one below the user's configuration.
+
+    Raises:
+        ConfigError: address, name or folder cannot be.
+        FabricError: nobody answers there, or the hub does not enrol this device.
+    """
+    place = address(hub, "hub")
+    if not is_name(name):
+        raise ConfigError(f"name = {name!r}: give this device a name of 1 to {MOST_NAME} printable characters")
+    credentials = Credentials(identity or identity_folder(name))
+    try:
+        enrol(place, name, token, authority_hash, credentials)
+    except OSError as error:
+        raise _no_hub(hub, error.strerror or str(error)) from None
+
+
+def _credentials(host: str, name: str, identity: Path | str | None) -> Credentials | None:
+    """Return what this device shows to its hub; None where it may speak plain text."""
+    credentials = Credentials(Path(identity) if identity is not None else identity_folder(name))
+    if identity is None and is_loopback(host) and not is_loopback(credentials.host):
+        return None  # it has not been enrolled on this machine
+    if not credentials.are_here:
+        raise ConfigError(
+            f"{name} has not been enrolled by a hub ({credentials.folder} holds no identity): give --token and "
+            "--ca-hash, which scadles devices HUBFOLDER token prints at the hub, or --insecure on a network that you "
+            "trust, where the hub is started with that too"
+        )
+    return credentials
+
+
+def _no_hub(hub: str, why: str) -> FabricError:
+    port = hub.rpartition(":")[2]
+    return FabricError(
+        f"no hub answers at {hub} ({why}): does scadles hub run there, is its --listen an address that other "
+        f"machines reach (0.0.0.0:{port}), and does a firewall let TCP port {port} through?"
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def reachable(host: str) -> str:
+    """Return an address by which other machines reach one that listens there."""
+    if host not in ("0.0.0.0", "::", ""):  # noqa: S104 - it is looked at, not listened on
+        return host
+    family, anywhere = (socket.AF_INET6, "2001:db8::1") if host == "::" else (socket.AF_INET, "192.0.2.1")
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as looking:
+            looking.connect((anywhere, 9))  # nothing is sent: the kernel says from where it would be
+            return str(looking.getsockname()[0])
+    except OSError:
+        return socket.gethostname()
 
 
 def address(text: str, what: str) -> tuple[str, int]:

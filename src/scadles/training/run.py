@@ -48,6 +48,8 @@ def train(
     quiet: bool = False,
     hub: str | None = None,
     name: str | None = None,
+    identity: Path | str | None = None,
+    insecure: bool = False,
 ) -> Summary:
     """Train one model together with the other devices of the run, and return what came of it.
 
@@ -68,6 +70,9 @@ def train(
         quiet: show no progress.
         hub: HOST:PORT of a ``scadles hub``, whose run this device joins for as long as it likes.
         name: of this device at the hub, the same whenever it comes back.
+        identity: folder with key and certificate of this device, which ``scadles join --token`` has brought; None looks
+            where that keeps them.
+        insecure: speak plain text with a hub that does.
 
     Raises:
         LeftError: this device was told to leave the run of a hub, which goes on without it.
@@ -84,6 +89,8 @@ def train(
         quiet=quiet,
         hub=hub,
         name=name,
+        identity=identity,
+        insecure=insecure,
     )
     try:
         task = device.task
@@ -110,6 +117,8 @@ def join(
     quiet: bool = False,
     hub: str | None = None,
     name: str | None = None,
+    identity: Path | str | None = None,
+    insecure: bool = False,
     fabric: Fabric | None = None,
     clock: Clock | None = None,
 ) -> LiveDevice:
@@ -129,7 +138,7 @@ def join(
     """
     with ExitStack() as failing:
         if hub is not None or name is not None:
-            fabric, settings = _at_hub(hub, name, config, fabric)
+            fabric, settings = _at_hub(hub, name, config, fabric, identity=identity, insecure=insecure)
             failing.callback(fabric.close)
             out = Path("runs") / str(name) if out is None else out
         else:
@@ -156,12 +165,18 @@ def join(
 
 
 def _at_hub(
-    hub: str | None, name: str | None, config: ConfigLike | None, fabric: Fabric | None
+    hub: str | None,
+    name: str | None,
+    config: ConfigLike | None,
+    fabric: Fabric | None,
+    *,
+    identity: Path | str | None,
+    insecure: bool,
 ) -> tuple[ElasticFabric, RunConfig]:
     """Return this device's end of a hub, and the run's settings with its own."""
     if hub is None or fabric is not None:
         raise ConfigError(f"name = {name}: it belongs to hub=HOST:PORT, and to no other fabric")
-    return reach(hub, name, config, print_note)
+    return reach(hub, name, config, print_note, identity=identity, insecure=insecure)
 
 
 def _start(

@@ -8,14 +8,14 @@ from contextlib import suppress
 from threading import Event, Lock, Thread
 from typing import Any
 
-from scadles.errors import ConfigError
+from scadles.errors import ConfigError, ScadlesError
 from scadles.fabric.hub.connection import ClosedError, Connection
 from scadles.fabric.hub.frames import FrameError, Kind
 
 _HELLO_S = 10.0
 _MOST_WAITING = 256
 
-#: Given a connection and what it said, returns what serves it until it ends; raises FrameError where it is refused.
+#: Given a connection and what it said, returns what serves it until it ends; raises ScadlesError where it is refused.
 Welcome = Callable[[Connection, dict[str, Any]], Callable[[], None]]
 
 
@@ -29,6 +29,7 @@ class Acceptor:
         host, port: where to listen; port 0 takes a free one.
         welcome: judges hellos.
         say: told one line about whoever is refused.
+        make: makes a connection of a socket.
 
     Attributes:
         address: host and port that it listens on.
@@ -38,7 +39,14 @@ class Acceptor:
         ConfigError: it cannot listen there.
     """
 
-    def __init__(self, host: str, port: int, welcome: Welcome, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        welcome: Welcome,
+        say: Callable[[str], None],
+        make: Callable[[socket.socket], Connection] = Connection,
+    ) -> None:
         try:
             self._listening = socket.create_server((host, port), backlog=128)
         except OSError as error:
@@ -47,6 +55,7 @@ class Acceptor:
         self.refused = 0
         self._welcome = welcome
         self._say = say
+        self._make = make
         self._lock = Lock()
         self._greeting: dict[Connection, None] = {}  # in the order in which they came
         self._closed = Event()
@@ -74,7 +83,10 @@ class Acceptor:
                 if self._closed.wait(0.05):  # else out of descriptors, say
                     return
                 continue
-            connection = Connection(sock)
+            try:
+                connection = self._make(sock)
+            except ClosedError:  # it has gone already
+                continue
             with self._lock:
                 self._greeting[connection] = None
                 oldest = next(iter(self._greeting)) if len(self._greeting) > _MOST_WAITING else None
@@ -90,13 +102,14 @@ class Acceptor:
         """Hear who is there, then serve the connection until it ends."""
         try:
             connection.limit(_HELLO_S)
+            connection.shake_hands()
             frame = connection.receive()
             if frame.kind is not Kind.HELLO:
                 raise FrameError(f"it begins with {frame.kind.name}, not with a hello")
             hello = connection.receive_text(frame)
             serve = self._welcome(connection, hello)
             connection.limit(None)
-        except (FrameError, ClosedError) as error:
+        except (ScadlesError, ClosedError) as error:
             self._turn_away(connection, peer, str(error))
             return
         finally:
@@ -111,6 +124,4 @@ class Acceptor:
         with self._lock:
             self.refused += 1
         self._say(f"{peer} was refused: {why}")
-        with suppress(ClosedError):
-            connection.send_text(Kind.REFUSAL, {"why": why})
-        connection.close()
+        connection.refuse(why)

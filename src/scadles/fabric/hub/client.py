@@ -15,9 +15,11 @@ from scadles.clock import wall_seconds
 from scadles.errors import FabricError, MembershipChangedError, NotAdmittedError, PeerLostError
 from scadles.fabric.contract import ElasticFabric, Pending, View, check_length, copy_flat_bytes, flat_bytes
 from scadles.fabric.hub.arrivals import Arrivals, Key
+from scadles.fabric.hub.enrolment import Renewal
 from scadles.fabric.hub.frames import DTYPES, MOST_BYTES, Frame, Kind
 from scadles.fabric.hub.members import PULSE_S
 from scadles.fabric.hub.session import Session
+from scadles.security import Credentials
 
 _LONGEST_PAUSE_S = 1.0
 _GOODBYE_S = 2.0
@@ -35,6 +37,7 @@ class HubFabric(ElasticFabric):
         run: what the run is called, where that is known.
         deadline_s: how long the first welcome may take, in wall seconds.
         say: told one line when the hub does not answer, is lost, or found again.
+        credentials: of this device, which are renewed at half their life; None speaks plain text, to a hub that does.
 
     Attributes:
         run: what the run is called.
@@ -57,7 +60,10 @@ class HubFabric(ElasticFabric):
         run: str = "",
         deadline_s: float = 120.0,
         say: Callable[[str], None] = lambda _: None,
+        credentials: Credentials | None = None,
     ) -> None:
+        self._credentials = credentials
+        self._renewal = Renewal((host, port), name, credentials, say) if credentials is not None else None
         self._address = (host, port)
         self._name = name
         self.run = run
@@ -267,6 +273,8 @@ class HubFabric(ElasticFabric):
         if self._closed:
             return
         self._closed = True
+        if self._renewal is not None:
+            self._renewal.close()
         self._session.say(Kind.GOODBYE, {"ended_by": self.ended_by})
         self._session.over.wait(_GOODBYE_S)  # the hub hears it before it sees that a connection has ended
         self._session.close("this device has left")
@@ -388,7 +396,9 @@ class HubFabric(ElasticFabric):
         who = {"name": self._name, "process": self._process}
         while True:
             try:
-                session = Session(self._address, {**who, "run": self.run, "again": self._was_welcome}, self)
+                session = Session(
+                    self._address, {**who, "run": self.run, "again": self._was_welcome}, self, self._credentials
+                )
                 break
             except OSError as error:
                 why = getattr(error, "strerror", None) or str(error)
@@ -404,6 +414,8 @@ class HubFabric(ElasticFabric):
         welcome, self._was_welcome = session.welcome, True
         self.rank, self.size = int(welcome["seat"]), int(welcome["seats"])
         self.run, self.settings = str(welcome["run"]), dict(welcome["settings"])
+        if self._renewal is not None and "lifetime" in welcome:
+            self._renewal.learn(welcome["lifetime"])
         session.start()
         return session
 

@@ -9,6 +9,7 @@ import struct
 from contextlib import suppress
 from typing import Any
 
+from scadles.clock import wall_seconds
 from scadles.fabric.hub.frames import HEADER_BYTES, Frame, FrameError, Kind, parse
 
 #: Wake up for less only where a timeout is set, or the connection ends.
@@ -17,6 +18,7 @@ _WHOLE = getattr(socket, "MSG_WAITALL", 0)
 _MOST_AT_ONCE = 1 << 18
 #: ``tcpi_last_data_recv`` and ``tcpi_last_ack_recv`` in Linux's ``struct tcp_info``, milliseconds.
 _LAST_HEARD = struct.Struct("=52xII")
+_LINGER_S = 1.0
 
 
 class ClosedError(ConnectionError):
@@ -44,7 +46,7 @@ class Connection:
 
     @classmethod
     def open(cls, host: str, port: int, timeout_s: float) -> Connection:
-        """Connect to a hub.
+        """Connect to a hub, without TLS.
 
         Raises:
             OSError: nobody answers within the timeout.
@@ -72,18 +74,14 @@ class Connection:
 
         Raises:
             ClosedError: the connection is broken.
+            FrameError: somebody has altered what travels.
         """
         header = frame.pack()
         rest = memoryview(piece).cast("B") if frame.length else memoryview(b"")
         try:
-            sent = self._socket.sendmsg([header, rest])
-            if sent < len(header):
-                self._socket.sendall(header[sent:])
-                sent = len(header)
-            if sent - len(header) < len(rest):
-                self._socket.sendall(rest[sent - len(header) :])
+            self._put(header, rest)
         except (OSError, ValueError) as error:
-            raise ClosedError(str(error)) from None
+            raise self._broken(error) from None
         self.sent += len(header) + len(rest)
 
     def send_text(self, kind: Kind, content: Any, *, view: int = 0, sequence: int = 0) -> None:
@@ -122,9 +120,9 @@ class Connection:
         filled = 0
         while filled < len(view):
             try:
-                count = self._socket.recv_into(view[filled:], min(_MOST_AT_ONCE, len(view) - filled), _WHOLE)
+                count = self._take(view[filled:], min(_MOST_AT_ONCE, len(view) - filled))
             except (OSError, ValueError) as error:
-                raise ClosedError(str(error)) from None
+                raise self._broken(error) from None
             if not count:
                 raise ClosedError("the other end has closed the connection")
             filled += count
@@ -146,8 +144,57 @@ class Connection:
             return math.inf, math.inf
         return data_ms / 1000, taken_ms / 1000
 
+    def shake_hands(self) -> None:
+        """Agree with the other end on how to speak, before the first frame.
+
+        Raises:
+            ClosedError: the connection has ended.
+            FrameError: the other end is not trusted, or does not trust this one.
+        """
+
+    @property
+    def certificate(self) -> bytes | None:
+        """What the other end has shown, DER, found to be of an authority that this end trusts; None where nothing."""
+        return None
+
+    def refuse(self, why: str) -> None:
+        """Say why the other end is refused, and close so that it can still read that."""
+        with suppress(ClosedError):
+            self.send_text(Kind.REFUSAL, {"why": why})
+        self._let_read()
+        self.close()
+
     def close(self) -> None:
         """Close both directions; whoever reads or writes gets :class:`ClosedError`."""
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
+
+    def release(self) -> None:
+        """Close, and let go of the descriptor: for the thread that was the last to read or write."""
+        self.close()
+
+    def _put(self, header: bytes, rest: memoryview) -> None:
+        sent = self._socket.sendmsg([header, rest])
+        if sent < len(header):
+            self._socket.sendall(header[sent:])
+            sent = len(header)
+        if sent - len(header) < len(rest):
+            self._socket.sendall(rest[sent - len(header) :])
+
+    def _take(self, view: memoryview, most: int) -> int:
+        return self._socket.recv_into(view, most, _WHOLE)
+
+    def _broken(self, error: Exception) -> ClosedError | FrameError:
+        """Return what an error of the socket means."""
+        return ClosedError(str(error))
+
+    def _let_read(self) -> None:
+        """Wait a little until the other end has closed: unread bytes at a close would undo what was sent last."""
+        give_up_s = wall_seconds() + _LINGER_S
+        with suppress(OSError, ValueError):
+            socket.socket.shutdown(self._socket, socket.SHUT_WR)
+            while (left_s := give_up_s - wall_seconds()) > 0:
+                self._socket.settimeout(left_s)
+                if not socket.socket.recv(self._socket, _MOST_AT_ONCE):
+                    return

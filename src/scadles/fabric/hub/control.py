@@ -15,7 +15,7 @@ from scadles.fabric.hub.frames import Kind
 from scadles.fabric.hub.members import PULSE_S, Pulse
 
 #: A text is short: one whose end has not come by then will not come.
-_TEXT_S = 2.5
+_TEXT_S = 10.0
 
 
 class ControlLine:

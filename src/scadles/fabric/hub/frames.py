@@ -27,6 +27,8 @@ MOST_BYTES = 1 << 36
 MOST_TEXT_BYTES = 1 << 18
 
 _MAGIC = b"ScaD"
+_TLS = b"\x16\x03"
+_SPEAKS_TLS = "it speaks TLS, and this hub does not: start the hub with --secure, or the device with --insecure"
 _HEADER = struct.Struct("!4sBBBBHIIQQI")
 _CHECK = struct.Struct("!I")
 HEADER_BYTES = _HEADER.size + _CHECK.size
@@ -111,7 +113,7 @@ def parse(data: bytes | bytearray | memoryview) -> Frame:
     """
     magic, version, kind, dtype, last, seat, view, sequence, offset, total, length = _HEADER.unpack_from(data)
     if magic != _MAGIC:
-        raise FrameError("these are not bytes of this protocol")
+        raise FrameError(_SPEAKS_TLS if magic[:2] == _TLS else "these are not bytes of this protocol")
     if version != VERSION:
         raise FrameError(
             f"it speaks version {version} of the protocol, and this is version {VERSION}: install the same"

@@ -11,6 +11,7 @@ import hmac
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from hashlib import sha256
 from threading import Event, Thread
 from typing import Any
@@ -23,11 +24,13 @@ from scadles.fabric.hub.dispatcher import Dispatcher
 from scadles.fabric.hub.frames import COLLECTIVES, Frame, FrameError, Kind
 from scadles.fabric.hub.handover import HandOver
 from scadles.fabric.hub.journal import Journal
-from scadles.fabric.hub.members import MOST_NAME, PULSE_S, Member
+from scadles.fabric.hub.members import MOST_NAME, PULSE_S, Member, is_name
 from scadles.fabric.hub.rooms import Rooms
+from scadles.fabric.hub.secure import SecureConnection
 from scadles.fabric.hub.state import HubState, state_of
 from scadles.fabric.hub.views import Views
 from scadles.fabric.hub.watch import Watch
+from scadles.security import Guard, Identity
 
 _MOST_NOTE_BYTES = 1 << 16
 _FROM_DEVICES = frozenset({Kind.READY, Kind.PULSE, Kind.GOODBYE})
@@ -49,6 +52,7 @@ class Hub:
         fold: makes one message for everybody of all devices', for :meth:`.HubFabric.fold`; called by one thread at a
             time for each step.
         say: told one line about whoever comes, goes or is refused.
+        guard: judges who may take part; connections are TLS then. None lets in whoever comes, in plain text.
 
     Attributes:
         address: host and port that it listens on.
@@ -69,8 +73,11 @@ class Hub:
         settings: dict[str, Any] | None = None,
         fold: Fold | None = None,
         say: Callable[[str], None] = lambda _: None,
+        guard: Guard | None = None,
     ) -> None:
-        self._acceptor = Acceptor(host, port, self._welcome, say)
+        make = partial(SecureConnection, context=guard.context, at_hub=True) if guard is not None else Connection
+        self._acceptor = Acceptor(host, port, self._welcome, say, make)
+        self._guard = guard
         self.address = self._acceptor.address
         self._seats = seats
         self._settings = settings or {}
@@ -144,21 +151,37 @@ class Hub:
 
     def _welcome(self, connection: Connection, hello: dict[str, Any]) -> Callable[[], None]:
         role = hello.get("role")
+        identity = None
+        if self._guard is not None:
+            if (answer := self._ask_guard(self._guard, connection, hello)) is not None:
+                connection.send_text(Kind.WELCOME, answer)
+                return connection.release
+            identity = self._guard.identify(connection.certificate)
         with self._lock:
             if role == "control":
+                _check_name(identity, hello.get("name"))
                 member = self._views.seat(hello, connection)
                 welcome = {"seat": member.seat, "seats": self._seats, "session": member.session}
+                if self._guard is not None and identity is not None:
+                    welcome["lifetime"] = self._guard.lifetime(identity.expires)
                 connection.send_text(Kind.WELCOME, welcome | {"run": self._journal.run, "settings": self._settings})
                 return lambda: self._answer(member)
             sessions = (one for one in self._views.members.values() if _same(one.session, hello.get("session")))
             known = next(sessions, None)
             if known is None or role not in ("up", "down", "give"):
                 raise FrameError("a second connection of no device that is here")
+            _check_name(identity, known.name)
             if role == "give":
                 return self._begin_hand_over(known, connection, hello)
             setattr(known, role, connection)
             connection.send_text(Kind.WELCOME, {})
         return lambda: self._read(known) if role == "up" else self._write(known)
+
+    def _ask_guard(self, guard: Guard, connection: Connection, hello: dict[str, Any]) -> dict[str, Any] | None:
+        """Return what the authority answers a hello; None where it is not for the authority."""
+        if hello.get("role") == "enrol" and not is_name(hello.get("name")):
+            raise FrameError(f"a name must be 1 to {MOST_NAME} printable characters")
+        return guard.answer(hello, connection.certificate)
 
     def _begin_hand_over(self, member: Member, connection: Connection, hello: dict[str, Any]) -> Callable[[], None]:
         handover = self._views.handovers.get(hello.get("view", 0))
@@ -194,6 +217,7 @@ class Hub:
         except FrameError as error:
             self._refuse(member, str(error))
         self._leave(member, why)
+        control.release()
 
     def _become_ready(self, member: Member, content: dict[str, Any]) -> None:
         step = content.get("step")
@@ -227,6 +251,7 @@ class Hub:
         except FrameError as error:
             self._refuse(member, str(error))
         self._leave(member, why)
+        up.release()
 
     def _hand_over(self, handover: HandOver, connection: Connection) -> None:
         """Take the state that a device gives, and pass it on."""
@@ -244,7 +269,7 @@ class Hub:
         except FrameError as error:
             why = str(error)
             self._refuse(handover.source, why)
-        connection.close()
+        connection.release()
         with self._lock:
             self._views.received += connection.received
             self._views.sent += connection.sent
@@ -272,7 +297,7 @@ class Hub:
     def _write(self, member: Member) -> None:
         """Send a device what is for it until the connection ends."""
         down = member.down or member.control
-        with suppress(ClosedError):
+        with suppress(ClosedError, FrameError):
             while (item := member.outbox.get()) is not None:
                 if isinstance(item, dict):
                     down.send_text(Kind.VIEW, item)
@@ -283,11 +308,13 @@ class Hub:
                     down.send(item.frame, item.piece)
                 del item
         self._leave(member, "its connection ended")
+        down.release()
 
     def _look_after(self) -> None:
         while not self._closed.wait(PULSE_S):
             with self._lock:
                 self._watch.look(wall_seconds())
+                self._look_for_revoked()
                 self._views.begin_anew()
 
     def _keep_journal(self) -> None:
@@ -295,9 +322,24 @@ class Hub:
         while not self._closed.wait(PULSE_S):
             self._journal.sync()
 
+    def _look_for_revoked(self) -> None:
+        """End the sessions of devices that the registry, which may have changed, does not let in any more."""
+        if self._guard is None:
+            return
+        for member in list(self._views.members.values()):
+            if why := self._guard.problem(member.name):
+                self._refused += 1
+                self._views.lose(member, why)
+
     def _leave(self, member: Member, why: str) -> None:
         with self._lock:
             self._views.lose(member, why)
+
+
+def _check_name(identity: Identity | None, name: object) -> None:
+    """Refuse a device that calls itself something else than its certificate does."""
+    if identity is not None and identity.name != name:
+        raise FrameError(f"its certificate is for the name {identity.name}, and it says that it is {name}")
 
 
 def _same(secret: str, given: object) -> bool:

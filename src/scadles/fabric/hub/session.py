@@ -13,9 +13,9 @@ from scadles.errors import FabricError
 from scadles.fabric.hub.connection import ClosedError, Connection
 from scadles.fabric.hub.control import ControlLine
 from scadles.fabric.hub.frames import PIECE_BYTES, Frame, FrameError, Kind, pieces
+from scadles.fabric.hub.hello import say_hello
 from scadles.fabric.hub.members import LEAST_S
-
-_CONNECT_S = 10.0
+from scadles.security import Credentials
 
 
 class Receiving(Protocol):
@@ -44,6 +44,7 @@ class Session:
         address: of the hub.
         who: what is said of this device in its hello.
         receiving: what becomes of what the hub sends.
+        credentials: what is shown to the hub over TLS; None speaks plain text.
 
     Attributes:
         welcome: what the hub answered.
@@ -55,10 +56,17 @@ class Session:
         FabricError: the hub refuses this device.
     """
 
-    def __init__(self, address: tuple[str, int], who: dict[str, Any], receiving: Receiving) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        who: dict[str, Any],
+        receiving: Receiving,
+        credentials: Credentials | None = None,
+    ) -> None:
         self._address = address
         self._name = str(who["name"])
         self._receiving = receiving
+        self._credentials = credentials
         self._outgoing: SimpleQueue[Any] = SimpleQueue()
         self._sent_beside = 0
         self.over = Event()
@@ -124,10 +132,10 @@ class Session:
                     continue
                 self._giving = connection
                 head = Frame(Kind.STATE, view=view, total=len(content))
-                with suppress(ClosedError):
+                with suppress(ClosedError, FrameError):
                     _send_in_pieces(connection, head, content, self.over.is_set)
                 self._sent_beside += connection.sent
-                connection.close()
+                connection.release()
 
         Thread(target=work, daemon=True).start()
 
@@ -143,19 +151,8 @@ class Session:
 
     def _connect(self, hello: dict[str, Any]) -> Connection:
         """Open a connection, and say hello; the answer to the first one is the welcome."""
-        connection = Connection.open(*self._address, _CONNECT_S)
-        with ExitStack() as failing:
-            failing.callback(connection.close)
-            connection.limit(_CONNECT_S)
-            connection.send_text(Kind.HELLO, hello)
-            frame = connection.receive()
-            answer = connection.receive_text(frame)
-            connection.limit(None)
-            if frame.kind is Kind.REFUSAL:
-                raise FabricError(f"the hub refuses {self._name}: {answer.get('why')}")
-            if frame.kind is not Kind.WELCOME:
-                raise FrameError(f"the hub answers a hello with {frame.kind.name}")
-            failing.pop_all()
+        context = None if self._credentials is None else self._credentials.context
+        connection, answer = say_hello(self._address, self._name, hello, context)
         if hello["role"] == "control":
             self.welcome = answer
         return connection
@@ -169,8 +166,10 @@ class Session:
                     self.up.send_text(Kind.NOTE, content, view=frame.view, sequence=frame.sequence)
                 else:
                     _send_in_pieces(self.up, frame, content, partial(self._receiving.is_over, frame.view))
-        except ClosedError as error:
+        except (ClosedError, FrameError) as error:
             self._end(str(error))
+        finally:
+            self.up.release()
 
     def _take_down(self) -> None:
         """Take what the hub sends until the connection ends."""
@@ -183,6 +182,8 @@ class Session:
                     self._receiving.take_piece(self, frame)
         except (ClosedError, FrameError) as error:
             self._end(str(error))
+        finally:
+            self.down.release()
 
     def _talk(self) -> None:
         """Give signs of life, look for those of the hub, and pass on what others wish to say."""
@@ -191,6 +192,7 @@ class Session:
         except (ClosedError, FrameError) as error:
             self._end(str(error))
         finally:
+            self.control.release()
             self._line.close()
 
     def _moves(self) -> bool:

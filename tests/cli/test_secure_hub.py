@@ -1,0 +1,158 @@
+"""``scadles hub --secure``, ``scadles join --token`` and ``scadles devices`` as processes."""
+
+import re
+import stat
+
+import pytest
+
+from scadles.observe import Step
+
+pytestmark = pytest.mark.timeout(300)
+SETTINGS = {
+    "devices": 3,
+    "steps": 30,
+    "picture": False,
+    "stream": {"rates": 40},
+    "clock": {"speed": 20},
+    "checkpoint": {"every_steps": 5},
+    "fabric": {"min_devices": 1},
+}
+EXPECTED = r"scadles join 127\.0\.0\.1:(\d+) --name NAME --token ([0-9a-f]{32}) --ca-hash (sha256:[0-9a-f]{64})\n"
+
+
+class Fleet:
+    def __init__(self, folder, start, write_config, npz):
+        self._folder, self._start = folder, start
+        self._config = write_config(folder / "c.yaml", data={"dataset": f"npz:{npz}"}, **SETTINGS)
+        self.port = 0
+
+    def hub(self, *arguments, secure=True):
+        fixed = ("-m", "scadles", "hub", self._config, "--listen", f"127.0.0.1:{self.port}", "--out", "hub")
+        hub = self._start(self._folder, *fixed, *(["--secure"] if secure else []), *arguments, PYTHONUNBUFFERED="1")
+        found = hub.until(lambda: re.search(r" in hub on 127\.0\.0\.1:(\d+)\n", hub.out), "its address")
+        self.port = int(found[1])
+        return hub
+
+    def how_to_join(self, hub):
+        found = hub.until(lambda: re.search(EXPECTED, hub.out), "how to join")
+        return ["--token", found[2], "--ca-hash", found[3]]
+
+    def join(self, name, *arguments):
+        place = (f"127.0.0.1:{self.port}", "--name", name, "--out", name, "--quiet", "--identity", f"id-{name}")
+        return self._start(self._folder, "-m", "scadles", "join", *place, *arguments)
+
+
+@pytest.fixture
+def fleet(tmp_path, start, write_config, npz):
+    return Fleet(tmp_path, start, write_config, npz)
+
+
+def test_from_the_first_start_to_a_device_that_is_turned_out(fleet, finding, command, tmp_path):
+    hub = fleet.hub(*["--set", "steps=100000"])
+    line = fleet.how_to_join(hub)
+    devices = {name: fleet.join(name, *line) for name in ("cam-1", "cam-2")}
+    hub.until(lambda: hub.out.count("takes part") == 2, "both")
+    code, out, _ = command("devices", tmp_path / "hub")
+    assert code == 0
+    assert re.findall(r"(cam-\d) +(\w+) +20", out) == [("cam-1", "enrolled"), ("cam-2", "enrolled")]
+    assert command("devices", tmp_path / "hub", "revoke", "cam-2")[0] == 0
+    assert devices["cam-2"].wait() == 3
+    assert "error: the hub refuses cam-2: cam-2 has been revoked: at the hub, scadles" in devices["cam-2"].err
+    assert "Traceback" not in devices["cam-2"].err
+    again = fleet.join("cam-2")
+    assert again.wait() == 3
+    assert "cam-2 has been revoked" in again.err
+    assert command("devices", tmp_path / "hub", "readmit", "cam-2")[0] == 0
+    hub.process.kill()
+    hub.process.wait()
+    restarted = fleet.hub(*["--set", "steps=100000"])
+    assert not re.search(EXPECTED, restarted.out)
+    assert "a token for more devices: scadles devices hub token" in restarted.out
+    back = fleet.join("cam-2", *line)  # as a unit of systemd has it, which brings the token with every start
+    restarted.until(lambda: re.search(r"cam-2 \(device \d\) takes part", restarted.out), "its return")
+    assert devices["cam-1"].process.poll() is None, "it has found the hub again"
+    for kept in (*tmp_path.glob("cam-*/**/*"), *tmp_path.glob("hub/*")):
+        if kept.is_file():
+            content = kept.read_bytes()
+            assert line[1].encode() not in content, kept
+            assert b"PRIVATE" not in content, kept
+    assert stat.S_IMODE((tmp_path / "id-cam-1/device.pem").stat().st_mode) == 0o600
+    for device in (back, devices["cam-1"], restarted):
+        device.kill_all()
+    number = int(re.search(r"cam-1 \(device (\d)\) takes part", hub.out)[1])
+    steps = [step.step for step in finding(tmp_path / "cam-1", 3).events(number, Step)]
+    assert steps == sorted(set(steps))
+
+
+def test_who_is_refused_gets_one_sentence_and_code_3(fleet, command, tmp_path):
+    hub = fleet.hub()
+    line = fleet.how_to_join(hub)
+    wrong_hash = ["--ca-hash", "sha256:" + "0" * 64]
+    attempts = {
+        "has another authority": fleet.join("cam-1", "--token", "T", *wrong_hash),
+        "its token is not known here": fleet.join("cam-2", "--token", "T", *line[2:]),
+        "this hub speaks TLS": fleet.join("cam-3", "--insecure"),
+    }
+    for sentence, device in attempts.items():
+        assert device.wait() == 3, device.err
+        [said] = device.err.splitlines()
+        assert sentence in said
+    hub.until(lambda: hub.out.count("was refused") >= 2, "what the hub says")
+    assert hub.process.poll() is None
+    code, out, _ = command("devices", tmp_path / "hub", "token", "--uses", "2", "--hours", "1")
+    assert code == 0
+    assert line[3] in out
+    hub.kill_all()
+
+
+def test_who_has_not_been_enrolled_is_told_how(command, tmp_path):
+    code, _, err = command("join", "192.0.2.1:29400", "--name", "cam-1", "--identity", tmp_path / "none")
+    assert code == 2
+    assert "cam-1 has not been enrolled by a hub" in err
+    assert "give --token and --ca-hash" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["join", "h:1", "--name", "x", "--token", "T"], "--token and --ca-hash belong together"),
+        (["join", "h:1", "--name", "x", "--ca-hash", "H"], "--token and --ca-hash belong together"),
+        (["join", "h:1", "--name", "x", "--token", "T", "--ca-hash", "H", "--insecure"], "and to no --insecure"),
+        (["devices", "nowhere"], "nowhere has no authority: the first start of scadles hub makes one"),
+    ],
+)
+def test_mistakes(command, arguments, said):
+    code, _, err = command(*arguments)
+    assert code == 2
+    assert said in err
+
+
+def test_more_mistakes(command, fleet, tmp_path):
+    from scadles.security import Guard
+
+    Guard(tmp_path / "hub", "run")
+    for arguments in (["revoke"], ["list", "cam-1"]):
+        code, _, err = command("devices", tmp_path / "hub", *arguments)
+        assert (code, "revoke and readmit take the name of one device" in err) == (2, True)
+    assert "no device is called cam-1; none is enrolled" in command("devices", tmp_path / "hub", "revoke", "cam-1")[2]
+    code, _, err = command("hub", tmp_path / "c.yaml", "--secure", "--insecure")
+    assert (code, "give one of them" in err) == (2, True)
+
+
+def test_plain_text_beyond_this_machine_is_warned_of(start, write_config, npz, tmp_path):
+    config = write_config(tmp_path / "c.yaml", data={"dataset": f"npz:{npz}"}, **SETTINGS)
+    place = ("hub", config, "--listen", "0.0.0.0:0", "--out", "hub", "--insecure")
+    hub = start(tmp_path, "-m", "scadles", *place, PYTHONUNBUFFERED="1")
+    hub.until(lambda: "warning: what travels is neither encrypted nor authenticated (--insecure)" in hub.out, "it")
+    assert not (tmp_path / "hub/authority").exists()
+    hub.kill_all()
+
+
+def test_tls_is_the_default_beyond_this_machine(start, write_config, npz, tmp_path):
+    config = write_config(tmp_path / "c.yaml", data={"dataset": f"npz:{npz}"}, **SETTINGS)
+    place = ("hub", config, "--listen", "0.0.0.0:0", "--out", "hub")
+    hub = start(tmp_path, "-m", "scadles", *place, PYTHONUNBUFFERED="1")
+    hub.until(lambda: re.search(r"on each device: scadles join \S+:\d+ --name NAME --token \w{32}", hub.out), "it")
+    assert stat.S_IMODE((tmp_path / "hub/authority").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "hub/authority/ca.key").stat().st_mode) == 0o600
+    hub.kill_all()
