@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import ssl
+from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,6 +23,7 @@ from scadles.security.tokens import token_hash
 _CHAIN, _HUB = "device.pem", "hub.json"
 _NEW_CHAIN, _KEY = "new.pem", "new.key"
 _MOST_BYTES = 1 << 16
+_LONGEST = 200  # file systems end at 255 bytes
 
 
 def identity_folder(name: str) -> Path:
@@ -29,7 +32,10 @@ def identity_folder(name: str) -> Path:
         home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     except RuntimeError:  # a user without a home: as if it were here
         home = Path(".config")
-    return home / "scadles" / "devices" / quote(name, safe=" ").replace(".", "%2E")
+    folder = quote(name, safe=" ").replace(".", "%2E")
+    if len(folder) > _LONGEST:
+        folder = sha256(name.encode()).hexdigest()
+    return home / "scadles" / "devices" / folder
 
 
 class Credentials:
@@ -46,7 +52,10 @@ class Credentials:
         self.folder = folder
         self._hub: dict[str, Any] = {}
         self._context: ssl.SSLContext | None = None
-        if (folder / _CHAIN).exists() and (folder / _HUB).exists():
+        here = False
+        with suppress(OSError):  # what cannot be looked into holds nothing for this device
+            here = (folder / _CHAIN).exists() and (folder / _HUB).exists()
+        if here:
             self._load()
 
     @property

@@ -122,7 +122,7 @@ class Guard:
     def _enrol(self, name: str, hello: dict[str, Any]) -> dict[str, Any]:
         key = read_request(hello.get("request"))
         self._registry.may_enrol(name, key_hash(key))
-        self._tokens.spend(hello.get("token"), key_hash(key), self._now())
+        self._tokens.spend(hello.get("token"), name, key_hash(key), self._now())
         enrolled, answer = self._certify(name, key)
         self._registry.enrol(name, enrolled)
         return answer

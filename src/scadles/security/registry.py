@@ -71,8 +71,7 @@ class Registry:
                 "scadles devices HUBFOLDER token makes at the hub"
             )
         if identity.key == enrolled.next_key:
-            with self._store.changing() as devices:
-                devices[name] = _read(devices[name])._replace(key=identity.key, next_key="")._asdict()
+            self._take_next(name, identity.key)
 
     def problem(self, name: str, now: float) -> str | None:
         """Return why a device that is connected may not stay; None where it may."""
@@ -133,6 +132,13 @@ class Registry:
                 known = did_you_mean(name, devices) if devices else "; none is enrolled"
                 raise ConfigError(f"no device is called {name}{known}")
             devices[name] = _read(devices[name])._replace(revoked=revoked, readmitted=readmitted)._asdict()
+
+    def _take_next(self, name: str, key: str) -> None:
+        """Let the next key of a device, with which it has come, be the one that counts."""
+        with self._store.changing() as devices:
+            enrolled = _read(devices[name])
+            if enrolled.next_key == key:  # another connection may have come first, and a renewal since
+                devices[name] = enrolled._replace(key=key, next_key="")._asdict()
 
     def _get(self, name: str) -> Enrolled | None:
         said = self._store.read().get(name)

@@ -45,12 +45,13 @@ class Tokens:
             tokens[token_hash(token)] = {"uses": uses, "expires": expires, "used_by": []}
         return token
 
-    def spend(self, token: object, key: str, now: float) -> None:
-        """Take note that a device is enrolled by a token; the same key may ask again, and is counted once.
+    def spend(self, token: object, name: str, key: str, now: float) -> None:
+        """Take note that a device is enrolled by a token; the same one may ask again, and is counted once.
 
         Args:
             token: that it brings.
-            key: hash of its key.
+            name: of the device.
+            key: hash of its key; one key under another name is another device.
             now: in seconds since 1970.
 
         Raises:
@@ -63,10 +64,11 @@ class Tokens:
             one: dict[str, Any] = tokens[known]
             if now > one["expires"]:
                 raise UntrustedError(f"its token has expired ({date_text(one['expires'])}); {_WAY_OUT}")
-            if key not in one["used_by"] and len(one["used_by"]) >= one["uses"]:
+            if [name, key] in one["used_by"]:
+                return
+            if len(one["used_by"]) >= one["uses"]:
                 raise UntrustedError(f"its token is used up (good for {one['uses']}); {_WAY_OUT}")
-            if key not in one["used_by"]:
-                one["used_by"].append(key)
+            one["used_by"].append([name, key])
 
 
 _WAY_OUT = "at the hub, scadles devices HUBFOLDER token makes another"

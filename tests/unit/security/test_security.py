@@ -15,6 +15,7 @@ from scadles.security import (
     Credentials,
     Enrolled,
     Guard,
+    Identity,
     Registry,
     Tokens,
     ca_hash,
@@ -171,6 +172,33 @@ def test_tokens_are_known_by_their_hash_and_old_ones_forgotten(tmp_path):
     assert len(json.loads((tmp_path / "tokens.json").read_text())) == 1
 
 
+def test_a_token_for_one_device_is_not_one_for_all_names(tmp_path):
+    tokens = Tokens(tmp_path)
+    token = tokens.new(1, expires=100.0, now=0.0)
+    for _ in range(2):
+        tokens.spend(token, "cam-1", "key", 1.0)
+    with pytest.raises(UntrustedError, match="used up"):
+        tokens.spend(token, "cam-2", "key", 1.0)
+
+
+def test_a_late_look_at_a_key_does_not_undo_a_renewal(tmp_path, monkeypatch):
+    """Two connections show the second key at once, and a third one is signed between their looks."""
+    registry, other = Registry(tmp_path), Registry(tmp_path)
+    registry.enrol("cam-1", Enrolled("first", "s", 0.0, DAY_S, next_key="second"))
+    take = registry._take_next
+
+    def late(name, key):
+        other.check(second, 1.0)
+        other.renew("cam-1", Enrolled("third", "s", 0.0, DAY_S))
+        take(name, key)
+
+    second = Identity("run", "cam-1", "second", "s", DAY_S)
+    monkeypatch.setattr(registry, "_take_next", late)
+    registry.check(second, 1.0)
+    enrolled = registry.all()["cam-1"]
+    assert (enrolled.key, enrolled.next_key) == ("second", "third")
+
+
 def test_a_registry_that_cannot_be_read_lets_nobody_in_and_nobody_go(tmp_path):
     guard = Guard(tmp_path, "run")
     registry = Registry(guard.authority.folder)
@@ -191,12 +219,13 @@ def test_devices_are_named_when_one_is_misspelt(tmp_path):
         registry.readmit("cam1")
 
 
-@pytest.mark.parametrize("name", [*NAMES, "..", ".", "/etc/passwd"])
+@pytest.mark.parametrize("name", [*NAMES, "..", ".", "/etc/passwd", "\N{SNOWMAN}" * 64])
 def test_an_identity_lies_in_a_folder_of_its_own(name, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     folder = identity_folder(name)
     assert folder.parent == tmp_path / "scadles/devices"
     assert folder.resolve() == folder
+    assert not Credentials(folder).are_here
     monkeypatch.delenv("XDG_CONFIG_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert identity_folder(name).parent == tmp_path / "home/.config/scadles/devices"
