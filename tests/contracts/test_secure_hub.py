@@ -1,13 +1,14 @@
 """A hub with TLS: who belongs takes part, everybody else gets one sentence, and nothing plain is on the wire."""
 
 import json
+import random
 import re
 import shutil
 import socket
 import ssl
 import stat
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 import torch
@@ -163,6 +164,7 @@ def test_revoked_while_it_takes_part_and_readmitted(hub, connect, tmp_path):
     with pytest.raises(MembershipChangedError):
         one.reduce(torch.ones(3), "a sum").wait()
     refused(serving, lambda: one.enter(0), "the hub refuses cam-1: cam-1 has been revoked: at the hub, scadles devices")
+    until(lambda: other.changed, "it to hear of that")
     other.enter(0)
     add_up([other])
     Registry(serving.folder / "authority").readmit("cam-1")
@@ -326,9 +328,24 @@ def test_bytes_that_are_altered_on_the_way_end_the_session(hub, connect, tmp_pat
 
 def test_whoever_stands_still_in_a_handshake_holds_nobody_up(hub, connect, tmp_path, closing):
     serving = hub(least=2)
-    for _ in range(100):
+    for _ in range(200):
         closing.enter_context(socket.create_connection(serving.address)).sendall(b"\x16\x03\x01\x02\x00\x01")
     fabrics = two(serving, connect, tmp_path)
+    add_up(fabrics)
+
+
+def test_noise_is_refused_and_the_run_goes_on(hub, connect, tmp_path):
+    serving = hub(least=2)
+    fabrics = two(serving, connect, tmp_path)
+    draw = random.Random(0)
+    for number in range(100):
+        noise = draw.randbytes(draw.randrange(1, 600))
+        begin = (b"", b"\x16\x03\x01", b"\x16", b"ScaD\x01")[number % 4]
+        with socket.create_connection(serving.address) as stranger, suppress(OSError):
+            stranger.sendall(begin + noise)
+            stranger.shutdown(socket.SHUT_WR)
+    until(lambda: serving.hub.refused == 100, "all to be refused")
+    assert all(line.startswith("127.0.0.1 was refused: ") for line in serving.said[2:])
     add_up(fabrics)
 
 
@@ -354,6 +371,7 @@ def test_renewals_without_a_lost_step(hub, connect, tmp_path):
     assert devices_of(serving)["cam-1"]["next_key"] != first["cam-1"]["key"]
     serving.hub._views.least = 2
     fabrics[0]._session.close("cut off")  # a later session shows the new certificate
+    until(lambda: fabrics[1].changed, "the loss")
     together(fabrics, lambda fabric: come_in(fabric, steps))
     add_up(fabrics, steps=1)
     now = devices_of(serving)["cam-1"]
@@ -361,11 +379,11 @@ def test_renewals_without_a_lost_step(hub, connect, tmp_path):
 
 
 def test_a_certificate_renews_itself_at_half_its_life(hub, connect, tmp_path):
-    serving = hub(life_s=8.0)
+    serving = hub(life_s=12.0)
     began_s = unix_seconds()
     fabric = connect(serving, "cam-1", serving.enrol(tmp_path / "cam-1", "cam-1"))
     until(lambda: fabric._renewal.count, "its renewal")
-    assert unix_seconds() - began_s > 2.5
+    assert unix_seconds() - began_s > 4.0
     assert serving.hub.refused == 0, serving.said
 
 
