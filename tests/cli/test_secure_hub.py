@@ -141,9 +141,9 @@ def test_more_mistakes(command, fleet, tmp_path):
 
 def test_plain_text_beyond_this_machine_is_warned_of(start, write_config, npz, tmp_path):
     config = write_config(tmp_path / "c.yaml", data={"dataset": f"npz:{npz}"}, **SETTINGS)
-    place = ("hub", config, "--listen", "0.0.0.0:0", "--out", "hub", "--insecure")
+    place = ("hub", config, "--listen", "0.0.0.0:0", "--out", "hub", "--insecure", "--quiet")
     hub = start(tmp_path, "-m", "scadles", *place, PYTHONUNBUFFERED="1")
-    hub.until(lambda: "warning: what travels is neither encrypted nor authenticated (--insecure)" in hub.out, "it")
+    hub.until(lambda: "warning: what travels is neither encrypted nor authenticated (--insecure)" in hub.err, "it")
     assert not (tmp_path / "hub/authority").exists()
     hub.kill_all()
 

@@ -76,7 +76,7 @@ def hub(
         if guard is not None:
             progress.say(_how_to_join(guard, checked.devices, serving.address, folder, quiet=quiet))
         elif not is_loopback(host):
-            progress.say(f"warning: {PLAIN_TEXT}")
+            print_note(f"warning: {PLAIN_TEXT}")
         began_s, pause = wall_seconds(), Event()
         try:
             while not stopped and not serving.is_over:
