@@ -185,9 +185,9 @@ class Hub:
 
     def _begin_hand_over(self, member: Member, connection: Connection, hello: dict[str, Any]) -> Callable[[], None]:
         handover = self._views.handovers.get(hello.get("view", 0))
-        if handover is None or handover.source is not member:
-            raise FrameError("a state for which nobody waits")
         connection.send_text(Kind.WELCOME, {})
+        if handover is None or handover.source is not member:  # whoever waited for it is lost
+            return connection.close
         return lambda: self._hand_over(handover, connection)
 
     def _answer(self, member: Member) -> None:
