@@ -21,6 +21,7 @@ from scadles.device.connected import ConnectedDevice
 from scadles.device.learner import Learner
 from scadles.errors import DataError, MissingExtraError, RunError
 from scadles.exchange.reduction import ClusterExchange, CompressedExchange
+from scadles.files import FREE_SPACE
 from scadles.observe import (
     Away,
     Compressed,
@@ -87,8 +88,9 @@ def summarise(
     """
     statistics = statistics.up_to_now(device)
     figures = _gather(device, statistics)
-    # clocks differ by a little: device 0's is everybody's
-    time_s, time_to_target_s = figures[0]["time_s"], figures[0]["time_to_target_s"]
+    # clocks differ by a little: that of the first device that is there is everybody's
+    present = device.fabric.present
+    time_s, time_to_target_s = figures[present[0]]["time_s"], figures[present[0]]["time_to_target_s"]
     ending = RunEnd(
         time_s=time_s,
         wall_s=wall_s,
@@ -100,7 +102,7 @@ def summarise(
         collectives=statistics.collectives,
     )
     rows = (_of_device(number, row) for number, row in enumerate(figures))
-    return compose(config, task, device.learner, statistics, ending, rows, range(len(figures)), away)
+    return compose(config, task, device.learner, statistics, ending, rows, present, away)
 
 
 def compose(
@@ -227,7 +229,7 @@ def write_results(summary: Summary, model: nn.Module, run_dir: Path, draw: Calla
             with suppress(MissingExtraError):
                 _draw(draw, run_dir)
     except (OSError, SafetensorError) as error:
-        message = f"cannot write the results into {run_dir}: {error}; free some space and use --resume"
+        message = f"cannot write the results into {run_dir}: {error}; {FREE_SPACE}"
         raise RunError(message) from None
 
 

@@ -111,15 +111,19 @@ def test_nobody_is_said_to_have_waited_for_who_was_away(start_hub, tmp_path):
 def test_the_summary_has_the_account_of_who_is_away(start_hub, tmp_path):
     """It stands still after step 25 and is cut off; the last checkpoint, which tells of all, is of step 20."""
     hub = start_hub()
-    one = Device(hub.address, "cam-1", tmp_path / "one")
     two = Device(hub.address, "cam-2", tmp_path / "two", pause_at=25)
+    until(lambda: hub.state().known == ["cam-2"], "its seat, the first one")
+    one = Device(hub.address, "cam-1", tmp_path / "one")
     begin_together(hub)
     assert two.paused.wait(LIMIT_S)
     [member] = [member for member in hub._views.members.values() if member.name == "cam-2"]
     hub._leave(member, "a test")
     one.join()
-    [away] = RunFolder(tmp_path / "one").summary.away
-    assert (away.device, away.after_step) == (member.seat, 25)
+    summary = RunFolder(tmp_path / "one").summary
+    [away], [here] = summary.away, summary.per_device
+    assert (away.device, away.after_step, here.device) == (0, 25, 1)
+    assert summary.samples.trained == away.samples.trained + here.samples.trained
+    assert summary.time_s > 0
     assert (
         away.samples.trained == away.samples.received == sum(step.batch for step in two.events(Step)) == away.position
     )
