@@ -8,6 +8,9 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+#: The way on where a file cannot be written.
+FREE_SPACE = "free some space and use --resume (at a hub: the same command again)"
+
 _KINDS = (
     (stat.S_ISDIR, "a folder, not a file"),
     (stat.S_ISFIFO, "a named pipe, not a file"),

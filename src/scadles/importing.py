@@ -36,7 +36,8 @@ def import_callable(setting: str, spec: str, built_in: Collection[str]) -> Calla
     """
     module_name, _, name = spec.partition(":")
     if not (name.isidentifier() and all(part.isidentifier() for part in module_name.split("."))):
-        raise ConfigError(f"{setting} {spec!r}{did_you_mean(spec, built_in)}, or write your own as MODULE:CALLABLE")
+        hint = did_you_mean(spec, built_in).removesuffix("?")
+        raise ConfigError(f"{setting} {spec!r}{hint}, or write your own as MODULE:CALLABLE")
     module = _module(f"{setting} {spec!r}", module_name)
     try:
         found = getattr(module, name)

@@ -172,8 +172,8 @@ def test_a_model_with_several_answers_and_a_loss_of_its_own_is_the_same_simulate
         (["task.kind=classification"], "train_y: found float32 [400], expected integer labels [400] from 0"),
         (["task.kind=multilabel"], "train_y: found float32 [400], expected 0 and 1 for each label, [400, labels]"),
         (["task.kind=language"], "task language: samples of npz:"),
-        (["task.kind=regresion"], "task.kind 'regresion'; did you mean regression?"),
-        (["task.loss=mse_los"], "task.loss 'mse_los'; did you mean mse_loss?"),
+        (["task.kind=regresion"], "task.kind 'regresion'; did you mean regression, or write"),
+        (["task.loss=mse_los"], "task.loss 'mse_los'; did you mean mse_loss, or write"),
         (["task.loss_options={delta: 1}"], "task.loss_options.delta: mse_loss has no such argument"),
         (
             ["task.metrics=[accuracy]"],

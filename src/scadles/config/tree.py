@@ -280,7 +280,7 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _ends(self) -> Self:
         if self.target is not None and self.target_accuracy is not None:
-            raise ValueError("target and target_accuracy say the same of one metric: leave one of them out")
+            raise ValueError("target and target_accuracy both say what is to be reached: leave one of them out")
         ends = self.steps or self.duration_s or (self.aims and self.stop_at_target)
         if not ends and self.stream.end == "wait":
             raise ValueError("the run would never end: set steps, duration_s or target_accuracy")

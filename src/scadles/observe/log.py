@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from scadles.clock import wall_seconds
 from scadles.errors import RunError
-from scadles.files import refuse_pipe
+from scadles.files import FREE_SPACE, refuse_pipe
 from scadles.observe.events import Event, Header
 from scadles.observe.thinning import due, temporary_path, thin
 
@@ -132,6 +132,4 @@ class EventLog:
         try:
             yield
         except OSError as error:
-            raise RunError(
-                f"cannot write events to {self._path}: {error.strerror or error}; free some space and use --resume"
-            ) from error
+            raise RunError(f"cannot write events to {self._path}: {error.strerror or error}; {FREE_SPACE}") from error

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from scadles.errors import CheckpointError, RunError
-from scadles.files import sync
+from scadles.files import FREE_SPACE, sync
 from scadles.training.checkpoint_file import read_file, read_metadata, unreadable, write_file
 from scadles.training.identity import RunIdentity
 
@@ -104,7 +104,7 @@ class CheckpointStore:
             sync(self.folder)
         except (OSError, TypeError) as error:
             _remove([temporary])
-            raise RunError(f"cannot write the checkpoint {target}: {error}; free some space and use --resume") from None
+            raise RunError(f"cannot write the checkpoint {target}: {error}; {FREE_SPACE}") from None
         self._has_written = True
         older = [found for found in self.steps() if found <= step]
         _remove(self._path(old) for old in older[: -self._keep])

@@ -145,7 +145,7 @@ def test_a_model_that_answers_otherwise_is_refused_in_one_sentence(kind, outputs
 @pytest.mark.parametrize(
     ("kind", "settings", "message"),
     [
-        ("regresion", {}, "task.kind 'regresion'; did you mean regression?"),
+        ("regresion", {}, "task.kind 'regresion'; did you mean regression, or write"),
         ("regression", {"loss": "mse_los"}, "task.loss 'mse_los'; did you mean mse_loss?"),
         (
             "regression",
@@ -178,7 +178,7 @@ def test_settings_that_cannot_be_are_named(kind, settings, message):
     [
         ({"target": {"metric": "mae"}}, "target: say one of at_most and at_least"),
         ({"target": {"at_most": 1, "at_least": 2}}, "target: say one of at_most and at_least"),
-        ({"target": {"at_most": 1}, "target_accuracy": 0.5}, "target and target_accuracy say the same"),
+        ({"target": {"at_most": 1}, "target_accuracy": 0.5}, "target and target_accuracy both say"),
         ({"task": {"kind": "regression", "los": "x"}}, "task.los: unknown setting; did you mean loss?"),
         ({"task": 3}, "task"),
     ],
