@@ -141,6 +141,8 @@ class ElasticFabric(Fabric):
     run: str
     #: Why the run ended, once it has; empty before.
     ended_by: str = ""
+    #: Why this device leaves, where it fails; told when it closes.
+    failure: str = ""
     #: Whether to give up waiting to be admitted.
     stopped: Callable[[], bool]
     #: Something that changes as long as this device comes nearer to a batch, though it sends nothing.

@@ -16,7 +16,7 @@ from torch import Tensor
 from scadles.config import RunConfig
 from scadles.device.connected import ConnectedDevice
 from scadles.device.intake import IntakeState
-from scadles.errors import MembershipChangedError, NotAdmittedError
+from scadles.errors import CheckpointError, ConfigError, MembershipChangedError, NotAdmittedError
 from scadles.fabric import ElasticFabric, View
 from scadles.training.changes import hash_of_compression
 from scadles.training.checkpoint import Checkpoint
@@ -74,6 +74,7 @@ class Admission:
         self._schedule = schedule
         self._hooks = hooks
         self._compression = hash_of_compression(config)
+        self._model, self._optimizer = config.model, config.optimizer.name
         self._replayed = config.stream.url.startswith("replay:")
 
     def enter(self, own: Checkpoint | None, carried: Mapping[str, Any], *, can_begin: bool) -> Entry:
@@ -92,7 +93,14 @@ class Admission:
             self._device.intake.open(IntakeState(**own.state["run"]["intake"]) if own is not None else None)
             return Entry(view, statistics, None, carried)
         mine = _as_noted(own, view.note)
-        statistics = self._restore(joined(common, mine, replayed=self._replayed), opens=True)
+        try:
+            statistics = self._restore(joined(common, mine, replayed=self._replayed), opens=True)
+        except CheckpointError:
+            raise ConfigError(
+                "this device's network or optimizer is not that of the run, whose settings say model = "
+                f"{self._model} and optimizer.name = {self._optimizer}: give the loop the same, or name yours at the "
+                "hub (model: MODULE:CALLABLE)"
+            ) from None
         since = mine.step if mine is not None else 0
         return Entry(view, statistics, since if common.step else None, carried)
 

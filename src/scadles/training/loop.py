@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from scadles.observe import Step
 from scadles.tasks import Task, find_scores, right_answers
 from scadles.training.elastic import ElasticCourse
 from scadles.training.hooks import Hook
+from scadles.training.leaving import leave, say_why
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -42,7 +44,7 @@ class LiveDevice(ElasticCourse):
         with ExitStack() as failing, ExitStack() as leaving:
             failing.callback(self._tools.lock.release)
             leaving.callback(self._tools.log.close)
-            leaving.callback(self._device.fabric.close)
+            leaving.push(partial(leave, self._device.fabric))
             leaving.callback(self._device.intake.source.close)
             leaving.enter_context(self._tools.progress)
             leaving.enter_context(self._stop)
@@ -56,6 +58,8 @@ class LiveDevice(ElasticCourse):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._tools.lock:
+            if error is not None:
+                say_why(self._device.fabric, error)
             with self._leaving:
                 if kind is None:
                     self._end_early()

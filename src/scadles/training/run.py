@@ -6,6 +6,7 @@ import os
 import secrets
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,6 +29,7 @@ from scadles.tasks import LossFunction, Scores
 from scadles.training.changes import Changes, hashes_of_kept, look_for_changes
 from scadles.training.hub import reach
 from scadles.training.identity import gather_texts
+from scadles.training.leaving import leave
 from scadles.training.lock import RunLock
 from scadles.training.loop import LiveDevice
 from scadles.training.portable import share_extra_state
@@ -139,7 +141,7 @@ def join(
     with ExitStack() as failing:
         if hub is not None or name is not None:
             fabric, settings = _at_hub(hub, name, config, fabric, identity=identity, insecure=insecure)
-            failing.callback(fabric.close)
+            failing.push(partial(leave, fabric))
             out = Path("runs") / str(name) if out is None else out
         else:
             settings = _settings(config, fabric)

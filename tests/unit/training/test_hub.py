@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 import scadles
 from scadles.errors import ConfigError, FabricError, NotAdmittedError
@@ -137,3 +138,34 @@ def test_the_hub_refuses(serving):
         way.reach(serving, "cam-3", None, print)
     first.close()
     second.close()
+
+
+def test_a_loop_with_another_network_is_told_so_and_so_is_the_hub(tmp_path):
+    """It was never there: its seat is free again."""
+    said = []
+    more = ["devices=2", "fabric.backend=hub", "model=mlp", "steps=null", "duration_s=100000"]
+    settings = scadles.load_config(SETTINGS, more).model_dump(mode="json")
+    hub = Hub("127.0.0.1", 0, 2, settings=settings, say=said.append)
+    hub.start()
+    try:
+        address = f"{hub.address[0]}:{hub.address[1]}"
+        other = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+        with scadles.join(hub=address, name="first", model=other, out=tmp_path / "first", quiet=True) as first:
+            batches = first.batches()
+            batch = next(batches)
+            with ThreadPoolExecutor(1) as pool:
+                third = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 12), torch.nn.Linear(12, 10))
+                joining = pool.submit(_come_in, address, third, tmp_path / "second")
+                while not joining.done():
+                    first.step(cross_entropy(first.model(batch.x), batch.y))
+                    batch = next(batches)
+                with pytest.raises(ConfigError, match="is not that of the run, whose settings say model = mlp"):
+                    joining.result()
+    finally:
+        hub.close()
+    assert any("second" in line and "it has failed: this device's network" in line for line in said), said
+
+
+def _come_in(address, model, out):
+    with scadles.join(hub=address, name="second", model=model, out=out, quiet=True) as device:
+        next(device.batches())

@@ -11,6 +11,7 @@ from typing import Any
 from scadles.errors import ConfigError, ScadlesError
 from scadles.fabric.hub.connection import ClosedError, Connection
 from scadles.fabric.hub.frames import FrameError, Kind
+from scadles.fabric.hub.members import is_name
 
 _HELLO_S = 10.0
 _MOST_WAITING = 256
@@ -100,6 +101,7 @@ class Acceptor:
 
     def _greet(self, connection: Connection, peer: str) -> None:
         """Hear who is there, then serve the connection until it ends."""
+        who = peer
         try:
             connection.limit(_HELLO_S)
             connection.shake_hands()
@@ -107,10 +109,12 @@ class Acceptor:
             if frame.kind is not Kind.HELLO:
                 raise FrameError(f"it begins with {frame.kind.name}, not with a hello")
             hello = connection.receive_text(frame)
+            if is_name(hello.get("name")):
+                who = f"{hello['name']} ({peer})"
             serve = self._welcome(connection, hello)
             connection.limit(None)
         except (ScadlesError, ClosedError) as error:
-            self._turn_away(connection, peer, str(error))
+            self._turn_away(connection, who, str(error))
             return
         finally:
             self._done(connection)

@@ -17,7 +17,7 @@ from scadles.fabric.contract import ElasticFabric, Pending, View, check_length, 
 from scadles.fabric.hub.arrivals import Arrivals, Key
 from scadles.fabric.hub.enrolment import Renewal
 from scadles.fabric.hub.frames import DTYPES, MOST_BYTES, Frame, Kind
-from scadles.fabric.hub.members import PULSE_S
+from scadles.fabric.hub.members import MOST_REASON, PULSE_S
 from scadles.fabric.hub.session import Session
 from scadles.security import Credentials
 
@@ -275,7 +275,7 @@ class HubFabric(ElasticFabric):
         self._closed = True
         if self._renewal is not None:
             self._renewal.close()
-        self._session.say(Kind.GOODBYE, {"ended_by": self.ended_by})
+        self._session.say(Kind.GOODBYE, {"ended_by": self.ended_by, "failure": self.failure[:MOST_REASON]})
         self._session.over.wait(_GOODBYE_S)  # the hub hears it before it sees that a connection has ended
         self._session.close("this device has left")
         with self._changed:
@@ -311,6 +311,8 @@ class HubFabric(ElasticFabric):
                 self._changed.wait(PULSE_S)
             if session.over.is_set():
                 return
+            if wanted := content.get("wanted"):
+                self._say(f"nobody takes a step until {wanted} more of the devices are there (fabric.min_devices)")
             self._owe_state(self._next_view)
             self._next_view = view
             self._over = str(content.get("ended_by", ""))

@@ -82,6 +82,11 @@ class Journal:
                 self.seats[name] = seat
                 self._write({"name": name, "seat": seat})
 
+    def free(self, name: str) -> None:
+        """Take note that a device that never took part has no seat any more."""
+        if self.seats.pop(name, None) is not None:
+            self._write({"free": name})
+
     def note(self, name: str, step: int, content: dict[str, Any]) -> None:
         """Take what a device said with a step for which all messages are here."""
         with self._lock:
@@ -237,6 +242,8 @@ class Journal:
             self.run = str(said["run"])
         elif "seat" in said:
             self.seats[str(said["name"])] = int(said["seat"])
+        elif "free" in said:
+            self.seats.pop(str(said["free"]), None)
         elif "void_from" in said:
             self._void(int(said["void_from"]))
         elif "ended_by" in said:

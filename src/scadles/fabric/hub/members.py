@@ -14,6 +14,8 @@ from scadles.fabric.hub.frames import Frame
 
 #: The longest name of a device.
 MOST_NAME = 64
+#: The longest reason that a device gives for leaving.
+MOST_REASON = 300
 #: Between two signs of life of either end.
 PULSE_S = 0.2
 #: Nobody is given up for a shorter silence.
@@ -115,7 +117,9 @@ class Member:
         is_ready: whether it waits to be admitted.
         follows: whether it gets what comes of the steps of others, and does not count yet.
         is_near: whether one that follows has come as near to the others as it can.
+        has_been_in: whether it has taken part or followed.
         has_state: whether it has the common state of the present view, or will have when it has read what is sent.
+        is_told: whether it was said that it takes part.
         process: a secret of the process that it is; a later one of the same name has another.
         note: what it sent with the present step, with its number; counts once the step is whole.
         boundary: the collective that ends this step.
@@ -136,7 +140,9 @@ class Member:
     is_ready: bool = False
     follows: bool = False
     is_near: bool = False
+    has_been_in: bool = False
     has_state: bool = False
+    is_told: bool = False
     process: str = ""
     is_gone: bool = False
     note: tuple[int, dict[str, Any]] | None = None

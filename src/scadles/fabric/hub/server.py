@@ -24,7 +24,7 @@ from scadles.fabric.hub.dispatcher import Dispatcher
 from scadles.fabric.hub.frames import COLLECTIVES, Frame, FrameError, Kind
 from scadles.fabric.hub.handover import HandOver
 from scadles.fabric.hub.journal import Journal
-from scadles.fabric.hub.members import MOST_NAME, PULSE_S, Member, is_name
+from scadles.fabric.hub.members import MOST_NAME, MOST_REASON, PULSE_S, Member, is_name
 from scadles.fabric.hub.rooms import Rooms
 from scadles.fabric.hub.secure import SecureConnection
 from scadles.fabric.hub.state import HubState, state_of
@@ -205,7 +205,8 @@ class Hub:
                     if frame.kind is Kind.READY:
                         self._become_ready(member, content)
                     elif frame.kind is Kind.GOODBYE:
-                        why = "it has said goodbye"
+                        failure = "".join(c for c in str(content.get("failure", "")) if c.isprintable())[:MOST_REASON]
+                        why = f"it has failed: {failure}" if failure else "it has said goodbye"
                         self._views.goodbye(member, str(content.get("ended_by", ""))[:MOST_NAME])
                         break
                     else:

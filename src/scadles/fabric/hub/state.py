@@ -56,7 +56,7 @@ class HubState(NamedTuple):
         parts = [f"step {self.step}", f"{here} of {self.seats} devices"]
         if self.members:
             parts[1] += f": {listed(self.members)}"
-        elif (missing := self.least - here) > 0:
+        elif not self.ended_by and (missing := self.least - here) > 0:
             parts[1] += f": waiting for {missing} more (fabric.min_devices = {self.least})"
         if self.following:
             parts.append(f"{listed(self.following)} catch{'es' * (len(self.following) == 1)} up")

@@ -127,6 +127,9 @@ class Views:
         """Take note that a device leaves on its own will, because the run has ended if it says so."""
         if not member.is_gone:
             self.lost.discard(member.name)
+            if not member.has_been_in and self._journal.of(member.name) is None:
+                self.names.pop(member.name, None)  # else a device that fails at once would keep a seat
+                self._journal.free(member.name)
         if ended_by and not self.ended_by and member.has_state:  # else it has taken part in nothing
             self.ended_by = ended_by
             self._journal.end(ended_by, self._mark)
@@ -229,7 +232,7 @@ class Views:
         for seat in (*near, *new):
             member = self.members[seat]
             member.is_ready = member.is_near = False
-            member.follows = seat in self.following
+            member.follows, member.has_been_in = seat in self.following, True
         for seat in new:
             self.members[seat].has_state = seat == source
         receivers = [seat for seat in new if seat != source]
@@ -246,7 +249,9 @@ class Views:
             if seat in receivers:
                 member.outbox.put(handed)
         for seat in (*near, *(new if begins else [])):
-            self._say(f"{self.members[seat].name} (device {seat}) takes part")
+            if not self.members[seat].is_told:
+                self.members[seat].is_told = True
+                self._say(f"{self.members[seat].name} (device {seat}) takes part")
 
     def _said_by_absent(self) -> dict[str, Any]:
         """Return the last words that count of devices that are not here, by seat, of very many the latest."""
@@ -267,7 +272,7 @@ class Views:
         self.here, self.following, self.since_s = (), (), wall_seconds()
         for seat in stayed:
             self.members[seat].follows = self.members[seat].is_near = False
-            self._send(self.members[seat], {"members": {}})
+            self._send(self.members[seat], {"members": {}, "wanted": max(0, self.least - len(stayed))})
         for handover in list(self.handovers.values()):
             self.give_up(handover, "the others wait for more devices, and nobody gives it the state meanwhile")
         self.begin_anew()
