@@ -152,7 +152,7 @@ def test_a_name_that_is_not_its_own(hub, tmp_path):
     line = refused(
         serving, lambda: serving.connect("cam-2", credentials), "is for the name cam-1, and it says .* cam-2"
     )
-    assert line == "127.0.0.1 was refused: its certificate is for the name cam-1, and it says that it is cam-2"
+    assert line == "cam-2 (127.0.0.1) was refused: its certificate is for the name cam-1, and it says that it is cam-2"
 
 
 def test_revoked_while_it_takes_part_and_readmitted(hub, connect, tmp_path):
