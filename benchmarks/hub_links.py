@@ -108,11 +108,28 @@ class Fleet:
         self.out, self._links, self._files = out, links, ExitStack()
         out.mkdir(parents=True)
         settings = [word for setting in given for word in ("--set", setting)]
-        hub = ["hub", str(out.parent / "run.yaml"), "--listen", f"{ADDRESS}:{PORT}", "--out", str(out / "hub")]
+        hub = [
+            "hub",
+            str(out.parent / "run.yaml"),
+            "--listen",
+            f"{ADDRESS}:{PORT}",
+            "--insecure",
+            "--out",
+            str(out / "hub"),
+        ]
         self._processes = [self._start(links.hub, "hub", ["-m", "scadles", *hub, *settings])]
         self.until(lambda: f" on {ADDRESS}:{PORT}" in self.said("hub"), "an address", START_S)
         for rank, name in enumerate(links.devices):
-            join = ["join", f"{ADDRESS}:{PORT}", "--name", f"cam-{rank}", "--out", str(out / f"cam-{rank}"), "--quiet"]
+            join = [
+                "join",
+                f"{ADDRESS}:{PORT}",
+                "--insecure",
+                "--name",
+                f"cam-{rank}",
+                "--out",
+                str(out / f"cam-{rank}"),
+                "--quiet",
+            ]
             self._processes.append(self._start(name, f"cam-{rank}", ["-m", "scadles", *join]))
 
     def __enter__(self) -> Fleet:

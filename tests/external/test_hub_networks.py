@@ -20,14 +20,14 @@ class Fleet:
 
     def __init__(self, networks, start, folder, config, finding):
         self.networks, self._folder, self._finding = networks, folder, finding
-        arguments = ("hub", config, "--listen", f"0.0.0.0:{PORT}", "--out", "hub")
+        arguments = ("hub", config, "--listen", f"0.0.0.0:{PORT}", "--insecure", "--out", "hub")
         with networks.hub.entered():
             self.hub = start(folder, "-m", "scadles", *arguments, PYTHONUNBUFFERED="1")
         self.hub.until(lambda: "in hub on" in self.hub.out, "an address")
         self.devices = {}
         for name, network in zip(NAMES, networks.devices, strict=True):
             with network.entered():
-                arguments = ("join", f"{HUB}:{PORT}", "--name", name, "--out", name, "--quiet")
+                arguments = ("join", f"{HUB}:{PORT}", "--name", name, "--insecure", "--out", name, "--quiet")
                 self.devices[name] = start(folder, "-m", "scadles", *arguments)
 
     def seat(self, name):
