@@ -100,7 +100,7 @@ class Charge:
 
     def _dense(self, members: np.ndarray, step: int, now_s: float) -> ExchangeCost:
         if self._is_hub:  # one device alone sends its message there, too
-            return self.costs.through_hub(members, self.message_bytes, self.message_bytes, step, now_s)
+            return self.costs.summed_by_hub(members, self.message_bytes, step, now_s)
         return self.costs.dense(members, self.message_bytes, step, now_s)
 
     def fetch_s(self, device: int, step: int, now_s: float, *, source: int | None = None, beside: float = 0.0) -> float:

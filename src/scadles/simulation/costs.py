@@ -15,6 +15,7 @@ from scadles.simulation.collectives import (
     ExchangeCost,
     share_by_hub,
     share_directly,
+    star,
     through_hub,
 )
 from scadles.simulation.quantities import Quantity
@@ -98,6 +99,14 @@ class Costs:
         up, down, latency_s = self._links(members, step, now_s)
         seconds = volume.seconds(float(np.minimum(up, down).min()), float(latency_s.max()))
         return ExchangeCost(seconds, volume.gloo_bytes * len(members))
+
+    def summed_by_hub(self, members: np.ndarray, message_bytes: int, step: int, now_s: float) -> ExchangeCost:
+        """Return what it costs these devices, also one alone, to have a hub add their messages up, piece by piece.
+
+        Args:
+            members, message_bytes, step, now_s: as for :meth:`dense`.
+        """
+        return star(message_bytes, *self._links(members, step, now_s))
 
     def through_hub(
         self, members: np.ndarray, message_bytes: int, reply_bytes: int, step: int, now_s: float

@@ -101,6 +101,12 @@ class TestGoing:
         assert first.time_s == pytest.approx(3.0 + (until_s - 3.0 if 3.0 < until_s < 5.0 else 0.0) + 3.0)
         assert_balanced(folder)
 
+    def test_pieces_of_a_long_message_come_back_while_others_are_on_their_way(self, run):
+        """5 MiB at 8 Mbit/s: 5.2 s up, and the last of five pieces 1 s down, after 1 s of gathering."""
+        cost = {"link": {"up_bps": 8e6, "down_bps": 8e6}, "message_bytes": 5 << 20}
+        folder = run(None, None, None, steps=1, cost=cost, rates=(40, 40, 40))
+        assert folder.steps(0)[0].time_s == pytest.approx(1 + 6 * (1 << 20) / 1e6)
+
     def test_a_compressed_message_is_there_sooner(self, run):
         """481 of 4,810 entries take 0.7 s, all of them 19 s."""
         cost = {"link": {"up_bps": 8e3, "down_bps": 8e3}}
