@@ -82,7 +82,7 @@ def test_a_configuration_that_is_none(train, folder, text, told):
         ("data.dataset=npz:no.npz", ("cannot read no.npz", "No such file", "np.savez")),
         ("data.dataset=npz:c.yaml", ("c.yaml is not a file of arrays", "np.savez")),
         ("data.dataset=npz", ("data.dataset = 'npz'", "npz:PATH")),
-        ("model=cnnn", ("model 'cnnn'", "did you mean cnn?", "MODULE:CALLABLE")),
+        ("model=cnnn", ("model 'cnnn'", "did you mean cnn, or write", "MODULE:CALLABLE")),
         ("model=no_such_module:net", ("model 'no_such_module:net'", "cannot import")),
         ("model=math:net", ("model 'math:net'", "has no 'net'")),
         ("model=math:pi", ("model 'math:pi'", "not something to call")),

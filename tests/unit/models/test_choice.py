@@ -100,7 +100,7 @@ def test_ones_own_network_gets_what_it_asks_for(mine, name, outputs):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("resnet", "model 'resnet'; did you mean resnet8?, or write your own as MODULE:CALLABLE"),
+        ("resnet", "model 'resnet'; did you mean resnet8, or write your own as MODULE:CALLABLE"),
         (
             "x",
             "model 'x'; there are mlp, cnn, resnet8, autoencoder, none, torchvision:NAME, or write your own as",
