@@ -154,7 +154,7 @@ def main() -> None:
         fleet.close()
     names = sorted(set(codes) - {"hub"})
     ends = {name: fleet.events(name, Finished)[-1] for name in names}
-    [summary] = options.out.glob("*/summary.json")
+    summary = next(options.out.glob("*/summary.json"))  # each device has one, of the same run
     accuracy = json.loads(summary.read_text())["final_accuracy"]
     fleet.tell(f"all have ended, the hub too, with exit codes {sorted(set(codes.values()))}; accuracy {accuracy:.1%}")
     for name, end in ends.items():
