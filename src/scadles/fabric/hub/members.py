@@ -10,7 +10,7 @@ from threading import Lock
 from typing import Any
 
 from scadles.fabric.hub.connection import Connection
-from scadles.fabric.hub.frames import Frame
+from scadles.fabric.hub.frames import Frame, FrameError
 
 #: The longest name of a device.
 MOST_NAME = 64
@@ -100,6 +100,17 @@ class Outbox:
         with self._lock:
             self.bytes -= size
         return item
+
+
+def checked_name(name: object) -> str:
+    """Return what a device says that it is called.
+
+    Raises:
+        FrameError: nobody may be called that.
+    """
+    if not isinstance(name, str) or not is_name(name):
+        raise FrameError(f"a name must be 1 to {MOST_NAME} printable characters")
+    return name
 
 
 @dataclass(eq=False)

@@ -24,7 +24,7 @@ from scadles.fabric.hub.dispatcher import Dispatcher
 from scadles.fabric.hub.frames import COLLECTIVES, Frame, FrameError, Kind
 from scadles.fabric.hub.handover import HandOver
 from scadles.fabric.hub.journal import Journal
-from scadles.fabric.hub.members import MOST_NAME, MOST_REASON, PULSE_S, Member, is_name
+from scadles.fabric.hub.members import MOST_NAME, MOST_REASON, PULSE_S, Member, checked_name
 from scadles.fabric.hub.rooms import Rooms
 from scadles.fabric.hub.secure import SecureConnection
 from scadles.fabric.hub.state import HubState, state_of
@@ -79,7 +79,6 @@ class Hub:
         self._acceptor = Acceptor(host, port, self._welcome, say, make)
         self._guard = guard
         self.address = self._acceptor.address
-        self._seats = seats
         self._settings = settings or {}
         self._journal = journal or Journal()
         mark = sha256(json.dumps(self._settings, sort_keys=True).encode()).hexdigest()
@@ -161,7 +160,7 @@ class Hub:
             if role == "control":
                 _check_name(identity, hello.get("name"))
                 member = self._views.seat(hello, connection)
-                welcome = {"seat": member.seat, "seats": self._seats, "session": member.session}
+                welcome = {"seat": member.seat, "seats": self._views.seats, "session": member.session}
                 if self._guard is not None and identity is not None:
                     welcome["lifetime"] = self._guard.lifetime(identity.expires)
                 connection.send_text(Kind.WELCOME, welcome | {"run": self._journal.run, "settings": self._settings})
@@ -179,8 +178,8 @@ class Hub:
 
     def _ask_guard(self, guard: Guard, connection: Connection, hello: dict[str, Any]) -> dict[str, Any] | None:
         """Return what the authority answers a hello; None where it is not for the authority."""
-        if hello.get("role") == "enrol" and not is_name(hello.get("name")):
-            raise FrameError(f"a name must be 1 to {MOST_NAME} printable characters")
+        if hello.get("role") == "enrol":
+            checked_name(hello.get("name"))
         return guard.answer(hello, connection.certificate)
 
     def _begin_hand_over(self, member: Member, connection: Connection, hello: dict[str, Any]) -> Callable[[], None]:

@@ -14,7 +14,7 @@ from scadles.fabric.hub.connection import Connection
 from scadles.fabric.hub.frames import FrameError
 from scadles.fabric.hub.handover import HandOver
 from scadles.fabric.hub.journal import Journal
-from scadles.fabric.hub.members import MOST_NAME, Member, Pulse, is_name
+from scadles.fabric.hub.members import Member, Pulse, checked_name
 
 _PATIENCE_S = 3.0
 _MOST_BEHIND = 1 << 27
@@ -88,9 +88,7 @@ class Views:
         Raises:
             FrameError: it cannot take part.
         """
-        name, run = hello.get("name"), hello.get("run", "")
-        if not isinstance(name, str) or not is_name(name):
-            raise FrameError(f"a name must be 1 to {MOST_NAME} printable characters")
+        name, run = checked_name(hello.get("name")), hello.get("run", "")
         if run and self._journal.run and run != self._journal.run:
             raise FrameError("it belongs to another run than this hub's")
         process = hello.get("process")
