@@ -4,7 +4,24 @@ import re
 
 from scadles.observe import Finished, Step
 
-_SEATS = 4
+BATCH, _SEATS = 8, 4
+
+
+def settings_of(steps, *, least):
+    """Of a run with compression in which so many devices must be there for a step."""
+    return {
+        "method": "ddl",
+        "devices": _SEATS,
+        "steps": steps,
+        "target_accuracy": None,
+        "stop_at_target": False,
+        "stream": {"rates": [50] * _SEATS},
+        "batch": {"size": BATCH, "max_wait_s": 600},
+        "clock": {"speed": 10},
+        "checkpoint": {"every_steps": 25},
+        "fabric": {"min_devices": least},
+        "compression": {"ratio": 0.1, "gate": "always"},
+    }
 
 
 class Fleet:

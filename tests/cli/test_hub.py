@@ -4,25 +4,13 @@ import signal
 
 import pytest
 
-from hub_processes import Fleet
+from hub_processes import BATCH, Fleet, settings_of
 from scadles.observe import Finished, Membership, Resumed, RunFolder, Step
 
 pytestmark = pytest.mark.timeout(300)
 
-BATCH, STEPS = 8, 240
-SETTINGS = {
-    "method": "ddl",
-    "devices": 4,
-    "steps": STEPS,
-    "target_accuracy": None,
-    "stop_at_target": False,
-    "stream": {"rates": [50, 50, 50, 50]},
-    "batch": {"size": BATCH, "max_wait_s": 600},
-    "clock": {"speed": 10},
-    "checkpoint": {"every_steps": 25},
-    "fabric": {"min_devices": 3},
-    "compression": {"ratio": 0.1, "gate": "always"},
-}
+STEPS = 240
+SETTINGS = settings_of(STEPS, least=3)
 
 
 @pytest.fixture(scope="module")

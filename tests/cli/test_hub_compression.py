@@ -5,26 +5,14 @@ import re
 
 import pytest
 
-from hub_processes import Fleet
+from hub_processes import BATCH, Fleet, settings_of
 from scadles.observe import Finished, Notice, Step
 
 pytestmark = pytest.mark.timeout(300)
 
-BATCH, STEPS = 8, 200
+STEPS = 200
 NAMES = ("cam-1", "cam-2", "cam-3")
-SETTINGS = {
-    "method": "ddl",
-    "devices": 4,
-    "steps": STEPS,
-    "target_accuracy": None,
-    "stop_at_target": False,
-    "stream": {"rates": [50, 50, 50, 50]},
-    "batch": {"size": BATCH, "max_wait_s": 600},
-    "clock": {"speed": 10},
-    "checkpoint": {"every_steps": 25},
-    "fabric": {"min_devices": 2},
-    "compression": {"ratio": 0.1, "gate": "always"},
-}
+SETTINGS = settings_of(STEPS, least=2)
 
 
 @pytest.fixture(scope="module")
