@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from scadles.layout import Layout, Part
 
 
 class TargetType(NamedTuple):
@@ -16,6 +20,8 @@ class TargetType(NamedTuple):
         shape: of one target.
         dtype: of its values.
         classes: values are integers from 0 to ``classes - 1``; 0: they are finite numbers.
+        parts: name and type of each part, where a target is made of several; it is then a row of bytes
+            (:class:`~scadles.layout.Layout`), uint8 ``[bytes]``.
 
     >>> TargetType.label(10).is_label, TargetType.numbers((3,)).is_label, TargetType.none().is_none
     (True, False, True)
@@ -24,6 +30,27 @@ class TargetType(NamedTuple):
     shape: tuple[int, ...]
     dtype: torch.dtype
     classes: int = 0
+    parts: tuple[tuple[str, TargetType], ...] = ()
+
+    @classmethod
+    def of_parts(cls, parts: Mapping[str, TargetType]) -> TargetType:
+        """Return that of targets of several parts.
+
+        >>> target = TargetType.of_parts({"kind": TargetType.label(3), "box": TargetType.numbers((4,))})
+        >>> target.describe()
+        'targets of parts kind (class labels 0 to 2), box (float32 targets of shape [4])'
+        """
+        named = tuple(parts.items())
+        return cls((_layout(named).nbytes,), torch.uint8, parts=named)
+
+    @property
+    def layout(self) -> Layout:
+        """Where the parts are in a row; only of targets that have some."""
+        return _layout(self.parts)
+
+    def unpack(self, y: Tensor) -> Any:
+        """Return targets ``[n, *shape]`` as a loss is given them: of several parts as a dictionary or a tuple."""
+        return self.layout.unpack(y) if self.parts else y
 
     @classmethod
     def label(cls, classes: int) -> TargetType:
@@ -66,6 +93,8 @@ class TargetType(NamedTuple):
         >>> TargetType.label(3).describe(), TargetType.numbers((2,)).describe(), TargetType.none().describe()
         ('class labels 0 to 2', 'float32 targets of shape [2]', 'no targets')
         """
+        if self.parts:
+            return "targets of parts " + ", ".join(f"{name} ({part.describe()})" for name, part in self.parts)
         if self.is_none:
             return "no targets"
         if self.is_label:
@@ -84,6 +113,11 @@ class TargetType(NamedTuple):
 
     def bad(self, y: Tensor) -> Tensor:
         """Return which of the targets ``[n, *shape]`` have values that cannot be, bool ``[n]``."""
+        if self.parts:
+            bad = torch.zeros(len(y), dtype=torch.bool)
+            for (_, part), values in zip(self.parts, self.layout.values(self.unpack(y)), strict=True):
+                bad |= part.bad(values)
+            return bad
         if self.classes:
             outside = ~((y >= 0) & (y < self.classes))
             outside = outside | (y != y.floor()) if y.is_floating_point() else outside
@@ -94,11 +128,27 @@ class TargetType(NamedTuple):
 
     def why_bad(self, y: Tensor) -> str:
         """Return why a target that :meth:`bad` has found cannot be."""
+        if self.parts:
+            return self._why_bad_part(y)
         if self.is_label:
             return f"label {y.item()}, expected 0 to {self.classes - 1}"
         if self.classes:
             return f"a target with values outside 0 to {self.classes - 1}"
         return "a target with NaN or infinite values"
 
+    def _why_bad_part(self, y: Tensor) -> str:
+        found = self.layout.values(self.unpack(y[None]))
+        reasons = (
+            f"part {name}: {part.why_bad(values[0])}"
+            for (name, part), values in zip(self.parts, found, strict=True)
+            if bool(part.bad(values)[0])
+        )
+        return next(reasons, "nothing")
+
     def _expected(self) -> str:
         return "integers" if self.classes else str(self.dtype).removeprefix("torch.")
+
+
+@lru_cache(maxsize=16)
+def _layout(parts: tuple[tuple[str, TargetType], ...]) -> Layout:
+    return Layout([Part(name, part.shape, part.dtype) for name, part in parts])
