@@ -1,8 +1,11 @@
 """Tasks without a data set, for tests of what is done with them."""
 
+from torch import nn
+
+from scadles import Task
 from scadles.config import load_config
 from scadles.targets import TargetType
-from scadles.tasks import make_task
+from scadles.tasks import SampleMean, make_task
 from scadles.tasks.kinds import Samples
 
 
@@ -17,3 +20,19 @@ def task_of(kind="classification", shape=(4,), target=None, vocabulary=None, sca
 
 def classification(classes, **settings):
     return task_of(target=TargetType.label(classes), **settings)
+
+
+def nearness():
+    """A task of the user's: how far two points of a sample are from each other along the first axis."""
+    off = SampleMean("off", lambda said, true: (said - true).abs(), higher_is_better=False)
+
+    def loss(outputs, targets):
+        return nn.functional.mse_loss(outputs.flatten(), targets[0].to(outputs.dtype))
+
+    return Task(
+        loss=loss,
+        metrics=[off],
+        pair=lambda x, y: (x[::-1], y),
+        fit=lambda outputs, y: outputs.flatten(),
+        in_own_units=lambda said, true: (said, true[0]),
+    )

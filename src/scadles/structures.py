@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ def tensors_in(x: Any) -> list[Tensor]:
     """Return all tensors in a structure, or in whatever else a model says."""
     if isinstance(x, Tensor):
         return [x]
-    parts = x.values() if isinstance(x, Mapping) else x if isinstance(x, list | tuple) else ()
+    parts: Iterable[Any] = x.values() if isinstance(x, Mapping) else x if isinstance(x, list | tuple) else ()
     return [tensor for part in parts for tensor in tensors_in(part)]
 
 

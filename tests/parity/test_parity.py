@@ -22,6 +22,7 @@ from scadles.config import load_config
 from scadles.fabric.hub import Hub, HubFabric
 from scadles.observe import CheckpointWritten, Header, events_path, read_events
 from scadles.simulation import simulate
+from scadles.structures import answer
 
 DEVICES = 4
 STEPS = 12
@@ -147,6 +148,19 @@ CONFIGS = {
         "task": "segmentation",
     },
 }
+CONFIGS |= {
+    "two inputs, two targets, injection": {
+        "data": {"dataset": "npz:drone.npz"},
+        "task": {"parts": {"kind": "classification", "box": {"kind": "regression", "weight": 0.5, "loss": "l1_loss"}}},
+        "injection": {"alpha": 0.5, "beta": 0.25},
+        "target": {"metric": "box.mae", "at_most": 0.001},
+    },
+    "parts in order, own task": {
+        "batch": {"min": 4},
+        "data": {"dataset": "npz:pairs.npz"},
+        "task": "small_tasks:nearness",
+    },
+}
 DATA = "PARITY_DATA"  # in the environment: where write_data has written
 VOCABULARY = 11
 
@@ -172,9 +186,52 @@ def write_data(folder):
         "labels": x["labels"][:, :3] > 0,
         "maps": np.digitize(x["maps"][:, 0], [-0.5, 0.5]),
     }
+    drone = {
+        "picture": rng.integers(256, size=(480, 2, 5, 5), dtype=np.uint8),
+        "telemetry": rng.normal(3, 2, size=(480, 3)),
+        "zone": rng.integers(4, size=480),
+    }
+    bright = drone["picture"][:, 0].mean((1, 2)) > 128
+    told = {"kind": bright + 2 * (drone["zone"] > 1), "box": 20 + drone["telemetry"][:, :2] * 4}
+    save(folder / "drone.npz", drone, told)
+    save(folder / "pairs.npz", {"0": x["numbers"], "1": x["labels"]}, {"0": x["numbers"][:, 0] - x["labels"][:, 0]})
     for name, samples in x.items():
         targets = {"train_y": y[name][:400] + 0, "test_y": y[name][400:] + 0} if name in y else {}
         np.savez(folder / f"{name}.npz", train_x=samples[:400], test_x=samples[400:], **targets)
+
+
+def save(path, x, y):
+    """Write samples and targets of several parts."""
+    parts = {f"x.{name}": part for name, part in x.items()} | {f"y.{name}": part for name, part in y.items()}
+    train = {f"train_{name}": part[:400] for name, part in parts.items()}
+    np.savez(path, **train, **{f"test_{name}": part[400:] for name, part in parts.items()})
+
+
+class Pair(nn.Module):
+    """Two inputs in order."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.head = nn.Linear(12, 1)
+
+    def forward(self, labels, numbers):
+        return self.head(torch.cat([numbers, labels], 1))
+
+
+class Drone(nn.Module):
+    """Three inputs by name, two answers."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.zones = nn.Embedding(4, 3)
+        self.body = nn.Linear(50 + 3 + 3, 16)
+        self.kind, self.box = nn.Linear(16, 4), nn.Linear(16, 2)
+
+    def forward(self, telemetry, zone, picture):
+        hidden = torch.tanh(self.body(torch.cat([picture.flatten(1), telemetry, self.zones(zone)], 1)))
+        return {"hidden": hidden, "box": self.box(hidden), "kind": self.kind(hidden)}
 
 
 class Tokens(nn.Module):
@@ -209,8 +266,9 @@ def make_config(name, steps):
 
 
 def make_model(config):
-    if config.task.kind == "language":
-        return Tokens()
+    own = {"language": Tokens, "multitask": Drone, "small_tasks:nearness": Pair}
+    if config.task.kind in own:
+        return own[config.task.kind]()
     return build_network(config, build_dataset(config))
 
 
@@ -218,7 +276,7 @@ def take_part(config, out, model=None, **surroundings):
     """Be one device of a run; return its summary, less what the wall decides."""
     with scadles.join(config, model=model, out=out, quiet=True, **surroundings) as device:
         for batch in device.batches():
-            outputs = device.model(batch.x)
+            outputs = answer(device.model, batch.x)
             device.step(device.task.minimised(outputs, batch.y), outputs, device.task.weight(batch.y))
     return device.summary.model_dump(exclude={"wall_s"})
 
@@ -386,6 +444,7 @@ def told(folder, device):
 
 if __name__ == "__main__":
     name, folder = sys.argv[1:]
+    sys.path.append(str(Path(__file__).parents[1]))  # where the task of a user's is
     config = make_config(name, STEPS)
     summary = take_part(config, Path(folder), model=make_model(config), clock=scadles.VirtualClock())
     print(json.dumps(summary), flush=True)

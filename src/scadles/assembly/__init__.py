@@ -35,6 +35,7 @@ from scadles.streams import Inspector, RateMeter, Samples, Source, draw_rates, o
 from scadles.streams.codec import Codec, make_codec
 from scadles.streams.quarantine import Quarantine, quarantine_path
 from scadles.streams.rejections import RejectionLimit
+from scadles.structures import map_tensors
 from scadles.tasks import Task, make_task, targets_of
 from scadles.tasks.kinds import Samples as TaskSamples
 
@@ -51,7 +52,7 @@ def build_dataset(config: RunConfig) -> Dataset:
         shape=data.shape,
         test_samples=data.test_samples,
         seed=config.seed,
-        targets=targets_of(config.task.kind),
+        targets=targets_of(config.task.kind, {name: part.kind for name, part in config.task.parts.items()}),
         normalize=data.normalize == "dataset",
         columns=Columns(data.features, data.targets, data.window),
     )
@@ -65,7 +66,7 @@ def build_task(config: RunConfig, dataset: Dataset) -> Task:
     """
     samples = TaskSamples(
         dataset.name,
-        tuple(dataset.shape),
+        tuple(dataset.shape) if dataset.layout is None else dataset.layout.shapes,
         dataset.target,
         vocabulary=dataset.vocabulary,
         scale=dataset.target_scale,
@@ -77,7 +78,7 @@ def build_task(config: RunConfig, dataset: Dataset) -> Task:
 def build_inspector(config: RunConfig, dataset: Dataset) -> Inspector:
     """Return what looks at records before they are trained on."""
     below = build_task(config, dataset).below
-    return Inspector(dataset.shape, dataset.dtype, target=dataset.target, below=below)
+    return Inspector(dataset.shape, dataset.dtype, target=dataset.target, below=below, layout=dataset.layout)
 
 
 def build_codec(config: RunConfig, dataset: Dataset) -> Codec:
@@ -162,9 +163,23 @@ def _made(config: RunConfig, dataset: Dataset) -> nn.Module:
         )
     task = build_task(config, dataset)
     x, y = dataset.samples(np.arange(1))
-    shape = tuple(task.pair(dataset.prepare(x), y)[0].shape[1:])
+    shape = map_tensors(lambda part: tuple(part.shape[1:]), task.pair(dataset.prepare(x), y)[0])
+    if config.model in BUILT_IN:
+        _refuse_parts(config.model, dataset)
     classes = dataset.classes if dataset.target.is_label else 0
     return build_model(config.model, shape, classes, config.seed, outputs=task.outputs)
+
+
+def _refuse_parts(model: str, dataset: Dataset) -> None:
+    """Refuse a built-in network where it is not of one tensor to one tensor."""
+    what, names = "samples", dataset.layout.names if dataset.layout is not None else ()
+    if not names and dataset.target.parts:
+        what, names = "targets", tuple(name for name, _ in dataset.target.parts)
+    if names:
+        raise ConfigError(
+            f"model {model} takes one tensor and answers with one, and {what} of {dataset.name} have the parts "
+            f"{', '.join(names)}: name a model of your own as MODULE:CALLABLE"
+        )
 
 
 def build_fabric(config: RunConfig, torch_device: torch.device) -> Fabric:

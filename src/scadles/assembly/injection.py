@@ -55,7 +55,7 @@ def build_senders(config: RunConfig, dataset: Dataset, partition: Partition) -> 
 
 def build_sample_format(dataset: Dataset) -> SampleFormat:
     """Return how samples of a data set travel."""
-    return SampleFormat(dataset.shape, dataset.dtype, target=dataset.target)
+    return SampleFormat(dataset.shape, dataset.dtype, target=dataset.target, layout=dataset.layout)
 
 
 def build_sample_exchange(

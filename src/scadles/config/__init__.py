@@ -15,7 +15,7 @@ from scadles.config.injection import InjectionConfig
 from scadles.config.load import ConfigLike, load_config, overridden
 from scadles.config.reading import read_yaml
 from scadles.config.stream import ProfileConfig, StreamConfig
-from scadles.config.task import TargetConfig, TaskConfig
+from scadles.config.task import PartTask, TargetConfig, TaskConfig
 from scadles.config.tree import (
     METHODS,
     AggregationConfig,
@@ -52,6 +52,7 @@ __all__ = [
     "LearningRateConfig",
     "LinkConfig",
     "OptimizerConfig",
+    "PartTask",
     "ProfileConfig",
     "QuantityConfig",
     "RunConfig",

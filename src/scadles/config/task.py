@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -14,13 +15,35 @@ if TYPE_CHECKING:
 Option = int | float | str | tuple[float, ...]
 
 
+class PartTask(Section):
+    """What a model shall say of one part of a target; a name alone is the kind."""
+
+    kind: str = Field(default="classification", description="classification | multilabel | regression | segmentation")
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="of its loss in the sum of all parts'")
+    loss: str | None = Field(default=None, description="as task.loss, of this part")
+    loss_options: dict[str, Option] = Field(default={}, description="as task.loss_options, of this part")
+    metrics: tuple[str, ...] = Field(
+        default=(), description="as task.metrics, of this part; the run calls them PART.METRIC"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+
 class TaskConfig(Section):
     """What the model shall say of a sample, what is minimised, and what counts as good; a name alone is the kind."""
 
     kind: str = Field(
         default="classification",
         description="classification | multilabel | regression | forecasting | reconstruction | language | segmentation "
-        "| MODULE:CALLABLE, which returns a scadles.Task",
+        "| multitask | MODULE:CALLABLE, which returns a scadles.Task",
+    )
+    parts: dict[str, PartTask] = Field(
+        default={},
+        description="multitask: what is to be told of each part of a target, {kind: classification, box: {kind: "
+        "regression, weight: 0.5}}; each with kind, weight, loss, loss_options and metrics",
     )
     loss: str | None = Field(
         default=None,
@@ -36,6 +59,21 @@ class TaskConfig(Section):
     horizon: int = Field(
         default=1, ge=1, description="forecasting: how many of a window's last values are to be told from those before"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_parts(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and value.get("parts") and "kind" not in value:
+            return {**value, "kind": "multitask"}
+        return value
+
+    @model_validator(mode="after")
+    def _parts_of_several(self) -> Self:
+        if self.parts and self.kind != "multitask":
+            raise ValueError(f"parts: they belong to kind multitask, and kind is {self.kind}; leave one of them out")
+        if self.kind == "multitask" and not self.parts:
+            raise ValueError("kind multitask needs parts, for example {kind: classification, box: regression}")
+        return self
 
 
 def task_settings(value: Any) -> Any:

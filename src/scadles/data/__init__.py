@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from scadles.data.arrays import Wanted, dataset_of
 from scadles.data.dataset import ArrayDataset, Dataset, EndlessDataset
 from scadles.data.digits import load_digits
 from scadles.data.label_counts import count_labels
@@ -18,6 +19,7 @@ from scadles.data.partition import (
     SharedPartition,
     make_partition,
 )
+from scadles.data.parts import PartsDataset
 from scadles.data.synthetic import SyntheticImages
 from scadles.data.synthetic_windows import SyntheticWindows
 from scadles.data.table import TABLES, Columns, load_csv, load_table
@@ -35,10 +37,12 @@ __all__ = [
     "EndlessPartition",
     "JoinedPartition",
     "Partition",
+    "PartsDataset",
     "SharedPartition",
     "SyntheticImages",
     "SyntheticWindows",
     "count_labels",
+    "dataset_of",
     "load_csv",
     "load_dataset",
     "load_digits",
@@ -67,7 +71,7 @@ def load_dataset(
     shape: tuple[int, ...],
     test_samples: int,
     seed: int,
-    targets: str = "labels",
+    targets: Wanted = "labels",
     normalize: bool = True,
     columns: Columns | None = None,
 ) -> Dataset:
@@ -80,7 +84,8 @@ def load_dataset(
         shape: of synthetic-images, (channels, height, width), and synthetic-windows, (channels, time).
         test_samples: of synthetic data sets.
         seed: of the run; synthetic data sets only.
-        targets: what those of a file are read as (:func:`~scadles.data.forms.read_targets`); others have class labels.
+        targets: what those of a file are read as (:func:`~scadles.data.forms.read_targets`), by part where they have
+            several; other data sets have class labels.
         normalize: whether samples are normalised over the training part.
         columns: of a CSV file, what is read.
 
@@ -101,6 +106,11 @@ def load_dataset(
         )
     if name == "npz":
         return load_npz(Path(argument).expanduser(), targets, normalize=normalize)
+    if not isinstance(targets, str):
+        raise ConfigError(
+            f"task.parts names parts of a target, and {spec} has targets of one part: use npz:PATH with arrays "
+            f"{', '.join(f'train_y.{part}' for part in targets)}"
+        )
     if name == "csv":
         return load_csv(Path(argument).expanduser(), columns or Columns(), targets, normalize=normalize)
     if name in TABLES:

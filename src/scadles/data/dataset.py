@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from scadles.layout import Layout
 from scadles.targets import TargetType
 
 CHUNK = 4096
@@ -39,8 +41,16 @@ class Dataset(ABC):
         return TargetType.label(self.classes)
 
     @property
-    def target_scale(self) -> tuple[Tensor, Tensor] | None:
-        """Mean and deviation of targets that are numbers, over the training part; None where they stay as they are."""
+    def layout(self) -> Layout | None:
+        """Where the parts of a raw sample are in its row of bytes; None where it is one tensor."""
+        return None
+
+    @property
+    def target_scale(self) -> Any:
+        """Mean and deviation of targets that are numbers, over the training part; None where they stay as they are.
+
+        Both are tensors ``[*target.shape]``; of targets of several parts this is a dictionary of such by name.
+        """
         return None
 
     @property
@@ -65,10 +75,11 @@ class Dataset(ABC):
         """Return the whole test part: raw samples ``[n, *shape]`` and labels, int64 ``[n]``, or other targets."""
 
     @abstractmethod
-    def prepare(self, x: Tensor) -> Tensor:
+    def prepare(self, x: Tensor) -> Any:
         """Return raw samples ``[n, *shape]`` as a model's input, on the same torch device.
 
-        It is float32, normalised; integers wider than uint8 are identifiers and become int64.
+        It is float32, normalised; integers wider than uint8 are identifiers and become int64. Samples of several parts
+        become tensors ``[n, ...]`` by name, or in order.
         """
 
 
@@ -144,12 +155,7 @@ class ArrayDataset(Dataset):
 
     @property
     def target_scale(self) -> tuple[Tensor, Tensor] | None:
-        target = self._target
-        if not self._normalize or target.classes or target.is_none:
-            return None
-        rows = self._train_y.reshape(len(self._train_y), -1)
-        mean, deviation = (torch.from_numpy(part.astype(np.float32)) for part in channel_statistics(rows))
-        return mean.reshape(target.shape), deviation.reshape(target.shape)
+        return scale_of(self._target, self._train_y) if self._normalize else None
 
     @property
     def vocabulary(self) -> int | None:
@@ -170,6 +176,14 @@ class ArrayDataset(Dataset):
         if not self._normalizes:
             return x.to(torch.float32 if self._measures or self.dtype == torch.bool else torch.int64)
         return (x.to(torch.float32) - self._mean.to(x.device)) / self._deviation.to(x.device)
+
+
+def scale_of(target: TargetType, y: np.ndarray) -> tuple[Tensor, Tensor] | None:
+    """Return mean and deviation of targets ``[n, *shape]`` that are numbers, ``[*shape]`` both; None for others."""
+    if target.classes or target.is_none:
+        return None
+    mean, deviation = (torch.from_numpy(part.astype(np.float32)) for part in channel_statistics(y.reshape(len(y), -1)))
+    return mean.reshape(target.shape), deviation.reshape(target.shape)
 
 
 def channel_statistics(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

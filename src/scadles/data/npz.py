@@ -16,8 +16,9 @@ from typing import IO
 
 import numpy as np
 
-from scadles.data.dataset import ArrayDataset
-from scadles.data.forms import form, read_samples, read_targets
+from scadles.data.arrays import Arrays, Wanted, dataset_of
+from scadles.data.dataset import Dataset
+from scadles.data.forms import Wrong
 from scadles.errors import DataError
 from scadles.files import open_file
 
@@ -35,15 +36,18 @@ _BROKEN = (
 )
 
 
-def load_npz(path: Path, targets: str = "labels", *, normalize: bool = True) -> ArrayDataset:
+def load_npz(path: Path, targets: Wanted = "labels", *, normalize: bool = True) -> Dataset:
     """Return the data set in ``path``, written by ``np.savez(path, train_x=..., train_y=..., test_x=..., test_y=...)``.
 
-    Samples are numbers ``[n, ...]`` (:func:`~scadles.data.forms.read_samples`). Training samples and targets may hold
-    NaN (they are rejected as they arrive), those of the test part may not.
+    Samples are numbers ``[n, ...]`` (:func:`~scadles.data.forms.read_samples`); those of several parts are arrays
+    ``train_x.NAME`` and ``test_x.NAME``, targets of several parts ``train_y.NAME`` and ``test_y.NAME``; parts that are
+    called 0, 1, ... are in order. Training samples and targets may hold NaN (they are rejected as they arrive), those
+    of the test part may not.
 
     Args:
         path: the file.
-        targets: what train_y and test_y are read as (:func:`~scadles.data.forms.read_targets`).
+        targets: what train_y and test_y are read as (:func:`~scadles.data.forms.read_targets`), by part where they have
+            several.
         normalize: whether samples are normalised over the training part.
 
     Raises:
@@ -51,15 +55,27 @@ def load_npz(path: Path, targets: str = "labels", *, normalize: bool = True) -> 
     """
     arrays = _read(path, SAMPLES if targets == "any" else ARRAYS)
     wrong = partial(_wrong, path)
-    train_x, test_x = (read_samples(name, arrays[name], wrong) for name in SAMPLES)
-    if test_x.shape[1:] != train_x.shape[1:] or test_x.dtype != train_x.dtype:
-        raise _wrong(path, "test_x", form(test_x), f"the form of train_x, {form(train_x)}")
-    if test_x.dtype.kind == "f" and not np.isfinite(test_x).all():
-        raise _wrong(path, "test_x", "NaN or infinite values", "finite values only: remove those samples")
-    found = {name: arrays.get(name) for name in ("train_y", "test_y")}
-    form_, train_y, test_y = read_targets(targets, found, (len(train_x), len(test_x)), wrong)
-    name = f"npz:{path}"
-    return ArrayDataset(name, (train_x, train_y), (test_x, test_y), target=form_, normalize=normalize)
+    found = {name: _with_parts(name, arrays, wrong) for name in ARRAYS}
+    (train_x, test_x), (train_y, test_y) = ([found[f"{part}_{which}"] for part in ("train", "test")] for which in "xy")
+    if train_x is None or test_x is None:
+        raise _wrong(path, "train_x" if train_x is None else "test_x", "nothing", "samples")
+    return dataset_of(f"npz:{path}", (train_x, train_y), (test_x, test_y), targets, wrong, normalize=normalize)
+
+
+def _with_parts(name: str, arrays: dict[str, np.ndarray], wrong: Wrong) -> Arrays | None:
+    """Return an array, or those of its parts by name; None where there are none."""
+    parts = {_part_of(found): array for found, array in arrays.items() if found.startswith(f"{name}.")}
+    if parts and name in arrays:
+        raise wrong(name, f"an array of this name and parts {', '.join(parts)}", "one of the two")
+    return parts or arrays.get(name)
+
+
+def _array_of(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _part_of(name: str) -> str:
+    return name.partition(".")[2]
 
 
 def _read(path: Path, needed: Sequence[str]) -> dict[str, np.ndarray]:
@@ -77,7 +93,7 @@ def _read(path: Path, needed: Sequence[str]) -> dict[str, np.ndarray]:
 
 def _members(path: Path, archive: zipfile.ZipFile, needed: Sequence[str]) -> dict[str, np.ndarray]:
     found = [info.filename.removesuffix(".npy") for info in archive.infolist() if info.filename.endswith(".npy")]
-    missing = [name for name in needed if name not in found]
+    missing = [name for name in needed if name not in map(_array_of, found)]
     if missing:
         some = [name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..." for name in found[:_MOST_NAMES]]
         more = f" and {len(found) - _MOST_NAMES:,} more" if len(found) > _MOST_NAMES else ""
@@ -85,7 +101,7 @@ def _members(path: Path, archive: zipfile.ZipFile, needed: Sequence[str]) -> dic
             f"{path} has no array {', '.join(missing)}; found {', '.join(some) or 'none'}{more}, "
             f"expected {', '.join(needed)}"
         )
-    names = [name for name in ARRAYS if name in found]
+    names = [name for name in dict.fromkeys(found) if _array_of(name) in ARRAYS]
     for name in names:
         if found.count(name) > 1:
             raise _wrong(path, name, f"{found.count(name)} arrays of this name", "one")

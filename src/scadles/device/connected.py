@@ -30,6 +30,7 @@ from scadles.exchange.aggregation import (
 from scadles.fabric import ElasticFabric, Fabric
 from scadles.observe.events import Step
 from scadles.records import Records
+from scadles.structures import Structure, count, to_torch_device
 
 
 @dataclass(frozen=True)
@@ -37,17 +38,19 @@ class Batch:
     """What a device trains on in one step.
 
     Attributes:
-        x: what the model takes, ``[b, ...]``, on its device: own samples first, then those of others.
-        y: what it should say: labels, int64 ``[b]``, or what else the task has for targets, ``[b, ...]``.
+        x: what the model takes, ``[b, ...]``, on its device: own samples first, then those of others. Of samples of
+            several parts a dictionary of tensors (``model(**batch.x)``), or a tuple where they are in order.
+        y: what it should say: labels, int64 ``[b]``, or what else the task has for targets, ``[b, ...]``; of several
+            parts a dictionary or a tuple.
         offsets: where in the stream the own ones came from, int64, fewer than ``b`` where others have shared.
     """
 
-    x: Tensor
-    y: Tensor
+    x: Structure
+    y: Structure
     offsets: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.y)
+        return count(self.y)
 
 
 class ConnectedDevice(Device):
@@ -103,7 +106,7 @@ class ConnectedDevice(Device):
         self.all_ended = False
         self.last_taken = 0
 
-    def try_out(self, example: Tensor) -> None:
+    def try_out(self, example: Structure) -> None:
         """Let the model be compiled where it shall be, and find the buffers that training passes change.
 
         Each step makes these the same on all devices.
@@ -112,8 +115,8 @@ class ConnectedDevice(Device):
             example: prepared samples to try the model with, which leaves no trace; an empty one tries nothing.
         """
         model, buffers, found = self.learner.model, self.buffers, torch.zeros(len(self.buffers))
-        if len(example):
-            x = example.to(self.learner.torch_device)
+        if count(example):
+            x = to_torch_device(example, self.learner.torch_device)
             compile_now(model, buffers, x)
             found[changed_buffers(model, buffers, x) if len(buffers) else []] = 1.0
         if not len(buffers):
@@ -155,7 +158,7 @@ class ConnectedDevice(Device):
         y = torch.cat([*([records.y] if len(records) else []), *(samples.y for samples in theirs)])
         x, y = self.learner.pair(x, y)
         torch_device = self.learner.torch_device
-        return Batch(x.to(torch_device), y.to(torch_device), records.offsets)
+        return Batch(to_torch_device(x, torch_device), to_torch_device(y, torch_device), records.offsets)
 
     def _share(self, records: Records) -> list[Samples]:
         """Take part in this step's sharing; return what others share, and let computing begin when it is here."""

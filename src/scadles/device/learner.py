@@ -21,8 +21,9 @@ from scadles.device.managed import Managed
 from scadles.device.optimizers import Guard
 from scadles.device.parts import checked_weight
 from scadles.exchange.aggregation import REJECTS_TOO_MUCH, STREAM_ENDED, GradientExchange, LearningRate, Reports
+from scadles.structures import Structure
 
-Pair = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Pair = Callable[[Structure, Tensor], tuple[Structure, Structure]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ class Learner:
         optimizer: Optimizer,
         learning_rate: LearningRate,
         exchange: GradientExchange,
-        prepare: Callable[[Tensor], Tensor],
+        prepare: Callable[[Tensor], Structure],
         mean: Literal["weighted", "plain"] = "weighted",
         clip_norm: float | None = None,
         pair: Pair = lambda x, y: (x, y),

@@ -25,13 +25,13 @@ NO_MODEL = "none"
 _TORCHVISION = "torchvision"
 
 
-def build_model(spec: str, shape: tuple[int, ...], classes: int, seed: int, *, outputs: int | None = None) -> nn.Module:
+def build_model(spec: str, shape: Any, classes: int, seed: int, *, outputs: int | None = None) -> nn.Module:
     """Return a network with initial weights that depend on ``seed`` alone.
 
     Args:
         spec: a built-in name, ``none`` (:class:`Nothing`), ``torchvision:NAME``, or ``MODULE:CALLABLE``; the callable
             is given ``shape``, ``outputs`` and ``classes`` where it has parameters of these names.
-        shape: of one sample, without the batch dimension.
+        shape: of one sample, without the batch dimension; of several parts by name, or in order.
         classes: how many there are; 0 where targets are no class labels, and nobody is given them.
         seed: of the run.
         outputs: values in an answer; None: one for each class.

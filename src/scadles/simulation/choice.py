@@ -43,7 +43,7 @@ def choose_gradients(
                 "cross-entropy without class weights; use auto"
             )
         return looped
-    mixing = mixes_samples(learner.model, lookup.example())
+    mixing = mixes_samples(learner.model, lookup.example()[0])
     if config.simulation.gradients == "fused" and mixing:
         raise ConfigError(
             f"simulation.gradients = fused: in model {config.model} samples of a batch depend on each other (as "

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from scadles.device.buffer import Chunk
 from scadles.device.learner import Learner
 from scadles.records import Records
 from scadles.simulation.injected import NO_MESSAGES, SampleMessage, SampleMessages, picked
+from scadles.structures import Structure, answer, pick, tensors_in, to_torch_device
 from scadles.tasks import Task, right_answers
 
 _CHUNK_VALUES = 2**20
@@ -64,7 +65,7 @@ class Lookup:
         self._learner = learner
         self.sample_values = int(np.prod(dataset.shape))
 
-    def __call__(self, numbers: Sequence[int], taken: Sequence[Chunk]) -> tuple[Tensor, Tensor]:
+    def __call__(self, numbers: Sequence[int], taken: Sequence[Chunk]) -> tuple[Structure, Structure]:
         """Return prepared samples ``[n, *shape]`` and labels ``[n]`` of these devices, one device after the other."""
         if all(isinstance(chunk, Records) for chunk in taken):
             x = torch.cat([torch.as_tensor(chunk.x) for chunk in taken if isinstance(chunk, Records)])
@@ -77,7 +78,7 @@ class Lookup:
             x, y = self._dataset.samples(self._partition.indices(np.repeat(numbers, counts), offsets))
         return self._prepared(x, y)
 
-    def messages(self, messages: Sequence[SampleMessage]) -> tuple[Tensor, Tensor]:
+    def messages(self, messages: Sequence[SampleMessage]) -> tuple[Structure, Structure]:
         """Return prepared samples and labels of what devices share, one message after the other."""
         if all(isinstance(message.taken, Records) for message in messages):
             records = Records.concatenate([picked(message) for message in messages])
@@ -90,14 +91,14 @@ class Lookup:
         """Return the labels of a device's samples at these offsets of its stream, int64 ``[n]``."""
         return self._dataset.labels(self._partition.indices(np.array([number]), offsets))
 
-    def _prepared(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def _prepared(self, x: Tensor, y: Tensor) -> tuple[Structure, Structure]:
         torch_device = self._learner.torch_device
         x, y = self._learner.pair(self._learner.prepare(x), y)
-        return x.to(torch_device), y.to(torch_device)
+        return to_torch_device(x, torch_device), to_torch_device(y, torch_device)
 
-    def example(self) -> Tensor:
-        """Return a few prepared samples to try a model with."""
-        return self._prepared(*self._dataset.samples(np.arange(min(_PROBE, self._dataset.train_size or _PROBE))))[0]
+    def example(self) -> tuple[Structure, Structure]:
+        """Return a few prepared samples to try a model with, and their targets."""
+        return self._prepared(*self._dataset.samples(np.arange(min(_PROBE, self._dataset.train_size or _PROBE))))
 
 
 class Gradients(ABC):
@@ -179,9 +180,9 @@ class FusedGradients(Gradients):
             gradient.fill_(-0.0)  # as if nothing had been added yet
         return self._one_by_one.add_up(numbers, taken, messages)
 
-    def _add(self, x: Tensor, y: Tensor, counts: np.ndarray, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _add(self, x: Structure, y: Structure, counts: np.ndarray, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Add gradients of samples, so many with each part; return sums of losses and of right answers."""
-        outputs, begins = self._learner.model(x), np.cumsum(counts) - counts
+        outputs, begins = answer(self._learner.model, x), np.cumsum(counts) - counts
         losses = self._task.each_loss(outputs, y)
         correct = np.zeros(len(counts), dtype=np.int64)
         if self._task.classes:
@@ -200,7 +201,7 @@ class FusedGradients(Gradients):
         sums, ends = np.zeros(len(messages.counts)), np.cumsum(messages.counts)
         for chunk in chunks(messages.counts, self._chunk):
             samples = slice(int(ends[chunk][0] - messages.counts[chunk][0]), int(ends[chunk][-1]))
-            sums[chunk], _ = self._add(x[samples], y[samples], messages.counts[chunk], parts[chunk])
+            sums[chunk], _ = self._add(pick(x, samples), pick(y, samples), messages.counts[chunk], parts[chunk])
         return sums
 
 
@@ -219,14 +220,14 @@ def chunks(sizes: Sequence[int] | np.ndarray, limit: int) -> list[slice]:
     return [*parts, slice(start, len(sizes))]
 
 
-def mixes_samples(model: nn.Module, x: Tensor) -> bool:
+def mixes_samples(model: nn.Module, x: Structure) -> bool:
     """Whether, in training, a sample's output depends on the others in its batch, as BatchNorm makes it.
 
     Found out by trying it on a copy of the model; dropout is switched off for that, because it draws anew each time.
 
     Args:
         model: with outputs ``[b, ...]``, or several in a dictionary, list or tuple.
-        x: at least four samples ``[b, *shape]``.
+        x: at least four samples ``[b, *shape]``, or their parts.
 
     >>> mixes_samples(nn.Linear(3, 2), torch.eye(3)), mixes_samples(nn.BatchNorm1d(3), torch.eye(3))
     (False, True)
@@ -236,13 +237,7 @@ def mixes_samples(model: nn.Module, x: Tensor) -> bool:
         if isinstance(part, _DropoutNd):
             part.eval()
     with torch.no_grad():
-        whole, half = _tensors_of(tried(x)), _tensors_of(tried(x[:2]))
+        whole, half = (
+            [tensor for tensor in tensors_in(answer(tried, some)) if tensor.dim()] for some in (x, pick(x, slice(2)))
+        )
     return not all(torch.allclose(a[:2], b, rtol=1e-3, atol=1e-5) for a, b in zip(whole, half, strict=True))
-
-
-def _tensors_of(outputs: Any) -> list[Tensor]:
-    """Return the tensors in a model's outputs that have a row for each sample."""
-    if isinstance(outputs, Tensor):
-        return [outputs] if outputs.dim() else []
-    parts = outputs.values() if isinstance(outputs, Mapping) else outputs if isinstance(outputs, list | tuple) else ()
-    return [tensor for part in parts for tensor in _tensors_of(part)]

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from scadles.device.buffer import Chunk
 from scadles.records import Records
+from scadles.structures import Structure, concatenate, pick
 
 
 class SampleMessage(NamedTuple):
@@ -29,7 +29,7 @@ class SampleMessage(NamedTuple):
     offsets: np.ndarray
 
 
-Find = Callable[[Sequence[SampleMessage]], tuple[Tensor, Tensor]]
+Find = Callable[[Sequence[SampleMessage]], tuple[Structure, Structure]]
 
 
 class SampleMessages:
@@ -49,7 +49,7 @@ class SampleMessages:
         self.messages = [message for message in messages if len(message.indices)]
         self.numbers = np.array([message.number for message in self.messages], dtype=np.int64)
         self.counts = np.array([len(message.indices) for message in self.messages], dtype=np.int64)
-        self._found: tuple[Tensor, Tensor] | None = None
+        self._found: tuple[Structure, Structure] | None = None
 
     def __bool__(self) -> bool:
         return bool(self.messages)
@@ -70,13 +70,13 @@ class SampleMessages:
         indices = np.minimum(np.searchsorted(numbers, self.numbers), len(numbers) - 1)
         return np.where(numbers[indices] == self.numbers, values[indices], 0)
 
-    def all(self, find: Find) -> tuple[Tensor, Tensor]:
+    def all(self, find: Find) -> tuple[Structure, Structure]:
         """Return samples and labels of all messages, one message after the other; they are looked up once."""
         if self._found is None:
             self._found = find(self.messages)
         return self._found
 
-    def of_others(self, number: int, find: Find) -> tuple[Tensor, Tensor]:
+    def of_others(self, number: int, find: Find) -> tuple[Structure, Structure]:
         """Return what a device gets."""
         x, y = self.all(find)
         index = int(np.searchsorted(self.numbers, number))
@@ -84,7 +84,8 @@ class SampleMessages:
             return x, y
         begin = int(self.counts[:index].sum())
         end = begin + int(self.counts[index])
-        return torch.cat([x[:begin], x[end:]]), torch.cat([y[:begin], y[end:]])
+        others = slice(begin), slice(end, None)
+        return concatenate([pick(x, part) for part in others]), concatenate([pick(y, part) for part in others])
 
 
 NO_MESSAGES = SampleMessages([])

@@ -17,7 +17,8 @@ from scadles.exchange.reduction import ClusterExchange
 from scadles.simulation.batchnorm import ClusterStatistics
 from scadles.simulation.gradients import Gradients, Lookup, Shares
 from scadles.simulation.injected import NO_MESSAGES, SampleMessages
-from scadles.tasks import Task, find_scores, right_answers
+from scadles.structures import Structure, answer, arguments, concatenate, count, map_tensors, tensors_in
+from scadles.tasks import Task, right_answers
 
 # Larger networks keep a core busy by themselves: batching them saves little and takes memory for every device.
 _SMALL_NETWORK = 300_000
@@ -51,10 +52,10 @@ class LoopedGradients(Gradients):
         """Add one device's gradient; return its weight, loss and right answers on its own samples."""
         x, y = self._batch(number, taken, messages)
         self._statistics.load(number)
-        outputs = self._learner.model(x)
+        outputs = answer(self._learner.model, x)
         loss = self._task.minimised(outputs, y)
         value = float(loss.detach())
-        weight = self._learner.weight(len(y), value, self._task.weight(y))
+        weight = self._learner.weight(count(y), value, self._task.weight(y))
         parameters = self._learner.exchange.parameters
         if weight:
             found = torch.autograd.grad(loss * weight, parameters, allow_unused=True)
@@ -62,7 +63,7 @@ class LoopedGradients(Gradients):
                 for parameter, grad in zip(parameters, found, strict=True):
                     if grad is not None and parameter.grad is not None:
                         parameter.grad.add_(grad)
-                self._statistics.keep(number, len(y))
+                self._statistics.keep(number, count(y))
                 own = len(taken)
                 if not self._task.classes:
                     return weight, value, 0
@@ -70,7 +71,7 @@ class LoopedGradients(Gradients):
                 return weight, value, int(right_answers(answers[:own], y[:own]).sum())
         return 0.0, 0.0, 0
 
-    def _batch(self, number: int, taken: Chunk, messages: SampleMessages) -> tuple[Tensor, Tensor]:
+    def _batch(self, number: int, taken: Chunk, messages: SampleMessages) -> tuple[Structure, Structure]:
         """Return a device's own samples, then what the others share."""
         parts = [self._lookup([number], [taken])] if len(taken) else []
         if messages.received(np.array([number]))[0]:
@@ -78,7 +79,7 @@ class LoopedGradients(Gradients):
         if len(parts) == 1:
             return parts[0]
         x, y = zip(*parts, strict=True)
-        return torch.cat(x), torch.cat(y)
+        return concatenate(x), concatenate(y)
 
 
 class SeparateGradients(Gradients):
@@ -123,7 +124,7 @@ class BatchedGradients(Gradients):
         self._learner = learner
         self._lookup = lookup
         self._one_by_one = one_by_one
-        self._trained = _used(learner.model, lookup.example())
+        self._trained = _used(learner.model, task, *lookup.example())
         self._parameters = {name: p.detach() for name, p in self._trained.items()}
         size = sum(p.numel() for p in self._parameters.values())
         self._at_once = max(1, min(_MOST_AT_ONCE, _BATCHED_VALUES // size))
@@ -150,8 +151,8 @@ class BatchedGradients(Gradients):
                 column[places] = values
         return shares
 
-    def _loss(self, parameters: Any, x: Tensor, y: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
-        outputs = functional_call(self._learner.model, parameters, (x,))
+    def _loss(self, parameters: Any, x: Structure, y: Structure, factors: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = functional_call(self._learner.model, parameters, *arguments(x))
         losses = self._task.each_loss(outputs, y)
         right = torch.zeros_like(factors, dtype=torch.bool)
         if self._task.classes:
@@ -175,22 +176,27 @@ class BatchedGradients(Gradients):
         return Shares(weights, values, correct.cpu().numpy())
 
 
-def _used(model: nn.Module, x: Tensor) -> dict[str, nn.Parameter]:
-    """Return the parameters that have a part in the model's outputs for ``x``: torch.func gives zeros for the rest."""
+def _used(model: nn.Module, task: Task, x: Structure, y: Structure) -> dict[str, nn.Parameter]:
+    """Return the parameters that have a part in the loss of samples: torch.func gives zeros for the rest."""
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     with torch.random.fork_rng(), torch.enable_grad():
-        found = torch.autograd.grad(find_scores(model(x)).sum(), list(named.values()), allow_unused=True)
+        found = torch.autograd.grad(task.each_loss(answer(model, x), y).sum(), list(named.values()), allow_unused=True)
     return {name: p for (name, p), gradient in zip(named.items(), found, strict=True) if gradient is not None}
 
 
-def _filled_up(counts: np.ndarray, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return samples ``[devices, most, *shape]``, labels, and each sample's part in its device's mean, 0 if filled."""
+def _filled_up(counts: np.ndarray, x: Structure, y: Structure) -> tuple[Structure, Structure, Tensor]:
+    """Return samples ``[devices, most, *shape]``, targets, and each sample's part in its device's mean, 0 if filled."""
     devices, most = len(counts), int(counts.max())
-    here = torch.from_numpy(np.arange(most) < counts[:, None]).to(x.device)
-    dtype = x.dtype if x.is_floating_point() else torch.float32
-    factors = here.to(dtype) / torch.from_numpy(counts).to(x.device, dtype)[:, None]
-    if int(counts.min()) == most:
-        return x.reshape(devices, most, *x.shape[1:]), y.reshape(devices, most, *y.shape[1:]), factors
-    full_x, full_y = x.new_zeros(devices, most, *x.shape[1:]), y.new_zeros(devices, most, *y.shape[1:])
-    full_x[here], full_y[here] = x, y
-    return full_x, full_y, factors
+    first = tensors_in(x)[0]
+    here = torch.from_numpy(np.arange(most) < counts[:, None]).to(first.device)
+    dtype = first.dtype if first.is_floating_point() else torch.float32
+    factors = here.to(dtype) / torch.from_numpy(counts).to(first.device, dtype)[:, None]
+
+    def filled_up(tensor: Tensor) -> Tensor:
+        if int(counts.min()) == most:
+            return tensor.reshape(devices, most, *tensor.shape[1:])
+        full = tensor.new_zeros(devices, most, *tensor.shape[1:])
+        full[here] = tensor
+        return full
+
+    return map_tensors(filled_up, x), map_tensors(filled_up, y), factors

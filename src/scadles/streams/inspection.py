@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scadles.layout import Layout
 from scadles.streams.contract import Records, Rejected
 from scadles.targets import TargetType
 
@@ -22,6 +23,7 @@ class Inspector:
         classes: labels are integers from 0 to ``classes - 1``.
         target: what belongs to a sample where that is no class label.
         below: integer samples have values from 0 to ``below - 1``; None leaves them as they are.
+        layout: where the parts are in samples that have several, and what may be in them.
 
     >>> inspector = Inspector((2,), torch.float32, classes=3)
     >>> x = torch.tensor([[0.0, 1.0], [float("nan"), 1.0], [2.0, 3.0]])
@@ -39,11 +41,13 @@ class Inspector:
         *,
         target: TargetType | None = None,
         below: int | None = None,
+        layout: Layout | None = None,
     ) -> None:
         self._shape = tuple(shape)
         self._dtype = dtype
         self._target = TargetType.label(classes) if target is None else target
         self._below = below
+        self._layout = layout
 
     def split(self, records: Records) -> tuple[Records, tuple[Rejected, ...]]:
         """Return what can be trained on, as one tensor ``[m, *shape]``, and what cannot, by offset.
@@ -96,6 +100,8 @@ class Inspector:
         return None
 
     def _bad_values(self, x: Tensor) -> Tensor:
+        if self._layout is not None:
+            return self._layout.bad(x)
         if self._below is not None:
             return ~((x >= 0) & (x < self._below))[:, None].flatten(1).all(dim=1)
         # One NaN or infinity makes the sum so too, and a sum is far cheaper than a look at every value.
@@ -104,6 +110,8 @@ class Inspector:
         return ~torch.isfinite(x)[:, None].flatten(1).all(dim=1)
 
     def _why_bad(self, x: Tensor) -> str:
+        if self._layout is not None:
+            return self._layout.why_bad(x)
         if self._below is None:
             return "NaN or infinite values"
         return f"value {int(x[(x < 0) | (x >= self._below)][0])}, expected 0 to {self._below - 1}"

@@ -6,13 +6,16 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from scadles.config import RunConfig, TaskConfig
+from scadles.config import PartTask, RunConfig, TaskConfig
 from scadles.errors import ConfigError, did_you_mean
 from scadles.importing import call_with, import_callable
 from scadles.tasks.kinds import KINDS, Form, Samples, find_metric, metric_names
 from scadles.tasks.losses import find_loss
 from scadles.tasks.metrics import Metric
+from scadles.tasks.multitask import Weighted, multitask, taking_apart
 from scadles.tasks.task import Goal, Task
+
+PART_KINDS = ("classification", "multilabel", "regression", "segmentation")
 
 
 def make_task(config: RunConfig, data: Samples) -> Task:
@@ -27,8 +30,45 @@ def make_task(config: RunConfig, data: Samples) -> Task:
             metrics.
     """
     settings = config.task
-    task = _built_in(settings, data) if settings.kind in KINDS else _own(settings, data)
+    if settings.parts:
+        task = _of_parts(settings, data)
+    else:
+        task = _built_in(settings, data) if settings.kind in KINDS else _own(settings, data)
+    if data.target.parts:
+        task = taking_apart(task, data.target.unpack)
     return _with_goal(task, config)
+
+
+def _of_parts(settings: TaskConfig, data: Samples) -> Task:
+    names = [name for name, _ in data.target.parts]
+    if sorted(names) != sorted(settings.parts):
+        found = f"the parts {', '.join(names)}" if names else data.target.describe()
+        raise ConfigError(f"task.parts names {', '.join(settings.parts)}: {data.name} has {found}; name each part once")
+    if settings.metrics:
+        raise ConfigError("task.metrics: with task.parts each part names its own; leave it out")
+    tasks = {name: _of_part(name, settings.parts[name], data.of(name)) for name in names}
+    own = find_loss(settings.loss, settings.loss_options).mean if settings.loss else None
+    return multitask(tasks, data.target.layout, own)
+
+
+def _of_part(name: str, settings: PartTask, data: Samples) -> Weighted:
+    setting = f"task.parts.{name}"
+    if settings.kind not in PART_KINDS:
+        raise ConfigError(
+            f"{setting}.kind = {settings.kind}: a part of a target is told by {', '.join(PART_KINDS)}"
+            f"{did_you_mean(settings.kind, PART_KINDS)}"
+        )
+    fields = {field: getattr(settings, field) for field in ("kind", "loss", "loss_options", "metrics")}
+    try:
+        task = _built_in(TaskConfig(**fields), data)
+    except ConfigError as error:
+        raise ConfigError(f"{setting}: {error}") from error
+    if task.mean_over is not None:
+        raise ConfigError(
+            f"{setting}.loss_options: with class weights or ignored labels this part's mean would be over something "
+            "else than that of the others; leave them out, or give task.loss as MODULE:CALLABLE"
+        )
+    return Weighted(task, settings.weight)
 
 
 def _built_in(settings: TaskConfig, data: Samples) -> Task:

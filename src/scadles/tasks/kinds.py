@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -59,19 +60,30 @@ class Samples:
 
     Attributes:
         name: of the data set.
-        shape: of one sample.
+        shape: of one sample; of several parts by name, or in order.
         target: what belongs to it.
         vocabulary: how many values identifiers may have; None where samples are other numbers.
         scale: mean and deviation of targets that are numbers, ``[*target.shape]`` both; None leaves them as they are.
+            Of targets of several parts by name.
         horizon: of forecasting.
     """
 
     name: str
-    shape: tuple[int, ...]
+    shape: Any
     target: TargetType
     vocabulary: int | None = None
-    scale: Scale | None = None
+    scale: Scale | Mapping[str, Scale | None] | None = None
     horizon: int = 1
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether a sample is made of several tensors."""
+        return not (isinstance(self.shape, tuple) and all(isinstance(size, int) for size in self.shape))
+
+    def of(self, part: str) -> Samples:
+        """Return the same with one part of the targets alone."""
+        scale = self.scale.get(part) if isinstance(self.scale, Mapping) else None
+        return dataclasses.replace(self, target=dict(self.target.parts)[part], scale=scale)
 
 
 @dataclass(frozen=True)
@@ -154,9 +166,9 @@ def _segmentation(data: Samples) -> Form:
 
 
 def _regression(data: Samples) -> Form:
-    if data.target.classes or data.target.is_none:
+    if data.target.classes or data.target.is_none or data.target.parts:
         raise _unsuited("regression", data, "numbers")
-    if data.scale is None:
+    if not isinstance(data.scale, tuple):
         return Form(outputs=data.target.size, fit=fit_numbers, values=data.target.size)
     mean, deviation = data.scale
 
@@ -173,6 +185,7 @@ def _regression(data: Samples) -> Form:
 def _forecasting(data: Samples) -> Form:
     if not data.target.classes and not data.target.is_none:
         return _regression(data)
+    _refuse_parts("forecasting", data)
     horizon, shape = data.horizon, data.shape
     if not shape or shape[-1] <= horizon or data.vocabulary is not None:
         raise ConfigError(
@@ -186,6 +199,7 @@ def _forecasting(data: Samples) -> Form:
 
 
 def _reconstruction(data: Samples) -> Form:
+    _refuse_parts("reconstruction", data)
     if data.vocabulary is not None:
         raise ConfigError(f"task reconstruction: samples of {data.name} are identifiers and no measures; use language")
     values = math.prod(data.shape)
@@ -193,6 +207,7 @@ def _reconstruction(data: Samples) -> Form:
 
 
 def _language(data: Samples) -> Form:
+    _refuse_parts("language", data)
     if data.vocabulary is None or len(data.shape) != 1 or data.shape[0] < 2:
         raise ConfigError(
             f"task language: samples of {data.name} have shape {list(data.shape)}; it needs token ids from 0, integers "
@@ -207,7 +222,21 @@ def _language(data: Samples) -> Form:
     )
 
 
+def _refuse_parts(kind: str, data: Samples) -> None:
+    if data.has_parts:
+        raise ConfigError(
+            f"task {kind}: samples of {data.name} have several parts, and it tells a sample of itself, which must be "
+            "one tensor; write a task of your own as MODULE:CALLABLE"
+        )
+
+
 def _unsuited(kind: str, data: Samples, needs: str) -> ConfigError:
+    if data.target.parts:
+        parts = ", ".join(f"{name}: ..." for name, _ in data.target.parts)
+        return ConfigError(
+            f"task {kind} needs {needs}: {data.name} has {data.target.describe()}; say what is told of each, "
+            f"task: {{parts: {{{parts}}}}}"
+        )
     return ConfigError(f"task {kind} needs {needs}: {data.name} has {data.target.describe()}; set another task.kind")
 
 
@@ -224,8 +253,15 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
 )
 
 
-def targets_of(kind: str) -> str:
-    """Return what the targets of a file are read as for a kind of task; those of a task of the user's as they are."""
+def targets_of(kind: str, parts: Mapping[str, str] = MappingProxyType({})) -> str | dict[str, str]:
+    """Return what the targets of a file are read as for a kind of task; those of a task of the user's as they are.
+
+    Args:
+        kind: of the task.
+        parts: the kind of task for each part of a target, where it has several.
+    """
+    if parts:
+        return {name: KINDS[kind].targets if kind in KINDS else "any" for name, kind in parts.items()}
     return KINDS[kind].targets if kind in KINDS else "any"
 
 

@@ -13,14 +13,15 @@ from torch.nn.functional import cross_entropy
 
 from scadles.errors import ConfigError
 from scadles.importing import blame
+from scadles.structures import Structure, count, shapes_in_words
 from scadles.tasks.metrics import Metric
 from scadles.tasks.scores import LossFunction, Scores, check_scores, find_scores
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-Pair = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-Fit = Callable[[Any, Tensor], Tensor]
+Pair = Callable[[Structure, Structure], tuple[Structure, Structure]]
+Fit = Callable[[Any, Structure], Any]
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Goal:
         return value >= self.limit if self.higher_is_better else value <= self.limit
 
 
-def as_they_are(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def as_they_are(x: Structure, y: Structure) -> tuple[Structure, Structure]:
     """Return samples and targets as they are."""
     return x, y
 
@@ -72,7 +73,8 @@ class Task:
         kind: a name for it.
         outputs: values in a built-in network's answer to one sample.
         pair: prepared samples ``[b, *shape]`` and what the stream has with them to what the model takes and what it
-            should say.
+            should say. Samples and targets of several parts are dictionaries of tensors ``[b, ...]``, or tuples where
+            the parts are in order.
         fit: brings what the model says into the form of the targets; the metrics see that.
         sample_losses: (fitted outputs, targets) to the loss of each sample, ``[b]``, whose mean ``loss`` is; None where
             it is not such a mean. A simulation with it makes the gradients of many devices at once.
@@ -119,16 +121,16 @@ class Task:
         """Whether accuracy is all that is measured, as for pictures with one label each."""
         return self.kind == "classification" and [metric.name for metric in self.metrics] == ["accuracy"]
 
-    def minimised(self, outputs: Any, targets: Tensor) -> Tensor:
+    def minimised(self, outputs: Any, targets: Structure) -> Tensor:
         """Return the mean loss of what a model says."""
         as_given = not self.fits_loss and (self.classes > 0 or not isinstance(outputs, Tensor))
         return self.loss(outputs if as_given else self.fit(outputs, targets), targets)
 
-    def weight(self, targets: Tensor) -> float | None:
+    def weight(self, targets: Structure) -> float | None:
         """Return what the mean loss of these targets is over; None where that is their samples."""
         return None if self.mean_over is None else float(self.mean_over(targets))
 
-    def each_loss(self, outputs: Any, targets: Tensor) -> Tensor:
+    def each_loss(self, outputs: Any, targets: Structure) -> Tensor:
         """Return the loss of each sample, ``[b]``; only where there is :attr:`sample_losses`."""
         if self.sample_losses is None:
             raise ConfigError(f"task {self.kind}: its loss is no mean of samples' losses")
@@ -148,7 +150,7 @@ class Task:
             )
         return dataclasses.replace(task, loss=loss, sample_losses=None, mean_over=None, fits_loss=False)
 
-    def check(self, outputs: Any, targets: Tensor) -> None:
+    def check(self, outputs: Any, targets: Structure) -> None:
         """Refuse a model that does not answer in the form of the targets.
 
         Args:
@@ -160,7 +162,7 @@ class Task:
         """
         fitted = self.fit(outputs, targets)
         if self.kind == "classification":
-            check_scores(fitted, len(targets), self.classes)
+            check_scores(fitted, count(targets), self.classes)
             if not self.fits_loss:  # a loss of the user's may be anything, and the first batch shows it
                 return
         try:
@@ -170,8 +172,8 @@ class Task:
             raise
         except Exception as error:
             raise ConfigError(
-                f"task {self.kind}: the model answers {list(fitted.shape)} where targets are {list(targets.shape)}, "
-                f"and loss or metrics cannot be computed: {blame(error)}"
+                f"task {self.kind}: the model answers {shapes_in_words(fitted)} where targets are "
+                f"{shapes_in_words(targets)}, and loss or metrics cannot be computed: {blame(error)}"
             ) from error
         if loss.dim() != 0:
             raise ConfigError(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from scadles.fabric import Fabric
+from scadles.structures import Structure, answer, count, pick, to_torch_device
 from scadles.tasks import Task
 
 _OF_LOSS = 2  # sum of losses and of what they count (samples, or weights), before the sums of the metrics
@@ -68,8 +69,8 @@ class Evaluator:
     own, each tests it on all samples.
 
     Args:
-        x: what a model takes, of all test samples, ``[n, ...]``.
-        y: what it should say, ``[n, ...]``.
+        x: what a model takes, of all test samples, ``[n, ...]``; of several parts by name or in order.
+        y: what it should say, ``[n, ...]``, likewise.
         task: what is measured.
         batch_size: samples per forward pass.
         fabric: the way to the other devices.
@@ -79,7 +80,9 @@ class Evaluator:
         task: as given.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, task: Task, batch_size: int, fabric: Fabric, *, own: bool = False) -> None:
+    def __init__(
+        self, x: Structure, y: Structure, task: Task, batch_size: int, fabric: Fabric, *, own: bool = False
+    ) -> None:
         self._x, self._y = x, y
         self._own = own
         self._batch_size = batch_size
@@ -96,9 +99,9 @@ class Evaluator:
         return slice(present.index(self._fabric.rank), None, len(present))
 
     @property
-    def example(self) -> Tensor:
+    def example(self) -> Structure:
         """A few samples to try a model with, ``[n, ...]``; none where this device has none."""
-        return self._x[self._mine][:2]
+        return pick(pick(self._x, self._mine), slice(2))
 
     def check(self, model: nn.Module) -> None:
         """Refuse a model whose outputs are no answer to the task, by trying it on two samples.
@@ -106,10 +109,10 @@ class Evaluator:
         Raises:
             ConfigError: they are not.
         """
-        x, y = self.example, self._y[self._mine][:2]
-        if len(x):
+        x, y = self.example, pick(pick(self._y, self._mine), slice(2))
+        if count(x):
             with _testing(model) as torch_device:
-                self.task.check(model(x.to(torch_device)), y.to(torch_device))
+                self.task.check(answer(model, to_torch_device(x, torch_device)), to_torch_device(y, torch_device))
 
     def score(self, model: nn.Module, phase: str, now_s: float = 0.0) -> Score:
         """Return the score of ``model``, the same on all devices; the train or eval mode of all its parts is kept.
@@ -129,13 +132,13 @@ class Evaluator:
         task = self.task
         total = torch.zeros(_OF_LOSS + sum(metric.size for metric in task.metrics), dtype=torch.float64)
         with _testing(model) as torch_device:
-            x, y = self._x[self._mine], self._y[self._mine]
-            for start in range(0, len(y), self._batch_size):
+            x, y = pick(self._x, self._mine), pick(self._y, self._mine)
+            for start in range(0, count(y), self._batch_size):
                 rows = slice(start, start + self._batch_size)
-                targets = y[rows].to(torch_device)
-                outputs: Any = model(x[rows].to(torch_device))
+                targets = to_torch_device(pick(y, rows), torch_device)
+                outputs: Any = answer(model, to_torch_device(pick(x, rows), torch_device))
                 given = task.weight(targets)
-                weight = len(targets) if given is None else given
+                weight = count(targets) if given is None else given
                 total[0] += float(task.minimised(outputs, targets)) * weight if weight else 0.0
                 total[1] += weight
                 measured = task.in_own_units(task.fit(outputs, targets), targets)

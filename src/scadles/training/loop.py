@@ -13,8 +13,9 @@ from torch import Tensor
 
 from scadles.device.connected import Batch
 from scadles.device.parts import checked_weight
-from scadles.errors import LeftError, RunError
+from scadles.errors import ConfigError, LeftError, RunError
 from scadles.observe import Step
+from scadles.structures import tensors_in
 from scadles.tasks import Task, find_scores, right_answers
 from scadles.training.elastic import ElasticCourse
 from scadles.training.hooks import Hook
@@ -130,7 +131,7 @@ class LiveDevice(ElasticCourse):
             raise RunError("accumulate() without a batch: its parts are those of a batch that batches() yields")
         if outputs is not None:
             # of class labels the answer is found without the targets, of which this part has some
-            answers = self.task.fit(outputs, self._labels) if self.task.classes else find_scores(outputs)
+            answers = self.task.fit(outputs, self._labels) if self.task.classes else _rows_of(outputs)
             weight = len(answers) if weight is None else weight
             if self.task.classes:
                 self._scores.append(answers.detach())
@@ -177,3 +178,13 @@ class LiveDevice(ElasticCourse):
         self._gathered = (self._learner.step_number, held)
         self._tools.progress.waiting(f"gathering {held}/{target} samples")
         self._tell()  # a stream that has broken off should not be waited for in silence
+
+
+def _rows_of(outputs: Any) -> Tensor:
+    """Return something in a model's outputs that has a row for each sample."""
+    try:
+        return find_scores(outputs)
+    except ConfigError:
+        if tensors := tensors_in(outputs):
+            return tensors[0]
+        raise

@@ -25,6 +25,7 @@ from scadles.fabric.rendezvous import RENDEZVOUS_FILE
 from scadles.observe import CONFIG_FILE, Summary, events_path, new_run_folder, occupied, write_config
 from scadles.observe.console import print_note
 from scadles.seeding import derive_seed
+from scadles.structures import answer
 from scadles.tasks import LossFunction, Scores
 from scadles.training.changes import Changes, hashes_of_kept, look_for_changes
 from scadles.training.hub import reach
@@ -98,7 +99,7 @@ def train(
         task = device.task
         with device:
             for batch in device.batches():
-                outputs = device.model(batch.x)
+                outputs = answer(device.model, batch.x)
                 device.step(task.minimised(outputs, batch.y), outputs, task.weight(batch.y))
     except NotAdmittedError as error:
         raise device.left(str(error)) from None

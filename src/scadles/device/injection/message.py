@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from scadles.errors import ConfigError, FabricError
+from scadles.layout import Layout
 from scadles.targets import TargetType
 
 _MAGIC, _VERSION = b"ScDS", 1
@@ -64,6 +65,7 @@ class SampleFormat:
         dtype: of one sample: a real number, an integer or a truth value.
         classes: labels are integers from 0 to ``classes - 1``.
         target: what belongs to a sample where that is no class label.
+        layout: where the parts are in samples that have several, and what may be in them.
 
     Raises:
         ConfigError: another dtype.
@@ -77,13 +79,20 @@ class SampleFormat:
     """
 
     def __init__(
-        self, shape: tuple[int, ...], dtype: torch.dtype, classes: int = 0, *, target: TargetType | None = None
+        self,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        classes: int = 0,
+        *,
+        target: TargetType | None = None,
+        layout: Layout | None = None,
     ) -> None:
         if dtype not in _DTYPES:
             names = ", ".join(str(known).removeprefix("torch.") for known in _DTYPES)
             raise ConfigError(f"samples of {dtype} cannot be shared: injection is for {names}")
         self.shape = tuple(shape)
         self.dtype = dtype
+        self._layout = layout
         self.target = TargetType.label(classes) if target is None else target
         self._target_bytes = _LABEL_BYTES if self.target.is_label else self.target.nbytes
         self._sizes = struct.pack(f"<{len(shape)}I", *shape)
@@ -137,6 +146,8 @@ class SampleFormat:
         x = message[self._head_bytes : targets_begin].view(self.dtype).view(count, *self.shape)
         if x.is_floating_point() and not bool(torch.isfinite(x).all()):
             raise _unreadable(sender, "NaN or infinite values")
+        if self._layout is not None and bool((bad := self._layout.bad(x)).any()):
+            raise _unreadable(sender, self._layout.why_bad(x[bad][0]))
         return Samples(x, y, float(_TIME.unpack_from(raw.data, _FRONT.size)[0]))
 
     def _targets(self, raw: np.ndarray, count: int, sender: int) -> Tensor:
