@@ -83,7 +83,7 @@ def build_inspector(config: RunConfig, dataset: Dataset) -> Inspector:
 
 def build_codec(config: RunConfig, dataset: Dataset) -> Codec:
     """Return how the messages of a live stream are read and written."""
-    return make_codec(config.stream.codec, dataset.shape, dataset.dtype, target=dataset.target)
+    return make_codec(config.stream.codec, dataset.shape, dataset.dtype, target=dataset.target, layout=dataset.layout)
 
 
 def build_quarantine(config: RunConfig, device: int, run_dir: Path | None) -> Quarantine | None:

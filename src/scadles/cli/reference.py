@@ -113,6 +113,8 @@ def _type_name(annotation: Any) -> str:
         return f"mapping of {key} to {value}"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "section"
+    if annotation is Any:
+        return "anything"
     return {"str": "text", "int": "integer", "float": "number", "bool": "true or false", "Path": "path"}[
         annotation.__name__
     ]

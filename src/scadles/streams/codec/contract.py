@@ -14,7 +14,8 @@ class Decoded(NamedTuple):
     """What some messages hold.
 
     Attributes:
-        x: samples ``[m, *shape]``, of one dtype.
+        x: samples ``[m, *shape]``, of one dtype; those of several parts are rows of bytes
+            (:class:`~scadles.layout.Layout`), and a codec of the user's may give a dictionary or tuple of tensors.
         y: their labels, int64 ``[m]``, or other targets ``[m, *shape]``; whether their values can be, somebody else
             looks.
         kept: which of the messages these are, int64 ``[m]``, ascending.
@@ -47,8 +48,8 @@ class Codec(ABC):
         """Return the key (None: it needs none) and the value of a message that :meth:`decode` reads as ``x`` and ``y``.
 
         Args:
-            x: one sample ``[*shape]``.
-            y: its label, not negative; or its target where that is no class label.
+            x: one sample ``[*shape]``; a codec of the user's is given a dictionary or tuple of several parts.
+            y: its label, not negative; or its target where that is no class label, likewise.
 
         Raises:
             ConfigError: this format cannot hold it.

@@ -9,6 +9,8 @@ import torch
 from scadles.config import CodecConfig
 from scadles.errors import ConfigError
 from scadles.importing import blame, import_callable
+from scadles.layout import Layout
+from scadles.streams.codec.avro import AvroCodec
 from scadles.streams.codec.contract import Codec
 from scadles.streams.codec.guarded import GuardedCodec
 from scadles.streams.codec.image import ImageCodec
@@ -21,12 +23,14 @@ from scadles.streams.codec.safe_tensors import SafetensorsCodec
 from scadles.streams.codec.sample import SampleType, convertible, short
 from scadles.targets import TargetType
 
-_FORMATS: dict[str, Callable[[SampleType, Labels, int, TargetType], Codec]] = {
-    "raw": lambda sample, labels, max_bytes, target: RawCodec(sample, labels, target),
-    "npy": NpyCodec,
-    "safetensors": lambda sample, labels, max_bytes, target: SafetensorsCodec(sample, max_bytes, target),
-    "json": lambda sample, labels, max_bytes, target: JsonCodec(sample, max_bytes, target),
-    "image": ImageCodec,
+_Make = Callable[[SampleType, Labels, CodecConfig, TargetType], Codec]
+_FORMATS: dict[str, _Make] = {
+    "raw": lambda sample, labels, config, target: RawCodec(sample, labels, target),
+    "npy": lambda sample, labels, config, target: NpyCodec(sample, labels, config.max_bytes, target),
+    "safetensors": lambda sample, labels, config, target: SafetensorsCodec(sample, config.max_bytes, target),
+    "json": lambda sample, labels, config, target: JsonCodec(sample, config.max_bytes, target),
+    "avro": lambda sample, labels, config, target: AvroCodec(sample, config.max_bytes, target, config.avro_schema),
+    "image": lambda sample, labels, config, target: ImageCodec(sample, labels, config.max_bytes, target),
 }
 
 
@@ -37,6 +41,7 @@ def make_codec(
     classes: int = 0,
     *,
     target: TargetType | None = None,
+    layout: Layout | None = None,
 ) -> Codec:
     """Return the codec that settings describe.
 
@@ -48,12 +53,19 @@ def make_codec(
         shape, dtype: of one raw sample of the data set; what a message holds must fit them.
         classes: labels are integers from 0 to ``classes - 1``.
         target: what belongs to a sample where that is no class label.
+        layout: where the parts are in samples that have several.
 
     Raises:
         ConfigError: an unknown format, one that cannot hold such samples, or samples that do not fit the data set.
     """
-    sample = SampleType(config.shape or tuple(shape), getattr(torch, config.dtype) if config.dtype else dtype)
-    _check(config, sample, SampleType(tuple(shape), dtype))
+    if layout is not None and (config.shape or config.dtype):
+        raise ConfigError(
+            f"stream.codec.{'shape' if config.shape else 'dtype'}: samples of the data set have the parts "
+            f"{', '.join(layout.names)}, each with its own; leave it out"
+        )
+    own_dtype = getattr(torch, config.dtype) if config.dtype else dtype
+    sample = SampleType(config.shape or tuple(shape), own_dtype, layout)
+    _check(config, sample, SampleType(tuple(shape), dtype, layout))
     target = TargetType.label(classes) if target is None else target
     if config.label == "first-bytes" and not target.is_label:
         raise ConfigError(
@@ -61,7 +73,7 @@ def make_codec(
         )
     labels = Labels(config.label_bytes if config.label == "first-bytes" else 0, target.classes)
     if config.format in _FORMATS:
-        return _FORMATS[config.format](sample, labels, config.max_bytes, target)
+        return _FORMATS[config.format](sample, labels, config, target)
     own = import_callable("stream.codec.format", config.format, _FORMATS)
     if not isinstance(own, type):
         return OwnCodec(own, config.format, sample, config.max_bytes, target)

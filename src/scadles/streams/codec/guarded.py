@@ -11,9 +11,11 @@ from torch import Tensor
 
 from scadles.errors import ConfigError, ScadlesError
 from scadles.importing import blame
+from scadles.layout import Layout
 from scadles.streams.codec.contract import Codec, Decoded
 from scadles.streams.codec.sample import SampleType, UnreadableError, convertible, short, too_long
 from scadles.streams.codec.target import within
+from scadles.structures import map_tensors
 from scadles.targets import TargetType
 
 
@@ -63,7 +65,11 @@ class GuardedCodec(Codec):
 
     def encode(self, x: Tensor, y: int | Tensor) -> tuple[bytes | None, bytes]:
         try:
-            key, value = self._inner.encode(x, y)
+            layout = self._sample.layout
+            sample = x if layout is None else map_tensors(lambda part: part[0], layout.unpack(x[None]))
+            if self._target.parts and isinstance(y, Tensor):
+                y = map_tensors(lambda part: part[0], self._target.unpack(y[None]))
+            key, value = self._inner.encode(sample, y)
         except ScadlesError:
             raise
         except Exception as error:
@@ -89,7 +95,9 @@ class GuardedCodec(Codec):
         found: Any = self._inner.decode([values[i] for i in places], [keys[i] for i in places])
         if not (isinstance(found, tuple) and len(found) == len(Decoded._fields)):
             raise UnreadableError(f"{self._name} returned {type(found).__name__}, not what Decoded says")
-        x, y, kept = torch.as_tensor(found[0]), torch.as_tensor(found[1]), np.asarray(found[2], dtype=np.int64)
+        kept = np.asarray(found[2], dtype=np.int64)
+        x = self._rows("samples", self._sample.layout, found[0])
+        y = self._rows("targets", self._target.layout if self._target.parts else None, found[1])
         rejected = [(int(i), str(reason)) for i, reason in found[3]]
         if sorted([*kept.tolist(), *(i for i, _ in rejected)]) != list(range(len(places))) or (np.diff(kept) < 0).any():
             raise UnreadableError(f"{self._name} does not say of each message whether it is kept or rejected")
@@ -103,6 +111,15 @@ class GuardedCodec(Codec):
         y = self._checked(y, len(kept))
         where = np.array(places, dtype=np.int64)
         return Decoded(x.to(expected.dtype), y, where[kept], [(places[i], reason) for i, reason in rejected])
+
+    def _rows(self, what: str, layout: Layout | None, found: Any) -> Tensor:
+        """Return samples or targets as one tensor, rows of bytes where they have several parts."""
+        if layout is None or isinstance(found, Tensor):
+            return torch.as_tensor(found)
+        try:
+            return layout.pack(layout.structure([torch.as_tensor(x) for x in layout.values(found)]))
+        except ValueError as error:
+            raise UnreadableError(f"{self._name} returned {what} that cannot be: {error}") from None
 
     def _no_targets(self) -> Tensor:
         return torch.empty((0, *self._target.shape), dtype=self._target.dtype)

@@ -45,6 +45,11 @@ class ImageCodec(OneByOneCodec):
                 f"stream.codec.format = image: a picture has no place for {target.describe()}; use raw, npy, "
                 "safetensors or json"
             )
+        if sample.layout is not None:
+            raise ConfigError(
+                "stream.codec.format = image: a picture is one part, and samples have the parts "
+                f"{', '.join(sample.layout.names)}; use raw, npy, safetensors, json or avro"
+            )
         if len(sample.shape) != 3 or sample.shape[0] not in _MODES or sample.dtype != torch.uint8:
             raise ConfigError(
                 f"stream.codec.format = image makes uint8 samples of 1, 3 or 4 channels, height and width; expected "

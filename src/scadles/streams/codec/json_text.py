@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
@@ -10,15 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scadles.layout import Layout
 from scadles.streams.codec.labels import integer_label
 from scadles.streams.codec.one_by_one import OneByOneCodec
 from scadles.streams.codec.sample import SampleType, UnreadableError
 from scadles.streams.codec.target import check_target, read_target
+from scadles.structures import map_tensors
 
 
 class JsonCodec(OneByOneCodec):
     """Objects with ``x``, nested lists in the shape of a sample, and ``y``, an integer, or nested lists in the shape of
-    a target; without targets ``x`` alone. Other members are ignored.
+    a target; without targets ``x`` alone. Samples and targets of several parts are objects of these by name, or lists
+    of them in order. Other members are ignored.
 
     Whole numbers may stand for floating ones, not the other way round, and text for neither. Parsed text takes up to
     30 times its own size while it is read.
@@ -36,20 +40,48 @@ class JsonCodec(OneByOneCodec):
         without = self._target.is_none
         if not isinstance(message, dict) or "x" not in message or not ("y" in message or without):
             raise UnreadableError('no object with "x"' if without else 'no object with "x" and "y"')
-        return _numbers("x", message["x"], self._sample), self._target_in(message)
+        layout = self._sample.layout
+        if layout is None:
+            x = _numbers("x", message["x"], self._sample)
+        else:
+            types = [SampleType(part.shape, part.dtype) for part in layout.parts]
+            x = self._sample.read(_parts(layout, message["x"], types))
+        return x, self._target_in(message)
 
     def _target_in(self, message: dict[str, Any]) -> int | Tensor:
-        if self._target.is_label:
+        target = self._target
+        if target.is_label:
             return integer_label(message["y"])
-        if self._target.is_none:
-            return read_target(self._target, None)
-        return _numbers("y", message["y"], SampleType(self._target.shape, self._target.dtype))
+        if target.is_none:
+            return read_target(target, None)
+        if not target.parts:
+            return _numbers("y", message["y"], SampleType(target.shape, target.dtype))
+        types = [None if part.is_label else SampleType(part.shape, part.dtype) for _, part in target.parts]
+        return read_target(target, _parts(target.layout, message["y"], types))
 
     def encode(self, x: Tensor, y: int | Tensor) -> tuple[bytes | None, bytes]:
-        message: dict[str, Any] = {"x": self._sample.check(x).tolist()}
+        message: dict[str, Any] = {"x": _lists(self._sample.check(x), self._sample.layout)}
         if not self._target.is_none:
-            message["y"] = y if self._target.is_label else check_target(self._target, y).tolist()
+            layout = self._target.layout if self._target.parts else None
+            message["y"] = y if self._target.is_label else _lists(check_target(self._target, y), layout)
         return None, json.dumps(message, separators=(",", ":")).encode()
+
+
+def _lists(whole: Tensor, layout: Layout | None) -> Any:
+    return whole.tolist() if layout is None else map_tensors(lambda x: x[0].tolist(), layout.unpack(whole[None]))
+
+
+def _parts(layout: Layout, nested: Any, types: Sequence[SampleType | None]) -> Any:
+    """Return the parts in a message as tensors; one without a type as it is."""
+    try:
+        values = layout.values(nested)
+    except ValueError as error:
+        raise UnreadableError(str(error)) from None
+    found = [
+        value if kind is None else _numbers(f"part {name}", value, kind)
+        for name, value, kind in zip(layout.names, values, types, strict=True)
+    ]
+    return layout.structure(found)
 
 
 def _numbers(name: str, nested: Any, sample: SampleType) -> Tensor:

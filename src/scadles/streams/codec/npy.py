@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scadles.layout import Layout
 from scadles.streams.codec.contract import Codec, Decoded
 from scadles.streams.codec.labels import Labels
 from scadles.streams.codec.raw import RawCodec
@@ -27,7 +28,8 @@ _HEADER = re.compile(
 class NpyCodec(Codec):
     """Values that :func:`numpy.save` writes, and with the label before that if it is in the value.
 
-    A target that is no class label is a second array, written behind the first one.
+    A target that is no class label is a second array, written behind the first one; parts of samples and targets are
+    arrays behind each other, in their order.
 
     What a header promises is compared with what the configuration expects and with the length of the message before
     anything is made of it. Any byte order, either order of dimensions and, where samples are floating numbers, any
@@ -40,17 +42,17 @@ class NpyCodec(Codec):
         target: what belongs to a sample.
     """
 
-    __slots__ = ("_header", "_labels", "_max_bytes", "_raw", "_sample", "_target", "_target_header")
+    __slots__ = ("_arrays", "_headers", "_labels", "_max_bytes", "_raw")
 
     def __init__(self, sample: SampleType, labels: Labels, max_bytes: int, target: TargetType) -> None:
-        self._sample = sample
         self._labels = labels
         self._max_bytes = max_bytes
         self._raw = RawCodec(sample, labels, target)
-        self._header = _header(sample)
-        behind = not target.is_label and not target.is_none
-        self._target = SampleType(target.shape, target.dtype) if behind else None
-        self._target_header = _header(self._target) if self._target is not None else b""
+        self._arrays = [*arrays_of(sample.layout, sample)]
+        if not target.is_label and not target.is_none:
+            whole = SampleType(target.shape, target.dtype)
+            self._arrays += arrays_of(target.layout if target.parts else None, whole)
+        self._headers = [_header(array) for _, array in self._arrays]
 
     def decode(self, values: Sequence[bytes | None], keys: Sequence[bytes | None]) -> Decoded:
         reasons: dict[int, str] = {}
@@ -66,9 +68,12 @@ class NpyCodec(Codec):
 
     def encode(self, x: Tensor, y: int | Tensor) -> tuple[bytes | None, bytes]:
         key, value = self._raw.encode(x, y)
-        start = self._labels.in_value
-        end = start + self._sample.nbytes
-        return key, value[:start] + self._header + value[start:end] + self._target_header + value[end:]
+        at = self._labels.in_value
+        parts = [value[:at]]
+        for header, (_, array) in zip(self._headers, self._arrays, strict=True):
+            parts += [header, value[at : at + array.nbytes]]
+            at += array.nbytes
+        return key, b"".join(parts)
 
     def _plain(self, value: bytes | None) -> bytes:
         """Return a value as it would be in the format ``raw``."""
@@ -76,15 +81,27 @@ class NpyCodec(Codec):
         if value is None or reason is not None:
             raise UnreadableError(reason)
         start = self._labels.in_value
-        if self._target is not None:
-            found, rest = self._converted(value, self._sample, ends=False)
-            return found + self._converted(rest, self._target)[0]
-        if value.startswith(self._header, start):
-            plain = value[:start] + value[start + len(self._header) :]
-            if len(plain) != start + self._sample.nbytes:
-                raise UnreadableError(f"{len(plain) - start:,} bytes of numbers, expected {self._sample.nbytes:,}")
+        if len(self._arrays) > 1:
+            return self._several(value, start)
+        header, sample = self._headers[0], self._arrays[0][1]
+        if value.startswith(header, start):
+            plain = value[:start] + value[start + len(header) :]
+            if len(plain) != start + sample.nbytes:
+                raise UnreadableError(f"{len(plain) - start:,} bytes of numbers, expected {sample.nbytes:,}")
             return plain
-        return value[:start] + self._converted(value[start:], self._sample)[0]
+        return value[:start] + self._converted(value[start:], sample)[0]
+
+    def _several(self, value: bytes, start: int) -> bytes:
+        plain, rest = [value[:start]], value[start:]
+        for place, (name, array) in enumerate(self._arrays):
+            if not rest and place:
+                raise UnreadableError(f"part {name} is missing" if name else "there is no array of a target")
+            try:
+                found, rest = self._converted(rest, array, ends=place == len(self._arrays) - 1)
+            except UnreadableError as error:
+                raise UnreadableError(f"part {name}: {error}" if name else str(error)) from None
+            plain.append(found)
+        return b"".join(plain)
 
     @staticmethod
     def _converted(value: bytes, expected: SampleType, *, ends: bool = True) -> tuple[bytes, bytes]:
@@ -97,6 +114,13 @@ class NpyCodec(Codec):
         array = np.frombuffer(numbers, dtype).reshape(shape, order="F" if fortran else "C")
         with np.errstate(over="ignore"):
             return array.astype(expected.numpy).tobytes(), rest
+
+
+def arrays_of(layout: Layout | None, whole: SampleType) -> list[tuple[str, SampleType]]:
+    """Return name and type of each array that a sample or target is in a message; one array has no name."""
+    if layout is None:
+        return [("", whole)]
+    return [(part.name, SampleType(part.shape, part.dtype)) for part in layout.parts]
 
 
 def _header(sample: SampleType) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from scadles.errors import ConfigError
@@ -19,7 +18,7 @@ Read = Callable[[bytes, bytes | None], tuple[Any, Any]]
 
 class OwnCodec(OneByOneCodec):
     """Messages that a function of the user's reads: ``(value, key) -> (x, y)``, an array or tensor, and an integer or
-    the target where that is no class label.
+    the target where that is no class label; of several parts dictionaries or tuples of such.
 
     Whatever it raises makes the message a rejected one, with the kind of error and the line as the reason. A
     function cannot write: for that, name a subclass of :class:`~scadles.streams.codec.Codec` instead.
@@ -43,7 +42,7 @@ class OwnCodec(OneByOneCodec):
         pair = self._own(value, key)
         if not isinstance(pair, tuple) or len(pair) != 2:
             raise UnreadableError(f"{self._name} returned {type(pair).__name__}, not a sample and its label")
-        return torch.as_tensor(pair[0]), read_target(self._target, pair[1])
+        return self._sample.read(pair[0]), read_target(self._target, pair[1])
 
     def encode(self, x: Tensor, y: int | Tensor) -> tuple[bytes | None, bytes]:
         raise ConfigError(

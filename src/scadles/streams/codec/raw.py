@@ -1,4 +1,6 @@
-"""``raw``: a sample's numbers and nothing else, little-endian, row after row; a target that is no label follows it."""
+"""``raw``: a sample's numbers and nothing else, little-endian, row after row, part after part; then those of a target
+that is no label.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from torch import Tensor
 from scadles.streams.codec.contract import Codec, Decoded
 from scadles.streams.codec.labels import Labels
 from scadles.streams.codec.sample import SampleType
-from scadles.streams.codec.target import check_target, view_targets
+from scadles.streams.codec.target import target_bytes, target_nbytes, view_targets
 from scadles.targets import TargetType
 
 
@@ -36,7 +38,7 @@ class RawCodec(Codec):
         self._sample = sample
         self._labels = labels
         self._target = None if target is None or target.is_label else target
-        self._size = labels.in_value + sample.nbytes + (self._target.nbytes if self._target else 0)
+        self._size = labels.in_value + sample.nbytes + (target_nbytes(self._target) if self._target else 0)
 
     def decode(self, values: Sequence[bytes | None], keys: Sequence[bytes | None]) -> Decoded:
         reasons = self._misfits(values)
@@ -58,9 +60,9 @@ class RawCodec(Codec):
         return Decoded(self._sample.view(rows), torch.from_numpy(labels), kept, sorted(reasons.items()))
 
     def encode(self, x: Tensor, y: int | Tensor) -> tuple[bytes | None, bytes]:
-        numbers = self._sample.check(x).numpy().astype(self._sample.numpy, copy=False).tobytes()
+        numbers = self._sample.bytes_of(x)
         if self._target is not None:
-            return None, numbers + check_target(self._target, y).numpy().tobytes()
+            return None, numbers + target_bytes(self._target, y)
         key, start = self._labels.write(int(y))
         return key, start + numbers
 

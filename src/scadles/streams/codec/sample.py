@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from scadles.errors import ConfigError
+from scadles.layout import Layout
 
 
 class UnreadableError(Exception):
@@ -17,7 +18,12 @@ class UnreadableError(Exception):
 
 
 class SampleType(NamedTuple):
-    """Shape and dtype of one sample.
+    """Shape and dtype of one sample; of one of several parts, those of its row of bytes.
+
+    Attributes:
+        shape: of its numbers.
+        dtype: of them.
+        layout: where the parts are in the row of a sample that has several; in a message they follow each other.
 
     >>> SampleType((3, 2), torch.float32).nbytes
     24
@@ -25,10 +31,13 @@ class SampleType(NamedTuple):
 
     shape: tuple[int, ...]
     dtype: torch.dtype
+    layout: Layout | None = None
 
     @property
     def nbytes(self) -> int:
-        """How many bytes a sample's numbers take."""
+        """How many bytes a sample's numbers take in a message."""
+        if self.layout is not None:
+            return self.layout.packed_nbytes
         return math.prod(self.shape) * self.dtype.itemsize
 
     @property
@@ -50,8 +59,26 @@ class SampleType(NamedTuple):
             )
         return x.detach().to("cpu", self.dtype).contiguous()
 
+    def bytes_of(self, x: Tensor) -> bytes:
+        """Return a sample's numbers, little-endian, the parts of one that has several one after the other."""
+        checked = self.check(x)
+        if self.layout is not None:
+            return self.layout.packed_of(checked)
+        return checked.numpy().astype(self.numpy, copy=False).tobytes()
+
+    def read(self, found: object) -> Tensor:
+        """Return what a message holds as a sample: an array, or several by name or in order, as a tensor."""
+        if self.layout is None:
+            return torch.as_tensor(found)
+        try:
+            return self.layout.pack_one(found)
+        except ValueError as error:
+            raise UnreadableError(str(error)) from None
+
     def view(self, rows: np.ndarray) -> Tensor:
         """Return samples ``[n, *shape]`` from their bytes, uint8 ``[n, nbytes]``, little-endian."""
+        if self.layout is not None:
+            return self.layout.rows_of(rows)
         x = torch.from_numpy(rows.reshape(-1))
         if self.dtype == torch.bool:  # a byte that is neither 0 nor 1 would be a third truth value
             return x.ne(0).view(len(rows), *self.shape)

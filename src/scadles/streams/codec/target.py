@@ -18,6 +18,8 @@ def read_target(target: TargetType, y: object) -> int | Tensor:
         return integer_label(y)
     if target.is_none:
         return torch.empty(target.shape, dtype=target.dtype)
+    if target.parts:
+        return _read_parts(target, y)
     try:
         found = torch.as_tensor(y)
     except (TypeError, ValueError, RuntimeError):
@@ -25,6 +27,32 @@ def read_target(target: TargetType, y: object) -> int | Tensor:
     if reason := target.misfit(tuple(found.shape), found.dtype):
         raise UnreadableError(reason)
     return found.to(target.dtype) if not target.classes else within(target, found)
+
+
+def _read_parts(target: TargetType, y: object) -> Tensor:
+    layout = target.layout
+    try:
+        found = layout.values(y)
+    except ValueError as error:
+        raise UnreadableError(f"target: {error}") from None
+    parts = []
+    for (name, part), value in zip(target.parts, found, strict=True):
+        try:
+            parts.append(torch.as_tensor(read_target(part, value)).to(part.dtype)[None])
+        except UnreadableError as error:
+            raise UnreadableError(f"part {name}: {error}") from None
+    return layout.pack(layout.structure(parts))[0]
+
+
+def target_nbytes(target: TargetType) -> int:
+    """Return how many bytes a target's numbers take in a message."""
+    return target.layout.packed_nbytes if target.parts else target.nbytes
+
+
+def target_bytes(target: TargetType, y: int | Tensor) -> bytes:
+    """Return a target's numbers, little-endian, those of several parts one after the other."""
+    checked = check_target(target, y)
+    return target.layout.packed_of(checked) if target.parts else checked.numpy().tobytes()
 
 
 def within(target: TargetType, y: Tensor) -> Tensor:
@@ -44,7 +72,9 @@ def stack_targets(target: TargetType, found: list[int | Tensor]) -> Tensor:
 
 
 def view_targets(target: TargetType, rows: np.ndarray) -> Tensor:
-    """Return targets ``[n, *shape]`` from their bytes, uint8 ``[n, target.nbytes]``, little-endian."""
+    """Return targets ``[n, *shape]`` from their bytes, uint8 ``[n, target_nbytes(target)]``, little-endian."""
+    if target.parts:
+        return target.layout.rows_of(np.ascontiguousarray(rows))
     if target.is_none:
         return torch.empty((len(rows), *target.shape), dtype=target.dtype)
     flat = torch.from_numpy(np.ascontiguousarray(rows).reshape(-1))

@@ -558,7 +558,10 @@ def test_what_a_codec_of_the_users_cannot_write_is_said(own_module):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"name": "jpg"}, "stream.codec.format 'jpg'; there are raw, npy, safetensors, json, image, or write your own"),
+        (
+            {"name": "jpg"},
+            "stream.codec.format 'jpg'; there are raw, npy, safetensors, json, avro, image, or write your own",
+        ),
         ({"codec_shape": (4, 5)}, r"stream.codec.shape = \[4, 5\]: samples of the data set"),
         ({"codec_dtype": "float32"}, "stream.codec.dtype = float32: samples of the data set"),
         ({"shape": (300, 300)}, "stream.codec.max_bytes = 20000: a sample has 90000 bytes"),
