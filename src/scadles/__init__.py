@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from scadles.assembly import open_source
     from scadles.clock import Clock, VirtualClock, WallClock
     from scadles.config import RunConfig, load_config
+    from scadles.data import Preparation
     from scadles.device.connected import Batch
     from scadles.errors import (
         CheckpointError,
@@ -53,6 +54,7 @@ _HOMES = {
     "LocalFabric": "scadles.fabric",
     "MissingExtraError": "scadles.errors",
     "PeerLostError": "scadles.errors",
+    "Preparation": "scadles.data",
     "Records": "scadles.streams",
     "RunConfig": "scadles.config",
     "RunError": "scadles.errors",
@@ -88,6 +90,7 @@ __all__ = [
     "LocalFabric",
     "MissingExtraError",
     "PeerLostError",
+    "Preparation",
     "Records",
     "RunConfig",
     "RunError",

@@ -17,7 +17,16 @@ from scadles.assembly.optimizer import build_optimizer
 from scadles.assembly.streams import build_source
 from scadles.clock import Clock, VirtualClock, WallClock
 from scadles.config import RunConfig, load_config
-from scadles.data import Columns, Dataset, JoinedPartition, Partition, load_dataset, make_partition
+from scadles.data import (
+    Columns,
+    Dataset,
+    JoinedPartition,
+    Partition,
+    Preparation,
+    Scale,
+    load_dataset,
+    make_partition,
+)
 from scadles.device.batching import BatchRule, FixedBatch, RateBatch, ShrunkBatch
 from scadles.device.buffer import Buffer, BufferPolicy, Persistence, Truncation
 from scadles.device.connected import ConnectedDevice
@@ -38,6 +47,7 @@ from scadles.streams.rejections import RejectionLimit
 from scadles.structures import map_tensors
 from scadles.tasks import Task, make_task, targets_of
 from scadles.tasks.kinds import Samples as TaskSamples
+from scadles.tasks.kinds import scale_told
 
 _INSPECTED_AT_ONCE = 4096
 
@@ -64,7 +74,23 @@ def build_task(config: RunConfig, dataset: Dataset) -> Task:
     Raises:
         ConfigError: the data set does not suit it.
     """
-    samples = TaskSamples(
+    return make_task(config, _as_the_task_sees_it(config, dataset))
+
+
+def build_preparation(config: RunConfig, dataset: Dataset) -> Preparation:
+    """Return what samples and answers go through, for whoever uses the model later."""
+    parts = {name: part.kind for name, part in config.task.parts.items()}
+    told = scale_told(config.task.kind, _as_the_task_sees_it(config, dataset), parts)
+    answers = {name: _scale(part) for name, part in told.items()} if isinstance(told, dict) else _scale(told)
+    return Preparation(dataset.preparation, answers)
+
+
+def _scale(told: tuple[torch.Tensor, torch.Tensor] | None) -> Scale:
+    return Scale() if told is None else Scale(told[0].tolist(), told[1].tolist())
+
+
+def _as_the_task_sees_it(config: RunConfig, dataset: Dataset) -> TaskSamples:
+    return TaskSamples(
         dataset.name,
         tuple(dataset.shape) if dataset.layout is None else dataset.layout.shapes,
         dataset.target,
@@ -72,7 +98,6 @@ def build_task(config: RunConfig, dataset: Dataset) -> Task:
         scale=dataset.target_scale,
         horizon=config.task.horizon,
     )
-    return make_task(config, samples)
 
 
 def build_inspector(config: RunConfig, dataset: Dataset) -> Inspector:

@@ -20,6 +20,7 @@ from scadles.data.partition import (
     make_partition,
 )
 from scadles.data.parts import PartsDataset
+from scadles.data.preparation import Preparation, Scale
 from scadles.data.synthetic import SyntheticImages
 from scadles.data.synthetic_windows import SyntheticWindows
 from scadles.data.table import TABLES, Columns, load_csv, load_table
@@ -38,6 +39,8 @@ __all__ = [
     "JoinedPartition",
     "Partition",
     "PartsDataset",
+    "Preparation",
+    "Scale",
     "SharedPartition",
     "SyntheticImages",
     "SyntheticWindows",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from scadles.data.preparation import Scale
 from scadles.layout import Layout
 from scadles.targets import TargetType
 
@@ -57,6 +59,11 @@ class Dataset(ABC):
     def vocabulary(self) -> int | None:
         """How many values samples of integers may have, from 0 on; None where they are other numbers."""
         return None
+
+    @property
+    def preparation(self) -> Scale | Mapping[str, Scale]:
+        """What :meth:`prepare` does, in words that a file can hold; of several parts by name."""
+        return Scale()
 
     @abstractmethod
     def samples(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -162,6 +169,12 @@ class ArrayDataset(Dataset):
         if self._measures or self.dtype == torch.bool or min(self._train_x.min(), self._test_x.min()) < 0:
             return None
         return int(max(self._train_x.max(), self._test_x.max())) + 1
+
+    @property
+    def preparation(self) -> Scale:
+        if self._normalizes:
+            return Scale(self._mean.flatten().tolist(), self._deviation.flatten().tolist())
+        return Scale(becomes="float32" if self._measures or self.dtype == torch.bool else "int64")
 
     def samples(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         return torch.from_numpy(self._train_x[indices]), torch.from_numpy(self._train_y[indices])

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from scadles.data.dataset import ArrayDataset, Dataset, scale_of
 from scadles.data.forms import Targets
+from scadles.data.preparation import Scale
 from scadles.layout import Layout, Part
 from scadles.targets import TargetType
 
@@ -74,6 +75,12 @@ class PartsDataset(Dataset):
         if isinstance(self._targets, Targets):
             return scale_of(self._targets.type, self._targets.train)
         return {name: scale_of(part.type, part.train) for name, part in self._targets.items()}
+
+    @property
+    def preparation(self) -> Scale | Mapping[str, Scale]:
+        if isinstance(self._samples, ArrayDataset):
+            return self._samples.preparation
+        return {name: part.preparation for name, part in self._samples.items()}
 
     @property
     def vocabulary(self) -> int | None:

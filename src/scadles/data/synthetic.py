@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scadles.data.preparation import Scale
 from scadles.data.procedural import ProceduralDataset
 from scadles.errors import ConfigError
 
@@ -45,6 +46,10 @@ class SyntheticImages(ProceduralDataset):
         if len(shape) != 3 or min(shape) < 1:
             raise ConfigError(f"data.shape = {shape}: must be three sizes of at least 1 (channels, height, width)")
         super().__init__("synthetic-images", classes, shape, test_samples, seed, uniforms=10 + 2 * shape[0])
+
+    @property
+    def preparation(self) -> Scale:
+        return Scale([128.0], [64.0])
 
     def prepare(self, x: Tensor) -> Tensor:
         """Return ``(x - 128) / 64`` as float32."""

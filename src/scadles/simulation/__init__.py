@@ -79,7 +79,8 @@ def simulate(
     if limit:
         tell = partial(print, file=sys.stderr) if not quiet else lambda _: None
         summary = with_stream_limit(summary, settings, dataset, lambda: copy.deepcopy(fresh), task, tell)
-    write_results(summary, network, run_dir, partial(_draw, settings, dataset) if settings.picture else None)
+    draw = partial(_draw, settings, dataset) if settings.picture else None
+    write_results(summary, network, assembly.build_preparation(settings, dataset), run_dir, draw)
     return summary
 
 

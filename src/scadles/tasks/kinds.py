@@ -265,6 +265,23 @@ def targets_of(kind: str, parts: Mapping[str, str] = MappingProxyType({})) -> st
     return KINDS[kind].targets if kind in KINDS else "any"
 
 
+def scale_told(kind: str, data: Samples, parts: Mapping[str, str] = MappingProxyType({})) -> Any:
+    """Return mean and deviation of what a model of this task is to tell, by part where targets have several.
+
+    Args:
+        kind: of the task.
+        data: what samples and targets are.
+        parts: the kind of task for each part of a target, where it has several.
+
+    Returns:
+        None, also for a part, where targets are told as they are.
+    """
+    if parts:
+        return {name: scale_told(part, data.of(name)) for name, part in parts.items()}
+    numbers = not data.target.classes and not data.target.is_none and not data.target.parts
+    return data.scale if kind in ("regression", "forecasting") and numbers else None
+
+
 def built_in_metrics(form: Form) -> dict[str, Callable[[], Metric]]:
     """Return the metrics that suit answers of this form, by name."""
     if form.labels:

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from scadles.config import RunConfig
+from scadles.data.preparation import KEY, Preparation
 from scadles.device.buffer import Ledger
 from scadles.device.connected import ConnectedDevice
 from scadles.device.learner import Learner
@@ -212,18 +213,26 @@ def _compressed(config: RunConfig, learner: Learner) -> Compressed | None:
     )
 
 
-def write_results(summary: Summary, model: nn.Module, run_dir: Path, draw: Callable[[RunFolder], None] | None) -> None:
+def write_results(
+    summary: Summary,
+    model: nn.Module,
+    preparation: Preparation,
+    run_dir: Path,
+    draw: Callable[[RunFolder], None] | None,
+) -> None:
     """Write model, summary and, if wanted and where the extra for it is installed, a picture into the run folder.
+
+    The model's file says in its metadata how its samples are prepared.
 
     Raises:
         RunError: the disk is full or cannot be written to.
     """
     weights = {name: own_copy(tensor) for name, tensor in model_tensors(model).items()}
-    extra = (
-        {"extra_state": json.dumps(flatten(found, "extra state", weights))} if (found := extra_state(model)) else None
-    )
+    metadata = {KEY: preparation.to_json()}
+    if found := extra_state(model):
+        metadata["extra_state"] = json.dumps(flatten(found, "extra state", weights))
     try:
-        save_file(weights, run_dir / MODEL_FILE, extra)
+        save_file(weights, run_dir / MODEL_FILE, metadata)
         summary.write(run_dir)
         if draw is not None:
             with suppress(MissingExtraError):

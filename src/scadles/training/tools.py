@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 
 from scadles._version import __version__
+from scadles.assembly import build_preparation
 from scadles.assembly.label_distribution import draw_label_distribution
 from scadles.clock import timestamp
 from scadles.config import RunConfig
-from scadles.data import Dataset
+from scadles.data import Dataset, Preparation
 from scadles.device.connected import ConnectedDevice
 from scadles.errors import DataError
 from scadles.fabric import ElasticFabric
@@ -45,6 +46,7 @@ class Tools:
         origin: where the first values come from, on device 0, or at a hub on each device that has them; None where they
             are drawn, or of a checkpoint.
         progress: what the terminal shows.
+        preparation: what samples and answers go through.
         draw: draws the run once it is over; None draws nothing.
     """
 
@@ -56,6 +58,7 @@ class Tools:
     members: Members
     origin: Origin | None
     progress: Progress
+    preparation: Preparation
     draw: Callable[[RunFolder], None] | None
 
 
@@ -107,6 +110,7 @@ def build_tools(
             higher_is_better=task.aim.higher_is_better,
             quiet=quiet or (fabric.rank != 0 and not isinstance(fabric, ElasticFabric)),
         ),
+        build_preparation(settings, dataset),
         partial(_draw, _as_dealt(settings, start), dataset) if settings.picture else None,
     )
 
