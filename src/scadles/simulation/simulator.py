@@ -81,6 +81,9 @@ class Simulator:
         self._statistics = ClusterStatistics(model, config.devices)
         lookup = Lookup(dataset, assembly.build_partition(config, dataset), self._learner)
         self._learns = not isinstance(model, Nothing)
+        self._test = _test(config, dataset, self._task) if self._learns else None
+        if self._test is not None:
+            self._test.check(model)
         self._gradients = choose_gradients(config, self._learner, lookup, self._task, self._statistics)
         self._costs = Costs(config.cost, config.devices, config.seed)
         self._charge = Charge(config, self._costs, exchange)
@@ -96,7 +99,6 @@ class Simulator:
         self._record = Record(config, self._devices, self._learner, self._task, run_dir, progress or _silent(config))
         if origin is not None:
             self._record.all(InitialValues, lambda _: origin._asdict(), 0.0)
-        self._test = _test(config, dataset, self._task) if self._learns else None
         self._tests_each = bool(self._statistics) and config.aggregation.batchnorm == "local"
         self._schedule = Schedule(config)
         self._run_statistics = RunStatistics()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scadles.errors import ConfigError
 from scadles.fabric import Fabric
+from scadles.importing import blame
 from scadles.structures import Structure, answer, count, pick, to_torch_device
 from scadles.tasks import Task
 
@@ -112,7 +114,8 @@ class Evaluator:
         x, y = self.example, pick(pick(self._y, self._mine), slice(2))
         if count(x):
             with _testing(model) as torch_device:
-                self.task.check(answer(model, to_torch_device(x, torch_device)), to_torch_device(y, torch_device))
+                said = _asked(model, to_torch_device(x, torch_device))
+                self.task.check(said, to_torch_device(y, torch_device))
 
     def score(self, model: nn.Module, phase: str, now_s: float = 0.0) -> Score:
         """Return the score of ``model``, the same on all devices; the train or eval mode of all its parts is kept.
@@ -144,6 +147,19 @@ class Evaluator:
                 measured = task.in_own_units(task.fit(outputs, targets), targets)
                 total[_OF_LOSS:] += torch.cat([metric.sums(*measured).cpu().double() for metric in task.metrics])
         return total
+
+
+def _asked(model: nn.Module, x: Structure) -> Any:
+    """Return what a model says of samples; refuse one that cannot be given their parts."""
+    try:
+        return answer(model, x)
+    except TypeError as error:
+        if isinstance(x, Tensor):
+            raise
+        way = f"by name: {', '.join(x)}" if isinstance(x, Mapping) else f"in order, {len(x)} of them"
+        raise ConfigError(
+            f"the model is given the parts of samples {way}; its forward raised {blame(error)}"
+        ) from error
 
 
 def _parts(sums: Tensor, task: Task) -> list[Tensor]:
