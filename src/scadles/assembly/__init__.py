@@ -100,10 +100,10 @@ def _as_the_task_sees_it(config: RunConfig, dataset: Dataset) -> TaskSamples:
     )
 
 
-def build_inspector(config: RunConfig, dataset: Dataset) -> Inspector:
+def build_inspector(dataset: Dataset) -> Inspector:
     """Return what looks at records before they are trained on."""
-    below = build_task(config, dataset).below
-    return Inspector(dataset.shape, dataset.dtype, target=dataset.target, below=below, layout=dataset.layout)
+    form = dataset.shape, dataset.dtype
+    return Inspector(*form, target=dataset.target, below=dataset.vocabulary, layout=dataset.layout)
 
 
 def build_codec(config: RunConfig, dataset: Dataset) -> Codec:
@@ -245,7 +245,7 @@ def build_device(
         run_dir=run_dir,
         quarantine=quarantine,
     )
-    inspector = build_inspector(config, dataset)
+    inspector = build_inspector(dataset)
     intake = Intake(
         *(source, inspector, Buffer(config.buffer.capacity), build_policy(config), RateMeter(), clock),
         quarantine=quarantine,
@@ -274,7 +274,7 @@ def build_devices(config: RunConfig, dataset: Dataset, learner: Learner) -> list
             "describe what it brings with stream.rates and stream.profile"
         )
     rates = draw_rates(config.stream.rates, config.devices, config.seed)
-    inspector = build_inspector(config, dataset)
+    inspector = build_inspector(dataset)
     partition, looked_at = build_partition(config, dataset), not _all_good(dataset, inspector)
     sender = build_senders(config, dataset, partition) if injects(config) else None
     rule, policy = build_rule(config), build_policy(config)

@@ -89,7 +89,6 @@ def _built_in(settings: TaskConfig, data: Samples) -> Task:
         sample_losses=loss.each,
         mean_over=loss.mean_over,
         classes=form.classes,
-        below=form.below,
         in_own_units=form.in_own_units,
         fits_loss=named,
     )

@@ -39,16 +39,17 @@ class Form:
     """What a kind makes of the samples and targets of one data set.
 
     Attributes:
-        outputs, pair, fit, classes, below, in_own_units: as in :class:`~scadles.tasks.Task`.
+        outputs, pair, fit, classes, in_own_units: as in :class:`~scadles.tasks.Task`.
         values: values in one target that is made of numbers.
         labels: labels that an answer has scores for; 0 where it is no scores.
+        tells_tokens: whether these are the identifiers that samples are made of.
     """
 
     outputs: int
     pair: Pair = as_they_are
     fit: Fit = lambda outputs, targets: find_scores(outputs)
     classes: int = 0
-    below: int | None = None
+    tells_tokens: bool = False
     in_own_units: Pair = as_they_are
     values: int = 1
     labels: int = 0
@@ -217,7 +218,7 @@ def _language(data: Samples) -> Form:
         outputs=data.vocabulary,
         pair=lambda x, y: (x[:, :-1], x[:, 1:]),
         fit=fit_tokens,
-        below=data.vocabulary,
+        tells_tokens=True,
         labels=data.vocabulary,
     )
 
@@ -288,7 +289,7 @@ def built_in_metrics(form: Form) -> dict[str, Callable[[], Metric]]:
         named: dict[str, Callable[[], Metric]] = {"accuracy": lambda: Accuracy(form.labels)}
         if form.classes:
             return named | {"loss": MeanLoss}
-        if form.below is not None:
+        if form.tells_tokens:
             return named | {"perplexity": Perplexity, "loss": MeanLoss}
         return named | {"iou": lambda: IntersectionOverUnion(form.labels), "loss": MeanLoss}
     errors: dict[str, Callable[[], Metric]] = {

@@ -80,7 +80,6 @@ class Task:
             it is not such a mean. A simulation with it makes the gradients of many devices at once.
         mean_over: targets to what their mean loss is over, one number, where that is not their samples.
         classes: of class labels, one a sample, whose right answers are counted; 0 for any other target.
-        below: samples are identifiers from 0 to ``below - 1``; None where they are not.
         in_own_units: fitted outputs and targets to what the metrics see.
         goal: what a run is to reach; None: the first metric, without a limit.
         fits_loss: whether ``loss`` is always given fitted outputs; a loss of the user's is given what the model says as
@@ -106,7 +105,6 @@ class Task:
     sample_losses: LossFunction | None = None
     mean_over: Callable[[Tensor], Tensor] | None = None
     classes: int = 0
-    below: int | None = None
     in_own_units: Pair = as_they_are
     goal: Goal | None = None
     fits_loss: bool = True
