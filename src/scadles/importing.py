@@ -76,6 +76,18 @@ def call_with(setting: str, spec: str, make: Callable[..., Any], offered: Mappin
         raise ConfigError(f"{setting} {spec!r} cannot be made of {made_of}: {blame(error)}") from error
 
 
+def parameter_names(make: Callable[..., Any]) -> Collection[str]:
+    """Return the names of what a callable takes; none where it is written in C and silent about it.
+
+    >>> list(parameter_names(lambda start, device=0: None))
+    ['start', 'device']
+    """
+    try:
+        return inspect.signature(make).parameters
+    except (ValueError, TypeError):
+        return ()
+
+
 def _parameters(what: str, make: Callable[..., Any], offered: Collection[str]) -> Collection[str]:
     """Return the names of what ``make`` takes; refuse it where it needs more than is ``offered``."""
     try:

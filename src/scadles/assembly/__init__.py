@@ -42,6 +42,7 @@ from scadles.models import BUILT_IN, build_model, convert_batchnorm
 from scadles.records import Records
 from scadles.streams import Inspector, RateMeter, Samples, Source, draw_rates, open_source_url
 from scadles.streams.codec import Codec, make_codec
+from scadles.streams.python import Stream
 from scadles.streams.quarantine import Quarantine, quarantine_path
 from scadles.streams.rejections import RejectionLimit
 from scadles.structures import map_tensors
@@ -232,8 +233,15 @@ def build_device(
     clock: Clock,
     run_dir: Path | None = None,
     dealt: int | None = None,
+    stream: Stream | None = None,
 ) -> ConnectedDevice:
-    """Return one device, ready to start; ``dealt`` is to how many the data set was dealt, None: to those there are."""
+    """Return one device, ready to start.
+
+    Args:
+        config, dataset, model, optimizer, fabric, clock, run_dir: of the run.
+        dealt: to how many devices the data set was dealt; None: to those there are.
+        stream: what is iterated over in place of a stream that the settings name.
+    """
     partition = build_partition(config, dataset, dealt)
     samples = samples_of(dataset, partition, fabric.rank)
     rate_hz = draw_rates(config.stream.rates, config.devices, config.seed)[fabric.rank]
@@ -244,6 +252,9 @@ def build_device(
         codec=None if replayed else build_codec(config, dataset),
         run_dir=run_dir,
         quarantine=quarantine,
+        target=dataset.target,
+        layout=dataset.layout,
+        given=stream,
     )
     inspector = build_inspector(dataset)
     intake = Intake(

@@ -36,7 +36,8 @@ def build_source(
         samples: what a replayed stream plays.
         clock: stream time.
         partition: whose parts a replayed stream ends after, where streams end.
-        live: what the sources of live records need: ``codec``, ``run_dir``, ``quarantine``.
+        live: what the sources of live records need: ``codec``, ``run_dir``, ``quarantine``, ``target``, ``layout``,
+            ``given``.
 
     Raises:
         ConfigError: the address cannot work, or a replayed stream shall end and has no end.

@@ -49,7 +49,8 @@ class StreamConfig(Section):
 
     url: Annotated[str, BeforeValidator(_address)] = Field(
         default="replay://",
-        description="source of each device; {device} stands for its number; secrets as env:NAME or file:PATH",
+        description="source of each device: replay, kafka, mqtt, mqtts, or python://MODULE:CALLABLE; {device} stands "
+        "for its number; secrets as env:NAME or file:PATH",
     )
     rates: Rate | tuple[Rate, ...] | str = Field(
         default=50.0,
@@ -60,7 +61,8 @@ class StreamConfig(Section):
     )
     end: Literal["wait", "stop"] = Field(
         default="wait",
-        description="wait for more, or stop: kafka where a topic ended at the start, replay after one pass",
+        description="wait for more, or stop: kafka where a topic ended at the start, replay after one pass, python "
+        "with its iterator",
     )
     codec: CodecConfig = Field(default=CodecConfig(), description="kafka, mqtt: how a message is read")
     max_rejected_share: float = Field(

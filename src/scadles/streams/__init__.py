@@ -1,6 +1,6 @@
 """Streams: the source contract, its implementations by URL, and how fast records come."""
 
-from scadles.streams import kafka, mqtt  # noqa: F401 - they register their schemes
+from scadles.streams import kafka, mqtt, python  # noqa: F401 - they register their schemes
 from scadles.streams.arrivals import Arrivals
 from scadles.streams.codec import Codec, Decoded, make_codec
 from scadles.streams.contract import Records, Rejected, Source

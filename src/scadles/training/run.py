@@ -25,6 +25,7 @@ from scadles.fabric.rendezvous import RENDEZVOUS_FILE
 from scadles.observe import CONFIG_FILE, Summary, events_path, new_run_folder, occupied, write_config
 from scadles.observe.console import print_note
 from scadles.seeding import derive_seed
+from scadles.streams.python import GIVEN, Stream
 from scadles.structures import answer
 from scadles.tasks import LossFunction, Scores
 from scadles.training.changes import Changes, hashes_of_kept, look_for_changes
@@ -53,6 +54,7 @@ def train(
     name: str | None = None,
     identity: Path | str | None = None,
     insecure: bool = False,
+    stream: Stream | None = None,
 ) -> Summary:
     """Train one model together with the other devices of the run, and return what came of it.
 
@@ -76,6 +78,8 @@ def train(
         identity: folder with key and certificate of this device, which ``scadles join --token`` has brought; None looks
             where that keeps them.
         insecure: speak plain text with a hub that does.
+        stream: what this device's samples come from, in place of ``stream.url``: an iterable of (sample, target), or
+            what returns one (:class:`~scadles.streams.python.source.PythonSource`).
 
     Raises:
         LeftError: this device was told to leave the run of a hub, which goes on without it.
@@ -94,6 +98,7 @@ def train(
         name=name,
         identity=identity,
         insecure=insecure,
+        stream=stream,
     )
     try:
         task = device.task
@@ -122,6 +127,7 @@ def join(
     name: str | None = None,
     identity: Path | str | None = None,
     insecure: bool = False,
+    stream: Stream | None = None,
     fabric: Fabric | None = None,
     clock: Clock | None = None,
 ) -> LiveDevice:
@@ -146,6 +152,7 @@ def join(
             out = Path("runs") / str(name) if out is None else out
         else:
             settings = _settings(config, fabric)
+        settings = settings if stream is None else load_config(settings, [f"stream.url={GIVEN}"])
         dataset = assembly.build_dataset(settings)
         task = assembly.build_task(settings, dataset).with_own(loss, scores)
         torch_device = _torch_device(settings, model)
@@ -158,7 +165,7 @@ def join(
         torch.manual_seed(derive_seed(settings.seed, "torch", fabric.rank))
         network = _materialised(assembly.build_network(settings, dataset, model)).to(torch_device)
         start = _start(settings, network, fabric, run_dir, lock.attempt, resume=resume)
-        device = _device(settings, dataset, network, optimizer, fabric, clock, run_dir, start)
+        device = _device(settings, dataset, network, optimizer, fabric, clock, run_dir, start, stream)
         tools = build_tools(settings, dataset, device, run_dir, task, start, lock, quiet=quiet, resume=resume)
         live = LiveDevice(
             *(device, settings, tools, run_dir), checkpoint=start.checkpoint, resuming=resume, changes=changes
@@ -205,12 +212,13 @@ def _device(
     clock: Clock | None,
     run_dir: Path,
     start: Start,
+    stream: Stream | None,
 ) -> ConnectedDevice:
     """Return the device with the same values as all others that are there."""
     start_s = start.checkpoint.state["run"]["clock_s"] if start.checkpoint else 0.0
     clock = clock or WallClock(settings.clock.speed, start_s, running=False)  # setting up takes no stream time
     dealt = start.checkpoints.identity.dealt
-    device = assembly.build_device(settings, dataset, network, optimizer, fabric, clock, run_dir, dealt)
+    device = assembly.build_device(settings, dataset, network, optimizer, fabric, clock, run_dir, dealt, stream)
     fabric.broadcast(list(device.learner.managed.tensors().values()), "initial model")
     share_extra_state(network, fabric.broadcast)
     return device
