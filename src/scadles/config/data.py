@@ -23,14 +23,18 @@ class DataConfig(Section):
     dataset: str = Field(
         default="digits",
         description="digits | wine | breast-cancer | diabetes | synthetic-images | synthetic-windows | npz:PATH | "
-        "csv:PATH | torchvision:NAME",
+        "csv:PATH | parquet:PATH | torchvision:NAME | MODULE:CALLABLE, which returns a training and a test part",
     )
     features: tuple[str, ...] | None = Field(
-        default=None, description="csv: columns that make a sample; none: all but the target"
+        default=None, description="csv, parquet: columns that make a sample; none: all but the target"
     )
-    target: str | tuple[str, ...] | None = Field(default=None, description="csv: the column or columns to tell")
+    target: str | tuple[str, ...] | None = Field(
+        default=None, description="csv, parquet: the column or columns to tell"
+    )
     window: int | None = Field(
-        default=None, ge=2, description="csv: consecutive rows that make a sample, split by time; none: each row is one"
+        default=None,
+        ge=2,
+        description="csv, parquet: consecutive rows that make a sample, split by time; none: each row is one",
     )
     normalize: Literal["dataset", "none"] = Field(
         default="dataset",
@@ -56,7 +60,7 @@ class DataConfig(Section):
         ge=1,
         description="labels, dirichlet: samples of its stream after which a device goes on with the next device's part",
     )
-    root: Path = Field(default=Path("data"), description="folder of torchvision's data sets")
+    root: Path = Field(default=Path("data"), description="folder of torchvision's data sets, given to yours")
     classes: int = Field(default=10, ge=2, le=1_000_000, description="classes of synthetic data sets")
     shape: tuple[int, ...] = Field(
         default=(3, 32, 32),
@@ -77,8 +81,11 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _columns_of_a_table(self) -> Self:
         said = [name for name in ("features", "target", "window") if getattr(self, name) is not None]
-        if said and not self.dataset.startswith("csv:"):
-            raise ValueError(f"{said[0]}: it belongs to dataset csv:PATH, and dataset is {self.dataset}; leave it out")
+        if said and not self.dataset.startswith(("csv:", "parquet:")):
+            raise ValueError(
+                f"{said[0]}: it belongs to dataset csv:PATH or parquet:PATH, and dataset is {self.dataset}; leave it "
+                "out"
+            )
         if self.features == ():
             raise ValueError("features: name at least one column, or leave it out")
         return self

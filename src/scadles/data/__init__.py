@@ -9,6 +9,8 @@ from scadles.data.dataset import ArrayDataset, Dataset, EndlessDataset
 from scadles.data.digits import load_digits
 from scadles.data.label_counts import count_labels
 from scadles.data.npz import load_npz
+from scadles.data.own import load_own
+from scadles.data.parquet import load_parquet
 from scadles.data.partition import (
     DealtPartition,
     DriftingPartition,
@@ -50,6 +52,8 @@ __all__ = [
     "load_dataset",
     "load_digits",
     "load_npz",
+    "load_own",
+    "load_parquet",
     "load_table",
     "load_torchvision",
     "make_partition",
@@ -59,11 +63,14 @@ _ARGUMENT = {
     "csv": "PATH",
     "digits": None,
     "npz": "PATH",
+    "parquet": "PATH",
     "synthetic-images": None,
     "synthetic-windows": None,
     "torchvision": "NAME",
     **dict.fromkeys(TABLES),
 }
+
+_TABLE_FILES = {"csv": load_csv, "parquet": load_parquet}
 
 
 def load_dataset(
@@ -78,35 +85,29 @@ def load_dataset(
     normalize: bool = True,
     columns: Columns | None = None,
 ) -> Dataset:
-    """Return the data set that ``spec`` names, such as ``digits``, ``npz:PATH`` or ``wine``.
+    """Return the data set that ``spec`` names, such as ``digits``, ``npz:PATH`` or ``MODULE:CALLABLE``.
 
     Args:
         spec: the name, with what belongs to it after a colon.
-        root: folder of torchvision's data sets.
+        root: folder of data sets, for torchvision's and those of the user's own.
         classes: of synthetic data sets.
         shape: of synthetic-images, (channels, height, width), and synthetic-windows, (channels, time).
         test_samples: of synthetic data sets.
-        seed: of the run; synthetic data sets only.
+        seed: of the run; for synthetic data sets and those of the user's own.
         targets: what those of a file are read as (:func:`~scadles.data.forms.read_targets`), by part where they have
             several; other data sets have class labels.
         normalize: whether samples are normalised over the training part.
-        columns: of a CSV file, what is read.
+        columns: of a CSV or Parquet file, what is read.
 
     Raises:
         ConfigError: an unknown name, or an argument that is missing or not expected.
-        MissingExtraError: torchvision is not installed.
+        MissingExtraError: torchvision or pyarrow is not installed.
         DataError: data that are missing or unreadable.
     """
     name, _, argument = spec.partition(":")
-    if name not in _ARGUMENT:
-        raise ConfigError(f"data.dataset = {spec!r}: unknown data set{did_you_mean(name, _ARGUMENT)}")
-    wanted = _ARGUMENT[name]
-    if bool(argument) != bool(wanted):
-        raise ConfigError(
-            f"data.dataset = {spec!r}: write it as {name}:{wanted}"
-            if wanted
-            else f"data.dataset = {spec!r}: {name} takes nothing after a colon"
-        )
+    if name not in _ARGUMENT and argument.isidentifier():
+        return load_own(spec, root, seed, targets, built_in=_ARGUMENT, normalize=normalize)
+    _check_form(spec, name, argument)
     if name == "npz":
         return load_npz(Path(argument).expanduser(), targets, normalize=normalize)
     if not isinstance(targets, str):
@@ -114,8 +115,8 @@ def load_dataset(
             f"task.parts names parts of a target, and {spec} has targets of one part: use npz:PATH with arrays "
             f"{', '.join(f'train_y.{part}' for part in targets)}"
         )
-    if name == "csv":
-        return load_csv(Path(argument).expanduser(), columns or Columns(), targets, normalize=normalize)
+    if name in _TABLE_FILES:
+        return _TABLE_FILES[name](Path(argument).expanduser(), columns or Columns(), targets, normalize=normalize)
     if name in TABLES:
         return load_table(name, targets, normalize=normalize)
     if name == "torchvision":
@@ -125,3 +126,16 @@ def load_dataset(
     if name == "synthetic-windows":
         return SyntheticWindows(classes, shape, test_samples, seed)
     return load_digits(normalize=normalize)
+
+
+def _check_form(spec: str, name: str, argument: str) -> None:
+    """Refuse an unknown name, and one with something or nothing after a colon where that must not be."""
+    if name not in _ARGUMENT:
+        raise ConfigError(f"data.dataset = {spec!r}: unknown data set{did_you_mean(name, _ARGUMENT)}")
+    wanted = _ARGUMENT[name]
+    if bool(argument) != bool(wanted):
+        raise ConfigError(
+            f"data.dataset = {spec!r}: write it as {name}:{wanted}"
+            if wanted
+            else f"data.dataset = {spec!r}: {name} takes nothing after a colon"
+        )

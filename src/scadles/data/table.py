@@ -15,7 +15,7 @@ import numpy as np
 
 from scadles.data.dataset import ArrayDataset
 from scadles.data.digits import TEST_EVERY
-from scadles.data.forms import read_targets
+from scadles.data.forms import Wrong, read_targets
 from scadles.errors import DataError, did_you_mean
 from scadles.files import open_file
 
@@ -68,7 +68,8 @@ def load_csv(path: Path, columns: Columns, targets: str = "labels", *, normalize
     features = len(names) - len(columns.target)
     x = np.stack([_numbers(path, names[i], cells[i]) for i in range(features)], axis=1).astype(np.float32)
     y = _target(path, names[features:], cells[features:], targets) if columns.target else None
-    return _data_set(f"csv:{path}", x, y, columns.window, targets, partial(_wrong, path, columns.target), normalize)
+    wrong = partial(wrong_target, path, columns.target)
+    return split_table(f"csv:{path}", x, y, columns.window, targets, wrong, normalize=normalize)
 
 
 def load_table(name: str, targets: str = "labels", *, normalize: bool = True) -> ArrayDataset:
@@ -83,7 +84,39 @@ def load_table(name: str, targets: str = "labels", *, normalize: bool = True) ->
     else:
         rows = _shipped({"wine": "wine_data.csv", "breast-cancer": "breast_cancer.csv"}[name], skip=1, delimiter=",")
         x, y = rows[:, :-1], rows[:, -1].astype(np.int64)
-    return _data_set(name, x.astype(np.float32), y, None, targets, partial(_wrong, Path(name), ()), normalize)
+    wrong = partial(wrong_target, Path(name), ())
+    return split_table(name, x.astype(np.float32), y, None, targets, wrong, normalize=normalize)
+
+
+def chosen(path: Path, names: Sequence[str], columns: Columns) -> list[str]:
+    """Return the names of the columns that are read, features first.
+
+    Raises:
+        DataError: there is no such column.
+    """
+    features = columns.features
+    wanted = [name for name in names if name not in columns.target] if features is None else list(features)
+    wanted += columns.target
+    for name in wanted:
+        if name not in names:
+            raise DataError(f"{path} has no column {name!r}{did_you_mean(name, names)}")
+    if len(wanted) == len(columns.target):
+        raise DataError(f"{path} has no rows, or no column is read")
+    return wanted
+
+
+def numbers_to_targets(columns: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the targets ``[n]`` of one column, or ``[n, k]`` of several; as integers where they all are."""
+    y = np.stack(columns, axis=1)
+    if np.isfinite(y).all() and (y == np.floor(y)).all() and np.abs(y).max() < 2**31:
+        y = y.astype(np.int64)
+    return y[:, 0] if len(columns) == 1 else y
+
+
+def words_to_labels(words: Sequence[str]) -> np.ndarray:
+    """Return labels ``[n]`` of words: their numbers in alphabetical order."""
+    numbers = {word: number for number, word in enumerate(sorted(set(words)))}
+    return np.array([numbers[word] for word in words])
 
 
 def _cells(path: Path, lines: Iterator[str], columns: Columns) -> tuple[list[str], list[list[str]]]:
@@ -93,12 +126,7 @@ def _cells(path: Path, lines: Iterator[str], columns: Columns) -> tuple[list[str
     names = [name.strip() for name in next(csv.reader([first], delimiter=delimiter), [])]
     if not any(names) or len(set(names)) < len(names):
         raise DataError(f"{path}: its first line must name the columns, each once; it is {first[:_SHOWN]!r}")
-    features = columns.features
-    wanted = [name for name in names if name not in columns.target] if features is None else list(features)
-    wanted += columns.target
-    for name in wanted:
-        if name not in names:
-            raise DataError(f"{path} has no column {name!r}{did_you_mean(name, names)}")
+    wanted = chosen(path, names, columns)
     places = [names.index(name) for name in wanted]
     cells: list[list[str]] = [[] for _ in places]
     for number, row in enumerate(csv.reader(lines, delimiter=delimiter), start=2):
@@ -108,7 +136,7 @@ def _cells(path: Path, lines: Iterator[str], columns: Columns) -> tuple[list[str
             raise DataError(f"{path}, line {number:,}: {len(row)} cells, and there are {len(names)} columns")
         for column, place in zip(cells, places, strict=True):
             column.append(row[place].strip())
-    if not cells or not cells[0]:
+    if not cells[0]:
         raise DataError(f"{path} has no rows, or no column is read")
     return wanted, cells
 
@@ -127,15 +155,10 @@ def _numbers(path: Path, name: str, cells: Sequence[str]) -> np.ndarray:
 
 
 def _target(path: Path, names: Sequence[str], cells: Sequence[Sequence[str]], targets: str) -> np.ndarray:
-    """Return the targets ``[n]``, or ``[n, k]`` of several columns; as integers where they all are."""
+    """Return the targets ``[n]``, or ``[n, k]`` of several columns."""
     if targets in ("labels", "any") and len(names) == 1 and not _all_numbers(cells[0]):
-        words = sorted(set(cells[0]))
-        numbers = {word: number for number, word in enumerate(words)}
-        return np.array([numbers[word] for word in cells[0]])
-    y = np.stack([_numbers(path, *column) for column in zip(names, cells, strict=True)], axis=1)
-    if np.isfinite(y).all() and (y == np.floor(y)).all() and np.abs(y).max() < 2**31:
-        y = y.astype(np.int64)
-    return y[:, 0] if len(names) == 1 else y
+        return words_to_labels(cells[0])
+    return numbers_to_targets([_numbers(path, *column) for column in zip(names, cells, strict=True)])
 
 
 def _all_numbers(cells: Sequence[str]) -> bool:
@@ -147,15 +170,30 @@ def _all_numbers(cells: Sequence[str]) -> bool:
     return True
 
 
-def _data_set(
+def split_table(
     name: str,
     x: np.ndarray,
     y: np.ndarray | None,
     window: int | None,
     targets: str,
-    wrong: partial[DataError],
-    normalize: bool,  # noqa: FBT001 - passed on as it is
+    wrong: Wrong,
+    *,
+    normalize: bool,
 ) -> ArrayDataset:
+    """Return the data set that the rows of a table make, some of them for tests (:func:`load_csv`).
+
+    Args:
+        name: as given in the configuration.
+        x: features ``[n, F]``, float32.
+        y: targets ``[n]`` or ``[n, k]``; None for none.
+        window: rows that make a sample; None: each is one.
+        targets: what ``y`` is read as.
+        wrong: makes the error that says what is wrong with ``y``.
+        normalize: whether samples are normalised over the training part.
+
+    Raises:
+        DataError: there are too few rows, or targets that are something else.
+    """
     train: np.ndarray | slice
     if window is None:
         train, test = _by_row(x, y)
@@ -207,6 +245,7 @@ def _shipped(file: str, *, skip: int, delimiter: str | None) -> np.ndarray:
     raise DataError(f"the table lies in the package scikit-learn, in datasets/data/{file}: install scikit-learn")
 
 
-def _wrong(path: Path, target: Sequence[str], name: str, found: str, expected: str) -> DataError:
+def wrong_target(path: Path, target: Sequence[str], name: str, found: str, expected: str) -> DataError:
+    """Return the error that says what is wrong with a table's target."""
     del name
     return DataError(f"{path}: data.target = {', '.join(target) or 'none'}: found {found}, expected {expected}")

@@ -123,7 +123,10 @@ def test_no_such_file(tmp_path):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"features": ["a"]}, "data: features: it belongs to dataset csv:PATH, and dataset is digits; leave it out"),
+        (
+            {"features": ["a"]},
+            "data: features: it belongs to dataset csv:PATH or parquet:PATH, and dataset is digits; leave it out",
+        ),
         ({"window": 3}, "data: window: it belongs to dataset csv:PATH"),
         ({"dataset": "csv:x", "features": []}, "data: features: name at least one column, or leave it out"),
         ({"dataset": "csv:x", "window": 1}, "data.window = 1: input should be greater than or equal to 2"),
