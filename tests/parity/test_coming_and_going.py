@@ -73,6 +73,7 @@ CONFIGS = {
         "model": "mlp",
         "compression": {"ratio": 0.1, "gate": "always", "values": "bfloat16", "reduction": "gather"},
     },
+    "normalised by what came": {"model": "mlp", "data": {"normalize": "running"}},
     "skewed": {"model": "mlp", "data": {"partition": "dirichlet", "alpha": 0.2, "size_spread": 0.5}},
 }
 CASES = [(name, script) for name in CONFIGS for script in ("leaving", "killed") if name != "injection"]

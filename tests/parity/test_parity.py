@@ -140,6 +140,18 @@ CONFIGS = {
         "compression": {"ratio": 0.1, "gate": "always", "values": "float32"},
         "optimizer": {"momentum": 0},
     },
+    "normalised by what came, injection": {
+        "model": "cnn",
+        "batch": {"min": 4},
+        "data": {"dataset": "npz:windows.npz", "normalize": "running"},
+        "injection": {"alpha": 0.5, "beta": 0.25},
+    },
+    "normalised by what came, compressed": {
+        "data": {"dataset": "npz:series.npz", "normalize": "running"},
+        "task": "reconstruction",
+        "compression": {"ratio": 0.1, "gate": "norm", "delta": 0.8, "values": "float32"},
+        "optimizer": {"momentum": 0},
+    },
     "language": {"data": {"dataset": "npz:tokens.npz"}, "task": "language"},
     "segmentation, ddl": {
         "method": "ddl",

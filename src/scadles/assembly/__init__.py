@@ -27,6 +27,7 @@ from scadles.data import (
     load_dataset,
     make_partition,
 )
+from scadles.data.running import RunningStatistics
 from scadles.device.batching import BatchRule, FixedBatch, RateBatch, ShrunkBatch
 from scadles.device.buffer import Buffer, BufferPolicy, Persistence, Truncation
 from scadles.device.connected import ConnectedDevice
@@ -166,8 +167,9 @@ def build_learner(
     """Return model, optimizer and the rules of training them."""
     rate = build_learning_rate(config, optimizer)
     clip_norm = config.optimizer.clip_norm
+    prepare = RunningStatistics(dataset) if config.data.normalize == "running" else dataset.prepare
     return Learner(
-        *(model, optimizer, rate, exchange, dataset.prepare),
+        *(model, optimizer, rate, exchange, prepare),
         mean=config.aggregation.mean,
         clip_norm=clip_norm,
         pair=build_task(config, dataset).pair,

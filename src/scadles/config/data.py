@@ -36,10 +36,11 @@ class DataConfig(Section):
         ge=2,
         description="csv, parquet: consecutive rows that make a sample, split by time; none: each row is one",
     )
-    normalize: Literal["dataset", "none"] = Field(
+    normalize: Literal["dataset", "running", "none"] = Field(
         default="dataset",
         description="samples: each feature of a table, each channel of windows and pictures less its mean over the "
-        "training part, divided by its deviation; targets that are numbers likewise; or nothing",
+        "training part, divided by its deviation, and targets that are numbers likewise; running: samples alone, by "
+        "what all devices have trained on so far; or nothing",
     )
     partition: Literal["iid", "shared", "labels", "dirichlet"] = Field(
         default="iid",

@@ -93,6 +93,10 @@ class Preparation:
                 "a run has written"
             ) from None
 
+    def with_samples(self, of_samples: Scale | Mapping[str, Scale]) -> Preparation:
+        """Return the same with other samples."""
+        return Preparation(of_samples, self._answers)
+
     def to_json(self) -> str:
         """Return it as text."""
         return json.dumps({"samples": _written(self._samples), "answers": _written(self._answers)})

@@ -100,7 +100,7 @@ class ConnectedDevice(Device):
         self._shared_before: dict[str, Any] | None = None  # kept while nobody is there to share with
         self._parts: Parts | None = None
         self._counts_for_nothing = False
-        self.buffers = ForwardBuffers(learner.model)
+        self.buffers = ForwardBuffers(learner.model, learner.statistics)
         self.batchnorm = BatchNormStatistics(learner.model)
         self.rejecting: tuple[int, ...] = ()
         self.all_ended = False
@@ -119,12 +119,12 @@ class ConnectedDevice(Device):
             x = to_torch_device(example, self.learner.torch_device)
             compile_now(model, buffers, x)
             found[changed_buffers(model, buffers, x) if len(buffers) else []] = 1.0
-        if not len(buffers):
-            return
-        anywhere = self.fabric.gather(found, "looking at buffers").sum(dim=0)
-        buffers.active = anywhere.nonzero().flatten().tolist()
-        buffers.remember()
-        self.learner.exchange.watch(buffers)
+        if len(buffers):
+            anywhere = self.fabric.gather(found, "looking at buffers").sum(dim=0)
+            buffers.active = anywhere.nonzero().flatten().tolist()
+            buffers.remember()
+        if len(buffers) or self.learner.statistics is not None:
+            self.learner.exchange.watch(buffers)
 
     def start(self, at_s: float = 0.0) -> None:
         """Start the clock on all devices at once; what is slow only the first time has happened before.
@@ -154,7 +154,10 @@ class ConnectedDevice(Device):
         if not self.batch_size:  # nothing came, or the one sample was given back
             return Batch(torch.empty(0), torch.empty(0, dtype=torch.int64), np.empty(0, dtype=np.int64))
         own = [torch.as_tensor(records.x)] if len(records) else []
-        x = self.learner.prepare(torch.cat([*own, *(samples.x for samples in theirs)]))
+        x = torch.cat([*own, *(samples.x for samples in theirs)])
+        if self.learner.statistics is not None:
+            self.learner.statistics.observe(x)
+        x = self.learner.prepare(x)
         y = torch.cat([*([records.y] if len(records) else []), *(samples.y for samples in theirs)])
         x, y = self.learner.pair(x, y)
         torch_device = self.learner.torch_device

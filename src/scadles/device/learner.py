@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
+from scadles.data.running import RunningStatistics
 from scadles.device.hyperparameters import Hyperparameters
-from scadles.device.managed import Managed
+from scadles.device.managed import NOTHING, Managed
 from scadles.device.optimizers import Guard
 from scadles.device.parts import checked_weight
 from scadles.exchange.aggregation import REJECTS_TOO_MUCH, STREAM_ENDED, GradientExchange, LearningRate, Reports
@@ -75,6 +76,7 @@ class Learner:
         managed: all that devices must have alike.
         frozen_otherwise: parameters that a checkpoint has frozen or unfrozen, by name.
         hyperparameters: what the optimizer's groups say.
+        statistics: what samples are normalised by, where that is measured while training; None where it is not.
         needs_two: whether a batch of one sample cannot be trained on, because BatchNorm has no variance of it.
     """
 
@@ -94,6 +96,7 @@ class Learner:
         self.learning_rate = learning_rate
         self.exchange = exchange
         self.prepare = prepare
+        self.statistics = prepare if isinstance(prepare, RunningStatistics) else None
         self.pair = pair
         self.mean = mean
         self.clip_norm = clip_norm
@@ -102,7 +105,7 @@ class Learner:
         self.samples_seen = 0
         self.time_s = 0.0
         self.needs_two = any(isinstance(part, _BatchNorm) for part in model.modules())
-        self.managed = Managed(model, optimizer)
+        self.managed = Managed(model, optimizer, self.statistics.tensors if self.statistics is not None else NOTHING)
         self.frozen_otherwise: list[str] = []
         self.hyperparameters = Hyperparameters(optimizer)
         self._lr = float(optimizer.param_groups[0]["lr"])
@@ -174,6 +177,8 @@ class Learner:
                 clip(self.exchange.parameters, self.clip_norm)
             with self.hyperparameters.scaled(factor) as self._lr:
                 self._take_step(self.optimizer)
+        if self.statistics is not None:
+            self.statistics.merge(total)
         self.samples_seen += total
         self.step_number += 1
         self.time_s += float(reports.elapsed_s[0])

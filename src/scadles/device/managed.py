@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import TypeVar
 
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch.optim import Optimizer
 
 _Value = TypeVar("_Value")
 _COMPILED = "_orig_mod."
+NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Managed:
@@ -22,10 +24,12 @@ class Managed:
     Args:
         model: what is trained.
         optimizer: whose groups may grow.
+        beside: what else devices have alike, by name.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
+    def __init__(self, model: nn.Module, optimizer: Optimizer, beside: Mapping[str, Tensor] = NOTHING) -> None:
         self._model = model
+        self._beside = beside
         self._optimizer = optimizer
         self._sizes: list[int] = []
         self.parameters: dict[str, Parameter] = {}
@@ -53,7 +57,7 @@ class Managed:
 
     def not_in_the_model(self, *, buffers: bool = True) -> dict[str, Tensor]:
         """Return what has no place in the model's own state, with the buffers that are not persistent or without."""
-        return (self.hidden_buffers() if buffers else {}) | self.foreign
+        return (self.hidden_buffers() if buffers else {}) | self.foreign | dict(self._beside)
 
     def train(self, names: Collection[str]) -> list[str]:
         """Let these parameters require gradients, and no others; return the names of those that did otherwise."""

@@ -75,12 +75,13 @@ def simulate(
         higher_is_better=task.aim.higher_is_better,
         quiet=quiet,
     )
-    summary = Simulator(settings, dataset, network, optimizer, task, run_dir, progress, origin).run()
+    simulator = Simulator(settings, dataset, network, optimizer, task, run_dir, progress, origin)
+    summary = simulator.run()
     if limit:
         tell = partial(print, file=sys.stderr) if not quiet else lambda _: None
         summary = with_stream_limit(summary, settings, dataset, lambda: copy.deepcopy(fresh), task, tell)
     draw = partial(_draw, settings, dataset) if settings.picture else None
-    write_results(summary, network, assembly.build_preparation(settings, dataset), run_dir, draw)
+    write_results(summary, simulator.learner, assembly.build_preparation(settings, dataset), run_dir, draw)
     return summary
 
 

@@ -15,11 +15,26 @@ from scadles.simulation.gradients import (
     NoGradients,
     mixes_samples,
 )
+from scadles.simulation.measured import MeasuredGradients
 from scadles.simulation.per_device import BatchedGradients, LoopedGradients, SeparateGradients
 from scadles.tasks import Task
 
 
 def choose_gradients(
+    config: RunConfig, learner: Learner, lookup: Lookup, task: Task, statistics: ClusterStatistics
+) -> Gradients:
+    """Return the way that ``simulation.gradients`` asks for, with what is measured beside it where that is wanted.
+
+    Raises:
+        ConfigError: ``fused`` was asked for and would not be exact.
+    """
+    chosen = _choose(config, learner, lookup, task, statistics)
+    if learner.statistics is None or isinstance(chosen, NoGradients):
+        return chosen
+    return MeasuredGradients(chosen, lookup, learner.statistics)
+
+
+def _choose(
     config: RunConfig, learner: Learner, lookup: Lookup, task: Task, statistics: ClusterStatistics
 ) -> Gradients:
     """Return the way that ``simulation.gradients`` asks for; ``auto`` fuses where that is exact.

@@ -67,6 +67,10 @@ class Lookup:
 
     def __call__(self, numbers: Sequence[int], taken: Sequence[Chunk]) -> tuple[Structure, Structure]:
         """Return prepared samples ``[n, *shape]`` and labels ``[n]`` of these devices, one device after the other."""
+        return self._prepared(*self.raw(numbers, taken))
+
+    def raw(self, numbers: Sequence[int], taken: Sequence[Chunk]) -> tuple[Tensor, Tensor]:
+        """Return the same as it comes from the streams."""
         if all(isinstance(chunk, Records) for chunk in taken):
             x = torch.cat([torch.as_tensor(chunk.x) for chunk in taken if isinstance(chunk, Records)])
             y = torch.cat([chunk.y for chunk in taken if isinstance(chunk, Records)])
@@ -76,16 +80,20 @@ class Lookup:
             begins = np.cumsum(counts) - counts
             offsets = np.repeat(firsts - begins, counts) + np.arange(counts.sum())
             x, y = self._dataset.samples(self._partition.indices(np.repeat(numbers, counts), offsets))
-        return self._prepared(x, y)
+        return x, y
 
     def messages(self, messages: Sequence[SampleMessage]) -> tuple[Structure, Structure]:
         """Return prepared samples and labels of what devices share, one message after the other."""
+        return self._prepared(*self.raw_messages(messages))
+
+    def raw_messages(self, messages: Sequence[SampleMessage]) -> tuple[Tensor, Tensor]:
+        """Return the same as it comes from the streams."""
         if all(isinstance(message.taken, Records) for message in messages):
             records = Records.concatenate([picked(message) for message in messages])
-            return self._prepared(torch.as_tensor(records.x), records.y)
+            return torch.as_tensor(records.x), records.y
         numbers = np.repeat([message.number for message in messages], [len(message.indices) for message in messages])
         offsets = np.concatenate([message.offsets for message in messages])
-        return self._prepared(*self._dataset.samples(self._partition.indices(numbers, offsets)))
+        return self._dataset.samples(self._partition.indices(numbers, offsets))
 
     def labels(self, number: int, offsets: np.ndarray) -> np.ndarray:
         """Return the labels of a device's samples at these offsets of its stream, int64 ``[n]``."""
@@ -98,7 +106,13 @@ class Lookup:
 
     def example(self) -> tuple[Structure, Structure]:
         """Return a few prepared samples to try a model with, and their targets."""
-        return self._prepared(*self._dataset.samples(np.arange(min(_PROBE, self._dataset.train_size or _PROBE))))
+        x, y = self._dataset.samples(np.arange(min(_PROBE, self._dataset.train_size or _PROBE)))
+        if self._learner.statistics is None:
+            return self._prepared(x, y)
+        # nothing is known yet, and a model would get zeros, of which nobody can tell one from another
+        plain, true = self._learner.pair(self._learner.statistics.plain(x), y)
+        torch_device = self._learner.torch_device
+        return to_torch_device(plain, torch_device), to_torch_device(true, torch_device)
 
 
 class Gradients(ABC):

@@ -31,7 +31,7 @@ from scadles.simulation.gradients import Lookup
 from scadles.simulation.record import Record
 from scadles.simulation.sharing import Sharing
 from scadles.tasks import Task
-from scadles.training.evaluation import Evaluator, Score
+from scadles.training.evaluation import Evaluator, Score, on_test_part
 from scadles.training.fingerprint import fingerprint
 from scadles.training.run_statistics import RunStatistics
 from scadles.training.schedule import Schedule
@@ -55,6 +55,9 @@ class Simulator:
         run_dir: where settings and events go; None writes nothing.
         progress: what the terminal shows.
         origin: where the model's values come from; None where they were drawn.
+
+    Attributes:
+        learner: the model in training.
     """
 
     def __init__(
@@ -76,27 +79,28 @@ class Simulator:
         self._fabric = LocalFabric.create(1)[0]
         optimizer = assembly.choose_optimizer(config, model, optimizer)
         exchange = build_cluster_exchange(config, find_parameters(model, optimizer), self._fabric)
-        self._learner = assembly.build_learner(config, dataset, model, optimizer, exchange)
-        self._devices = assembly.build_devices(config, dataset, self._learner)
+        self.learner = assembly.build_learner(config, dataset, model, optimizer, exchange)
+        self._devices = assembly.build_devices(config, dataset, self.learner)
         self._statistics = ClusterStatistics(model, config.devices)
-        lookup = Lookup(dataset, assembly.build_partition(config, dataset), self._learner)
+        lookup = Lookup(dataset, assembly.build_partition(config, dataset), self.learner)
         self._learns = not isinstance(model, Nothing)
-        self._test = _test(config, dataset, self._task) if self._learns else None
+        alone, size = LocalFabric.create(1)[0], config.evaluation.batch_size
+        self._test = on_test_part(dataset, self.learner, self._task, size, alone) if self._learns else None
         if self._test is not None:
             self._test.check(model)
-        self._gradients = choose_gradients(config, self._learner, lookup, self._task, self._statistics)
+        self._gradients = choose_gradients(config, self.learner, lookup, self._task, self._statistics)
         self._costs = Costs(config.cost, config.devices, config.seed)
         self._charge = Charge(config, self._costs, exchange)
         sharing = None
         if injects(config):
             sharing = Sharing(build_injection(config), build_sample_format(dataset), lookup.labels, self._costs)
-        parts = (self._devices, self._learner, self._gradients, self._charge, self._on_step, sharing)
+        parts = (self._devices, self.learner, self._gradients, self._charge, self._on_step, sharing)
         self._cluster = Cluster(*parts)
         if config.fabric.backend == "hub":
             self._cluster = ElasticCluster(*parts, least=config.fabric.min_devices, statistics=self._statistics)
         if run_dir is not None:  # not sooner: what cannot work leaves no folder behind
             write_config(run_dir, config.to_yaml())
-        self._record = Record(config, self._devices, self._learner, self._task, run_dir, progress or _silent(config))
+        self._record = Record(config, self._devices, self.learner, self._task, run_dir, progress or _silent(config))
         if origin is not None:
             self._record.all(InitialValues, lambda _: origin._asdict(), 0.0)
         self._tests_each = bool(self._statistics) and config.aggregation.batchnorm == "local"
@@ -124,26 +128,26 @@ class Simulator:
         self._record.step(done)
         self._run_statistics.steps += 1
         self._run_statistics.lr_scale += done.result.lr_scale
-        if self._schedule.evaluation_due(self._learner):
+        if self._schedule.evaluation_due(self.learner):
             self._evaluate()
         self._reason = self._schedule.reason_to_end(
-            self._learner, self._run_statistics, stopped=self._stop.wanted, ended=done.result.ended
+            self.learner, self._run_statistics, stopped=self._stop.wanted, ended=done.result.ended
         )
-        if self._reason is None and self._learner.step_number % self._config.checkpoint.every_steps == 0:
+        if self._reason is None and self.learner.step_number % self._config.checkpoint.every_steps == 0:
             self._share_statistics()  # as writing a checkpoint does
         return self._reason is None
 
     def _evaluate(self) -> None:
         if self._test is None:
             return
-        self._evaluated_at = self._learner.step_number
+        self._evaluated_at = self.learner.step_number
         now_s = self._cluster.now_s
         self._share_statistics()
         tested = self._tested()
         score = Score.of(self._count(self._test, tested), self._task, now_s, own=bool(tested))
         self._run_statistics.evaluated(score.values, now_s, self._task.aim, score.per_label, score.spread)
         self._record.evaluated(score, self._cluster.here, dict(zip(tested, score.own, strict=True)))
-        self._schedule.evaluated(self._learner)
+        self._schedule.evaluated(self.learner)
 
     def _tested(self) -> list[int]:
         """Return the devices whose models are tested; none where all have one."""
@@ -155,12 +159,12 @@ class Simulator:
     def _count(self, test: Evaluator, tested: Sequence[int]) -> Tensor:
         """Return the sums that a score is made of: a row for each of these devices' models, or for the common one."""
         if not tested:
-            return test.count(self._learner.model)[None]
+            return test.count(self.learner.model)[None]
         rows = []
         took_part, has_model = self._cluster.took_part, self._cluster.has_model
         for device in tested:  # each device tests the model that it would use: one that comes has that of the first
             self._statistics.load(device if has_model[device] else int(took_part.argmax()))
-            rows.append(test.count(self._learner.model))
+            rows.append(test.count(self.learner.model))
         return torch.stack(rows)
 
     def _share_statistics(self) -> None:
@@ -172,12 +176,12 @@ class Simulator:
             for number in np.flatnonzero(self._cluster.here).tolist():
                 if self._devices[number].exhausted:
                     self._devices[number].intake.drop_held()
-        if self._evaluated_at != self._learner.step_number:
+        if self._evaluated_at != self.learner.step_number:
             self._evaluate()
         self._share_statistics()
         if self._tests_each:
             self._statistics.load(int(self._cluster.took_part.argmax()))
-        model_sha256 = fingerprint(self._learner.model, buffers=self._config.aggregation.batchnorm == "aggregate")
+        model_sha256 = fingerprint(self.learner.model, buffers=self._config.aggregation.batchnorm == "aggregate")
         now_s = self._cluster.now_s
         self._record.finished(reason, model_sha256, now_s)
         ending = RunEnd(
@@ -192,13 +196,13 @@ class Simulator:
             simulated=self._describe(),
         )
         return compose(
-            *(self._config, self._task, self._learner, self._run_statistics, ending),
+            *(self._config, self._task, self.learner, self._run_statistics, ending),
             *(self._record.rows(), self._record.shown),
         )
 
     def _describe(self) -> Simulated:
         cost = self._config.cost
-        parameters = sum(p.numel() for p in self._learner.exchange.parameters)
+        parameters = sum(p.numel() for p in self.learner.exchange.parameters)
         norm = " with GroupNorm" if self._config.normalization == "group" else ""
         return Simulated(
             trained=f"{self._config.model}{norm}, {parameters:,} parameters" if self._learns else "nothing",
@@ -207,13 +211,6 @@ class Simulator:
             collective=cost.collective,
             gradients=self._gradients.description,
         )
-
-
-def _test(config: RunConfig, dataset: Dataset, task: Task) -> Evaluator:
-    """Return a test over the whole test set."""
-    x, y = dataset.test()
-    alone = LocalFabric.create(1)[0]
-    return Evaluator(*task.pair(dataset.prepare(x), y), task, config.evaluation.batch_size, alone)
 
 
 def _silent(config: RunConfig) -> Progress:

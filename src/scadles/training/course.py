@@ -217,7 +217,7 @@ class Course:
 
     def _write_results(self) -> None:
         if self.summary is not None and self.rank == self._who_writes():
-            write_results(self.summary, self.model, self._tools.preparation, self.run_dir, self._tools.draw)
+            write_results(self.summary, self._learner, self._tools.preparation, self.run_dir, self._tools.draw)
 
     def _who_writes(self) -> int:
         """Return which device writes the results."""

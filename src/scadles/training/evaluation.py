@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scadles.data import Dataset
+from scadles.device.learner import Learner
 from scadles.errors import ConfigError
 from scadles.fabric import Fabric
 from scadles.importing import blame
@@ -17,6 +19,13 @@ from scadles.structures import Structure, answer, count, pick, to_torch_device
 from scadles.tasks import Task
 
 _OF_LOSS = 2  # sum of losses and of what they count (samples, or weights), before the sums of the metrics
+
+
+Ready = Callable[[Structure, Structure], tuple[Structure, Structure]]
+
+
+def _as_they_are(x: Structure, y: Structure) -> tuple[Structure, Structure]:
+    return x, y
 
 
 @dataclass(frozen=True)
@@ -77,14 +86,24 @@ class Evaluator:
         batch_size: samples per forward pass.
         fabric: the way to the other devices.
         own: whether each device has a model of its own.
+        ready: makes samples and targets what is said above, anew for every test, where they are not so already.
 
     Attributes:
         task: as given.
     """
 
     def __init__(
-        self, x: Structure, y: Structure, task: Task, batch_size: int, fabric: Fabric, *, own: bool = False
+        self,
+        x: Structure,
+        y: Structure,
+        task: Task,
+        batch_size: int,
+        fabric: Fabric,
+        *,
+        own: bool = False,
+        ready: Ready = _as_they_are,
     ) -> None:
+        self._ready = ready
         self._x, self._y = x, y
         self._own = own
         self._batch_size = batch_size
@@ -103,7 +122,10 @@ class Evaluator:
     @property
     def example(self) -> Structure:
         """A few samples to try a model with, ``[n, ...]``; none where this device has none."""
-        return pick(pick(self._x, self._mine), slice(2))
+        return self._examples()[0]
+
+    def _examples(self) -> tuple[Structure, Structure]:
+        return self._ready(*(pick(pick(part, self._mine), slice(2)) for part in (self._x, self._y)))
 
     def check(self, model: nn.Module) -> None:
         """Refuse a model whose outputs are no answer to the task, by trying it on two samples.
@@ -111,7 +133,7 @@ class Evaluator:
         Raises:
             ConfigError: they are not.
         """
-        x, y = self.example, pick(pick(self._y, self._mine), slice(2))
+        x, y = self._examples()
         if count(x):
             with _testing(model) as torch_device:
                 said = _asked(model, to_torch_device(x, torch_device))
@@ -138,8 +160,9 @@ class Evaluator:
             x, y = pick(self._x, self._mine), pick(self._y, self._mine)
             for start in range(0, count(y), self._batch_size):
                 rows = slice(start, start + self._batch_size)
-                targets = to_torch_device(pick(y, rows), torch_device)
-                outputs: Any = answer(model, to_torch_device(pick(x, rows), torch_device))
+                samples, true = self._ready(pick(x, rows), pick(y, rows))
+                targets = to_torch_device(true, torch_device)
+                outputs: Any = answer(model, to_torch_device(samples, torch_device))
                 given = task.weight(targets)
                 weight = count(targets) if given is None else given
                 total[0] += float(task.minimised(outputs, targets)) * weight if weight else 0.0
@@ -160,6 +183,29 @@ def _asked(model: nn.Module, x: Structure) -> Any:
         raise ConfigError(
             f"the model is given the parts of samples {way}; its forward raised {blame(error)}"
         ) from error
+
+
+def on_test_part(
+    dataset: Dataset, learner: Learner, task: Task, batch_size: int, fabric: Fabric, *, own: bool = False
+) -> Evaluator:
+    """Return what tests models on the test part of a data set, prepared as what is trained on.
+
+    Args:
+        dataset: of the run.
+        learner: says how samples are prepared.
+        task: what is measured.
+        batch_size: samples per forward pass.
+        fabric: the way to the other devices.
+        own: whether each device has a model of its own.
+    """
+
+    def ready(x: Structure, y: Structure) -> tuple[Structure, Structure]:
+        return task.pair(learner.prepare(x), y)
+
+    x, y = dataset.test()
+    if learner.statistics is not None:  # which change from test to test
+        return Evaluator(x, y, task, batch_size, fabric, own=own, ready=ready)
+    return Evaluator(*ready(x, y), task, batch_size, fabric, own=own)
 
 
 def _parts(sums: Tensor, task: Task) -> list[Tensor]:

@@ -13,7 +13,6 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import nn
 
 from scadles.config import RunConfig
 from scadles.data.preparation import KEY, Preparation
@@ -215,7 +214,7 @@ def _compressed(config: RunConfig, learner: Learner) -> Compressed | None:
 
 def write_results(
     summary: Summary,
-    model: nn.Module,
+    learner: Learner,
     preparation: Preparation,
     run_dir: Path,
     draw: Callable[[RunFolder], None] | None,
@@ -227,8 +226,9 @@ def write_results(
     Raises:
         RunError: the disk is full or cannot be written to.
     """
+    model = learner.model
     weights = {name: own_copy(tensor) for name, tensor in model_tensors(model).items()}
-    metadata = {KEY: preparation.to_json()}
+    metadata = {KEY: _as_measured(preparation, learner).to_json()}
     if found := extra_state(model):
         metadata["extra_state"] = json.dumps(flatten(found, "extra state", weights))
     try:
@@ -240,6 +240,11 @@ def write_results(
     except (OSError, SafetensorError) as error:
         message = f"cannot write the results into {run_dir}: {error}; {FREE_SPACE}"
         raise RunError(message) from None
+
+
+def _as_measured(preparation: Preparation, learner: Learner) -> Preparation:
+    statistics = learner.statistics
+    return preparation if statistics is None else preparation.with_samples(statistics.preparation())
 
 
 def _draw(draw: Callable[[RunFolder], None], run_dir: Path) -> None:

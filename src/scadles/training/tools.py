@@ -23,7 +23,7 @@ from scadles.observe import EventLog, Header, Progress, RunFolder, events_path, 
 from scadles.streams.quarantine import quarantine_path
 from scadles.tasks import Task
 from scadles.training.checkpoint import CheckpointStore
-from scadles.training.evaluation import Evaluator
+from scadles.training.evaluation import Evaluator, on_test_part
 from scadles.training.lock import RunLock
 from scadles.training.membership import Members
 from scadles.training.resuming import Start
@@ -75,7 +75,6 @@ def build_tools(
     resume: bool,
 ) -> Tools:
     """Return the tools of one device; with ``resume`` its log goes on with the events of an earlier attempt."""
-    x, y = dataset.test()
     fabric = device.fabric
     has_own_model = bool(device.batchnorm) and settings.aggregation.batchnorm == "local"
     header = Header(
@@ -90,9 +89,7 @@ def build_tools(
         versions={"scadles": __version__, "torch": torch.__version__, "python": platform.python_version()},
     )
     return Tools(
-        Evaluator(
-            *(*task.pair(dataset.prepare(x), y), task, settings.evaluation.batch_size, fabric), own=has_own_model
-        ),
+        on_test_part(dataset, device.learner, task, settings.evaluation.batch_size, fabric, own=has_own_model),
         start.checkpoints,
         EventLog(events_path(run_dir, fabric.rank), header, append=resume, most_bytes=settings.events.most_bytes),
         lock,

@@ -4,11 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from scadles.exchange.aggregation.batchnorm import tracks_statistics
+
+
+class Statistics(Protocol):
+    """What devices measure of their batches, of which each step brings the weighted mean to all.
+
+    Attributes:
+        measured: of the present batch, ``[size]``.
+        size: how many numbers that are.
+    """
+
+    measured: Tensor
+
+    @property
+    def size(self) -> int: ...
+
+    def receive(self, mean: Tensor | None) -> None: ...
 
 
 class ForwardBuffers:
@@ -18,14 +35,18 @@ class ForwardBuffers:
     changes becomes what it was before, plus the mean of what the devices' passes have added to it, with the weights of
     their gradients; a device that had nothing takes it over. Counts are rounded, and flags by majority.
 
+    What devices measure of their batches beside the model travels the same way.
+
     Args:
         model: its buffers are found once, here, but may be replaced by others of the same shape.
+        statistics: what is measured; None where nothing is.
 
     Attributes:
         active: numbers of those that are made the same after every step.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, statistics: Statistics | None = None) -> None:
+        self._statistics = statistics
         self._places: list[tuple[nn.Module, str]] = []
         self.active: list[int] = []
         seen: set[int] = set()
@@ -43,8 +64,9 @@ class ForwardBuffers:
 
     @property
     def size(self) -> int:
-        """How many values the active ones have."""
-        return sum(self._kept[i].numel() for i in self.active)
+        """How many values the active ones have, with what is measured."""
+        measured = self._statistics.size if self._statistics is not None else 0
+        return sum(self._kept[i].numel() for i in self.active) + measured
 
     def remember(self) -> None:
         """Take what there is now for what was there before the next pass."""
@@ -52,8 +74,16 @@ class ForwardBuffers:
             self._kept[i] = self._values()[i].detach().clone()
         self._marks = self._look()
 
+    def take_own(self) -> None:
+        """End a step that nobody else has taken part in."""
+        self.remember()
+        if self._statistics is not None:
+            self._statistics.receive(self._statistics.measured)
+
     def restore(self) -> None:
         """Undo what passes have done since :meth:`remember`, or since the last step."""
+        if self._statistics is not None:
+            self._statistics.receive(None)
         values = self._values()
         for i in self.changed():
             values[i].detach().copy_(self._kept[i])
@@ -72,6 +102,8 @@ class ForwardBuffers:
                 gained = (values[i].detach() - self._kept[i]).to(message.dtype)  # counts may be large, gains are not
             message[start : start + gained.numel()] = gained.reshape(-1) * weight
             start += gained.numel()
+        if self._statistics is not None:
+            message[start:] = self._statistics.measured.to(message) * weight
 
     def take_up(self, total: Tensor) -> None:
         """Add to what the active ones were the mean over all devices, which is in ``total``."""
@@ -85,6 +117,8 @@ class ForwardBuffers:
             else:
                 kept.add_(mean.to(kept.dtype) if kept.is_floating_point() else mean.round().to(kept.dtype))
             values[i].detach().copy_(kept)
+        if self._statistics is not None:
+            self._statistics.receive(total[start:])
         now = self._look()
         for i in self.active:
             self._marks[i] = now[i]

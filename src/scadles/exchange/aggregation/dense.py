@@ -309,7 +309,7 @@ class GradientExchange:
         if total == 0:
             self._buffers.restore()
         elif self._size == 1:
-            self._buffers.remember()
+            self._buffers.take_own()
         else:
             self._buffers.take_up(self._beside)
         if more_buffers:
