@@ -1,5 +1,6 @@
 """Tasks without a data set, for tests of what is done with them."""
 
+import torch
 from torch import nn
 
 from scadles import Task
@@ -36,3 +37,9 @@ def nearness():
         fit=lambda outputs, y: outputs.flatten(),
         in_own_units=lambda said, true: (said, true[0]),
     )
+
+
+def jittered(x, seed):
+    """Samples of another size each, and with noise of a generator that is seeded."""
+    generator = torch.Generator().manual_seed(seed)
+    return x * (0.5 + torch.rand(len(x), 1, 1)) + 0.1 * torch.randn(x.shape, generator=generator)

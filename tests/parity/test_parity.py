@@ -146,6 +146,11 @@ CONFIGS = {
         "data": {"dataset": "npz:windows.npz", "normalize": "running"},
         "injection": {"alpha": 0.5, "beta": 0.25},
     },
+    "transformed": {
+        "model": "cnn",
+        "batch": {"min": 4},
+        "data": {"dataset": "npz:windows.npz", "normalize": "running", "transform": "small_tasks:jittered"},
+    },
     "normalised by what came, compressed": {
         "data": {"dataset": "npz:series.npz", "normalize": "running"},
         "task": "reconstruction",

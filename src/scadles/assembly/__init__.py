@@ -36,9 +36,11 @@ from scadles.device.intake import Intake
 from scadles.device.learner import Learner
 from scadles.device.managed import find_parameters
 from scadles.device.optimizers import JointOptimizer, adopt
-from scadles.errors import ConfigError
+from scadles.device.transform import Transform
+from scadles.errors import ConfigError, RunError
 from scadles.exchange.aggregation import GradientExchange, LearningRate, scaling_for
 from scadles.fabric import Fabric, LocalFabric, TorchFabric
+from scadles.importing import import_callable
 from scadles.models import BUILT_IN, build_model, convert_batchnorm
 from scadles.records import Records
 from scadles.streams import Inspector, RateMeter, Samples, Source, draw_rates, open_source_url
@@ -118,6 +120,23 @@ def build_quarantine(config: RunConfig, device: int, run_dir: Path | None) -> Qu
     if run_dir is None:
         return None
     return Quarantine(quarantine_path(run_dir, device), config.stream.quarantine_mb, device)
+
+
+def build_transform(config: RunConfig, dataset: Dataset) -> Transform | None:
+    """Return what becomes of samples before they are trained on, tried out on one; None: they stay as they are.
+
+    Raises:
+        ConfigError: there is no such function, it raises, or returns samples of another form.
+    """
+    name = config.data.transform
+    if name is None:
+        return None
+    transform = Transform(import_callable("data.transform", name, ()), name, config.seed, dataset.layout)
+    try:
+        transform(dataset.samples(np.arange(1))[0], 0, 0)
+    except RunError as error:
+        raise ConfigError(str(error)) from error
+    return transform
 
 
 def build_rule(config: RunConfig) -> BatchRule:
@@ -273,6 +292,7 @@ def build_device(
         fabric,
         clock,
         build_sample_exchange(config, dataset, partition, fabric),
+        build_transform(config, dataset),
     )
 
 

@@ -42,6 +42,11 @@ class DataConfig(Section):
         "training part, divided by its deviation, and targets that are numbers likewise; running: samples alone, by "
         "what all devices have trained on so far; or nothing",
     )
+    transform: str | None = Field(
+        default=None,
+        description="MODULE:CALLABLE, what becomes of a device's batch [b, ...] before it trains on it, as it comes "
+        "and of the same form; tests are not transformed",
+    )
     partition: Literal["iid", "shared", "labels", "dirichlet"] = Field(
         default="iid",
         description="deal samples to devices at random, let every device draw from all of them, or skew who has which "

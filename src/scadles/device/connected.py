@@ -17,6 +17,7 @@ from scadles.device.injection import SampleExchange, Samples
 from scadles.device.intake import Intake
 from scadles.device.learner import Learner
 from scadles.device.parts import Parts, backward, check_loss
+from scadles.device.transform import Transform
 from scadles.device.trial import changed_buffers, compile_now
 from scadles.errors import MembershipChangedError, RunError
 from scadles.exchange.aggregation import (
@@ -63,6 +64,7 @@ class ConnectedDevice(Device):
         fabric: the way to them.
         clock: stream time.
         samples: shares samples with the others; None where none are shared.
+        transform: makes something else of samples that are trained on; None leaves them as they are.
 
     Attributes:
         last_taken: the last step that this device took part in since it was started; 0 before.
@@ -76,6 +78,7 @@ class ConnectedDevice(Device):
         "_parts",
         "_samples",
         "_shared_before",
+        "_transform",
         "all_ended",
         "batchnorm",
         "buffers",
@@ -92,10 +95,12 @@ class ConnectedDevice(Device):
         fabric: Fabric,
         clock: Clock,
         samples: SampleExchange | None = None,
+        transform: Transform | None = None,
     ) -> None:
         super().__init__(fabric.rank, intake, rule, learner, clock, samples.sender if samples else None)
         self.fabric = fabric
         self._samples = samples
+        self._transform = transform
         self._has_shared = False
         self._shared_before: dict[str, Any] | None = None  # kept while nobody is there to share with
         self._parts: Parts | None = None
@@ -155,6 +160,8 @@ class ConnectedDevice(Device):
             return Batch(torch.empty(0), torch.empty(0, dtype=torch.int64), np.empty(0, dtype=np.int64))
         own = [torch.as_tensor(records.x)] if len(records) else []
         x = torch.cat([*own, *(samples.x for samples in theirs)])
+        if self._transform is not None:
+            x = self._transform(x, self.number, self.learner.step_number + 1)
         if self.learner.statistics is not None:
             self.learner.statistics.observe(x)
         x = self.learner.prepare(x)

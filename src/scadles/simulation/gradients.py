@@ -20,6 +20,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from scadles.data import Dataset, Partition
 from scadles.device.buffer import Chunk
 from scadles.device.learner import Learner
+from scadles.device.transform import Transform
 from scadles.records import Records
 from scadles.simulation.injected import NO_MESSAGES, SampleMessage, SampleMessages, picked
 from scadles.structures import Structure, answer, pick, tensors_in, to_torch_device
@@ -57,9 +58,13 @@ class Lookup:
         dataset: what the streams play.
         partition: which device gets which samples.
         learner: prepares raw samples.
+        transform: makes something else of what a device trains on; None leaves it as it is.
     """
 
-    def __init__(self, dataset: Dataset, partition: Partition, learner: Learner) -> None:
+    def __init__(
+        self, dataset: Dataset, partition: Partition, learner: Learner, transform: Transform | None = None
+    ) -> None:
+        self._transform = transform
         self._dataset = dataset
         self._partition = partition
         self._learner = learner
@@ -70,7 +75,16 @@ class Lookup:
         return self._prepared(*self.raw(numbers, taken))
 
     def raw(self, numbers: Sequence[int], taken: Sequence[Chunk]) -> tuple[Tensor, Tensor]:
-        """Return the same as it comes from the streams."""
+        """Return the same before it is prepared."""
+        x, y = self._streamed(numbers, taken)
+        if self._transform is None:
+            return x, y
+        step, parts = self._learner.step_number + 1, torch.split(x, [len(chunk) for chunk in taken])
+        transform = self._transform
+        made = [transform(part, number, step) for number, part in zip(numbers, parts, strict=True) if len(part)]
+        return torch.cat(made), y
+
+    def _streamed(self, numbers: Sequence[int], taken: Sequence[Chunk]) -> tuple[Tensor, Tensor]:
         if all(isinstance(chunk, Records) for chunk in taken):
             x = torch.cat([torch.as_tensor(chunk.x) for chunk in taken if isinstance(chunk, Records)])
             y = torch.cat([chunk.y for chunk in taken if isinstance(chunk, Records)])
@@ -87,7 +101,7 @@ class Lookup:
         return self._prepared(*self.raw_messages(messages))
 
     def raw_messages(self, messages: Sequence[SampleMessage]) -> tuple[Tensor, Tensor]:
-        """Return the same as it comes from the streams."""
+        """Return the same before it is prepared."""
         if all(isinstance(message.taken, Records) for message in messages):
             records = Records.concatenate([picked(message) for message in messages])
             return torch.as_tensor(records.x), records.y

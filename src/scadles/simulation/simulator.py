@@ -17,6 +17,7 @@ from scadles.clock import wall_seconds
 from scadles.config import RunConfig
 from scadles.data import Dataset
 from scadles.device.managed import find_parameters
+from scadles.errors import ConfigError
 from scadles.fabric import LocalFabric
 from scadles.models import Nothing
 from scadles.observe import InitialValues, Progress, Simulated, Summary, evenly, write_config
@@ -82,7 +83,13 @@ class Simulator:
         self.learner = assembly.build_learner(config, dataset, model, optimizer, exchange)
         self._devices = assembly.build_devices(config, dataset, self.learner)
         self._statistics = ClusterStatistics(model, config.devices)
-        lookup = Lookup(dataset, assembly.build_partition(config, dataset), self.learner)
+        transform = assembly.build_transform(config, dataset)
+        if transform is not None and injects(config):
+            raise ConfigError(
+                f"data.transform = {config.data.transform}: a simulation passes what devices share through the model "
+                "once, and each would transform it in its own way; leave data.transform or injection out"
+            )
+        lookup = Lookup(dataset, assembly.build_partition(config, dataset), self.learner, transform)
         self._learns = not isinstance(model, Nothing)
         alone, size = LocalFabric.create(1)[0], config.evaluation.batch_size
         self._test = on_test_part(dataset, self.learner, self._task, size, alone) if self._learns else None

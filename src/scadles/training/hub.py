@@ -14,7 +14,7 @@ from scadles.fabric.hub import MOST_NAME, HubFabric, enrol, is_name
 from scadles.security import Credentials, identity_folder
 
 #: Settings that may differ from device to device, with all that is below them; all others are those of the hub.
-OWN = ("stream", "data.dataset", "data.root", "checkpoint.keep", "events", "picture")
+OWN = ("stream", "data.dataset", "data.root", "data.transform", "checkpoint.keep", "events", "picture")
 PATIENCE_S = 30.0
 #: What is to be known wherever there is no TLS.
 PLAIN_TEXT = (
