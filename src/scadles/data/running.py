@@ -130,7 +130,10 @@ class RunningStatistics:
         """Return what becomes of samples, of each part by name where they have several."""
         if not bool(self.tensors["normalize.samples"]):
             return self._plain
-        scales = {part.name: Scale(*(scale.tolist() for scale in self._scale(part))) for part in self._parts}
+        scales = {}
+        for part in self._parts:
+            mean, deviation = self._scale(part)
+            scales[part.name] = Scale(mean.tolist(), deviation.tolist())
         return scales.get("", self._plain) if isinstance(self._plain, Scale) else {**self._plain, **scales}
 
     def _normalised(self, part: _Measured, x: Tensor) -> Tensor:
