@@ -17,9 +17,11 @@ from scadles.observe.console import human_bytes, human_seconds
 from scadles.time_limit import within
 
 _EXTRAS = {
+    "camera": "opencv-python-headless",
     "images": "pillow",
     "kafka": "confluent-kafka",
     "mqtt": "paho-mqtt",
+    "parquet": "pyarrow",
     "plots": "matplotlib",
     "vision": "torchvision",
 }
