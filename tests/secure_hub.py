@@ -12,6 +12,7 @@ from scadles.fabric.hub.connection import Connection
 from scadles.fabric.hub.frames import FrameError, Kind
 from scadles.fabric.hub.secure import SecureConnection
 from scadles.security import Credentials, Guard, device_context
+from scadles.security.authority import HUB_NAME
 
 LIMIT_S = 60.0
 RUN = "0123456789abcdef"
@@ -58,10 +59,12 @@ def until(condition, what):
         Event().wait(0.01)
 
 
-def answer_to(address, context, **hello):
+def answer_to(address, context, hub_name=HUB_NAME, **hello):
     """Say hello, by a context of one's own; return the kind of the answer and what it says, or the error."""
     sock = socket.create_connection(address, LIMIT_S)
-    connection = Connection(sock) if context is None else SecureConnection(sock, context, at_hub=False)
+    connection = (
+        Connection(sock) if context is None else SecureConnection(sock, context, at_hub=False, hub_name=hub_name)
+    )
     try:
         connection.limit(LIMIT_S)
         connection.shake_hands()

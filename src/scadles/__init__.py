@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from scadles.fabric import Fabric, LocalFabric
     from scadles.models import convert_batchnorm
     from scadles.observe import Summary
+    from scadles.security import CertificateFiles
     from scadles.simulation import simulate
     from scadles.streams import Records, Source, register_source
     from scadles.tasks import Task
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Batch": "scadles.device.connected",
+    "CertificateFiles": "scadles.security",
     "CheckpointError": "scadles.errors",
     "Clock": "scadles.clock",
     "ConfigError": "scadles.errors",
@@ -77,6 +79,7 @@ _HOMES = {
 
 __all__ = [
     "Batch",
+    "CertificateFiles",
     "CheckpointError",
     "Clock",
     "ConfigError",

@@ -5,6 +5,7 @@ import stat
 
 import pytest
 
+from other_authority import OtherAuthority
 from scadles.observe import Step
 
 pytestmark = pytest.mark.timeout(300)
@@ -17,6 +18,7 @@ SETTINGS = {
     "checkpoint": {"every_steps": 5},
     "fabric": {"min_devices": 1},
 }
+OWN = ["--cert", "c", "--key", "k", "--ca", "a"]
 EXPECTED = r"scadles join 127\.0\.0\.1:(\d+) --name NAME --token ([0-9a-f]{32}) --ca-hash (sha256:[0-9a-f]{64})\n"
 
 
@@ -37,8 +39,9 @@ class Fleet:
         found = hub.until(lambda: re.search(EXPECTED, hub.out), "how to join")
         return ["--token", found[2], "--ca-hash", found[3]]
 
-    def join(self, name, *arguments):
-        place = (f"127.0.0.1:{self.port}", "--name", name, "--out", name, "--quiet", "--identity", f"id-{name}")
+    def join(self, name, *arguments, has_identity=True):
+        place = [f"127.0.0.1:{self.port}", "--name", name, "--out", name, "--quiet"]
+        place += ["--identity", f"id-{name}"] if has_identity else []
         return self._start(self._folder, "-m", "scadles", "join", *place, *arguments)
 
 
@@ -105,6 +108,36 @@ def test_who_is_refused_gets_one_sentence_and_code_3(fleet, command, tmp_path):
     hub.kill_all()
 
 
+def test_certificates_of_an_authority_that_exists_already(fleet, command, tmp_path):
+    authority = OtherAuthority(tmp_path / "other")
+
+    def arguments(files):
+        return [text for name, path in files._asdict().items() for text in (f"--{name}", str(path))]
+
+    hub = fleet.hub("--set", "steps=100000", *arguments(authority.hub()), secure=False)
+    assert "devices join with --cert, --key and --ca" in hub.out
+    devices = {}
+    for name in ("cam-1", "cam-2"):
+        devices[name] = fleet.join(name, *arguments(authority.device(name)), has_identity=False)
+    hub.until(lambda: hub.out.count("takes part") == 2, "both")
+    assert command("devices", tmp_path / "hub", "revoke", "cam-2")[0] == 0
+    assert devices["cam-2"].wait() == 3
+    assert "error: the hub refuses cam-2: cam-2 has been revoked" in devices["cam-2"].err
+    assert command("devices", tmp_path / "hub", "revoke", "cam-3")[0] == 0, "it has never been here"
+    code, out, _ = command("devices", tmp_path / "hub")
+    assert code == 0
+    found = re.findall(r"(cam-\d) +(\w+) +(20|-)", out)
+    assert found == [("cam-1", "enrolled", "20"), ("cam-2", "revoked", "20"), ("cam-3", "revoked", "-")]
+    code, _, err = command("devices", tmp_path / "hub", "token")
+    assert (code, "hub is of a hub with --cert: it enrols nobody" in err) == (2, True)
+    with_a_token = fleet.join("cam-4", "--token", "T", "--ca-hash", "sha256:0")
+    assert with_a_token.wait() == 3
+    assert "this hub enrols nobody: join with --cert, --key and --ca" in with_a_token.err
+    assert devices["cam-1"].process.poll() is None
+    for one in (devices["cam-1"], hub):
+        one.kill_all()
+
+
 def test_who_has_not_been_enrolled_is_told_how(command, tmp_path):
     code, _, err = command("join", "192.0.2.1:29400", "--name", "cam-1", "--identity", tmp_path / "none")
     assert code == 2
@@ -118,6 +151,17 @@ def test_who_has_not_been_enrolled_is_told_how(command, tmp_path):
         (["join", "h:1", "--name", "x", "--token", "T"], "--token and --ca-hash belong together"),
         (["join", "h:1", "--name", "x", "--ca-hash", "H"], "--token and --ca-hash belong together"),
         (["join", "h:1", "--name", "x", "--token", "T", "--ca-hash", "H", "--insecure"], "and to no --insecure"),
+        (["join", "h:1", "--name", "x", "--cert", "c", "--key", "k"], "--cert, --key and --ca belong together"),
+        (
+            ["join", "h:1", "--name", "x", *OWN, "--insecure"],
+            "--cert, --key and --ca belong together, and to no --inse",
+        ),
+        (
+            ["join", "h:1", "--name", "x", *OWN, "--token", "T", "--ca-hash", "H"],
+            "leave --token, --ca-hash and --ident",
+        ),
+        (["join", "h:1", "--name", "x", *OWN, "--identity", "i"], "leave --token, --ca-hash and --identity out"),
+        (["join", "h:1", "--name", "x", *OWN], "cert = c: it cannot be read (No such file or directory)"),
         (["devices", "nowhere"], "nowhere has no authority: the first start of scadles hub makes one"),
     ],
 )

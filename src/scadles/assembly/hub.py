@@ -9,7 +9,7 @@ from pathlib import Path
 from scadles.config import RunConfig
 from scadles.exchange.reduction import VectorOwner
 from scadles.fabric.hub import Hub, Journal, journal_of
-from scadles.security import Guard
+from scadles.security import Authenticator
 
 
 def build_journal(config: RunConfig, folder: Path, say: Callable[[str], None]) -> AbstractContextManager[Journal]:
@@ -27,7 +27,7 @@ def build_hub(
     say: Callable[[str], None],
     *,
     least: int | None = None,
-    guard: Guard | None = None,
+    guard: Authenticator | None = None,
 ) -> Hub:
     """Return a hub that has yet to be started.
 

@@ -40,13 +40,16 @@ def devices(
 
         scadles devices runs/hub readmit cam-3
 
+    At a hub that was started with --cert only the list and revoke, readmit are of use: its devices have certificates
+    of another authority. There a name may be revoked before it has ever been seen.
+
     A token is shown once, and kept as its hash. A device that is revoked is cut off at once, the others go on. One that
     is readmitted comes back with the key that it had, or, where that is lost, with a new one and a token.
 
     Exit codes: 0 done, 2 there is no such hub or device.
     """
     from scadles.clock import unix_seconds
-    from scadles.security import AUTHORITY_FOLDER, Authority, Registry, Tokens
+    from scadles.security import AUTHORITY_FOLDER, Authority, Registry, Tokens, holds_authority
 
     place = folder / AUTHORITY_FOLDER
     if not place.is_dir():
@@ -56,6 +59,8 @@ def devices(
     if (action in (Action.REVOKE, Action.READMIT)) != (name is not None):
         raise ConfigError(f"scadles devices {folder} {action.value}: revoke and readmit take the name of one device")
     registry = Registry(place)
+    if action is Action.TOKEN and not holds_authority(place):
+        raise ConfigError(f"{folder} is of a hub with --cert: it enrols nobody, the authority in its --ca does")
     if action is Action.TOKEN:
         now = unix_seconds()
         token = Tokens(place).new(uses, now + hours * 3600, now)
@@ -63,7 +68,7 @@ def devices(
     elif action is Action.LIST:
         _show(registry.all(), unix_seconds())
     elif action is Action.REVOKE:
-        registry.revoke(str(name))
+        registry.revoke(str(name), known=holds_authority(place))
     else:
         registry.readmit(str(name))
 
@@ -77,12 +82,12 @@ def _show(enrolled: dict[str, Enrolled], now: float) -> None:
             "revoked"
             if one.revoked
             else "expired"
-            if now > one.expires
+            if one.key and now > one.expires
             else "readmitted" * one.readmitted or "enrolled"
         )
 
     rows = [
-        [name, state(one), date_text(one.issued), date_text(one.expires), one.key[:16]]
+        [name, state(one), *((date_text(one.issued), date_text(one.expires)) if one.key else "--"), one.key[:16]]
         for name, one in sorted(enrolled.items())
     ]
     print_table("", ["device", "state", "certificate of", "until", "key"], rows)

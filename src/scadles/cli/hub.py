@@ -15,9 +15,12 @@ from scadles.errors import ConfigError
 
 if TYPE_CHECKING:
     from scadles.fabric.hub import HubState
-    from scadles.security import Guard
+    from scadles.security import CertificateFiles, Guard
 
 _LOOK_S = 0.2
+_Cert = Annotated[Path | None, typer.Option(help="certificate of an authority that exists already, PEM")]
+_Key = Annotated[Path | None, typer.Option(help="the key of --cert, PEM without a passphrase")]
+_Ca = Annotated[Path | None, typer.Option(help="authorities that the other end's certificate may be of, PEM")]
 
 
 def hub(
@@ -29,6 +32,9 @@ def hub(
     out: Annotated[Path | None, typer.Option(help="folder of the hub; runs/METHOD-TIME by default")] = None,
     secure: Annotated[bool, typer.Option("--secure", help="TLS also on loopback")] = False,  # noqa: FBT002
     insecure: Annotated[bool, typer.Option("--insecure", help="no TLS, on a network that you trust")] = False,  # noqa: FBT002
+    cert: _Cert = None,
+    key: _Key = None,
+    ca: _Ca = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="do not say who comes and goes")] = False,  # noqa: FBT002
 ) -> None:
     """Let devices come and go: each connects to this one process, which adds up what they send.
@@ -41,7 +47,8 @@ def hub(
 
     The second line is printed by the first one, with a token for all seats that lives 24 hours: scadles devices makes
     others, and turns devices out. Both ends prove who they are, and all that travels is encrypted (docs/security.md);
-    on loopback only with --secure.
+    on loopback only with --secure. With --cert, --key and --ca on both ends the certificates are those of an authority
+    that exists already.
 
     devices is how many seats there are; fabric.min_devices how many must be there for a step. A device that is lost is
     done without, one that comes is taken in after the next step. The hub itself may be killed: started again with the
@@ -56,7 +63,7 @@ def hub(
     from scadles.observe import default_folder
     from scadles.observe.console import print_note
     from scadles.observe.hub_progress import HubProgress
-    from scadles.security import Guard
+    from scadles.security import ExternalGuard, Guard
     from scadles.training.hub import PLAIN_TEXT, address, is_loopback
     from scadles.training.lock import alone_in
 
@@ -64,16 +71,25 @@ def hub(
     host, port = address(listen, "--listen")
     if secure and insecure:
         raise ConfigError("--secure and --insecure: give one of them")
+    files = _certificate_files(cert, key, ca, insecure=insecure)
     folder = out or default_folder(f"{checked.method}-hub")
     stopped: list[int] = []
     with alone_in(folder), HubProgress(quiet=quiet) as progress, build_journal(checked, folder, print_note) as journal:
-        guard = Guard(folder, journal.run) if secure or not (insecure or is_loopback(host)) else None
+        guard: Guard | ExternalGuard | None = None
+        if files is not None:
+            guard = ExternalGuard(folder, journal.run, files, print_note)
+        elif secure or not (insecure or is_loopback(host)):
+            guard = Guard(folder, journal.run)
         serving = build_hub(checked, host, port, journal, progress.say, guard=guard)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, _: stopped.append(number))
         serving.start()
         progress.say(f"hub of run {journal.run[:8]} in {folder} on {serving.address[0]}:{serving.address[1]}")
-        if guard is not None:
+        if isinstance(guard, ExternalGuard):
+            progress.say(
+                f"devices join with --cert, --key and --ca; a name of this run alone: scadles://{journal.run}/NAME"
+            )
+        elif guard is not None:
             progress.say(_how_to_join(guard, checked.devices, serving.address, folder, quiet=quiet))
         elif not is_loopback(host):
             print_note(f"warning: {PLAIN_TEXT}")
@@ -87,6 +103,18 @@ def hub(
             progress.say(_came_to(serving.state(), wall_seconds() - began_s))
     if stopped:
         raise typer.Exit(128 + stopped[0])
+
+
+def _certificate_files(
+    cert: Path | None, key: Path | None, ca: Path | None, *, insecure: bool
+) -> CertificateFiles | None:
+    from scadles.security import CertificateFiles
+
+    if cert is None and key is None and ca is None:
+        return None
+    if insecure or cert is None or key is None or ca is None:
+        raise ConfigError("--cert, --key and --ca belong together, and to no --insecure")
+    return CertificateFiles(cert, key, ca)
 
 
 def _how_to_join(guard: Guard, seats: int, listening: tuple[str, int], folder: Path, *, quiet: bool) -> str:
@@ -139,6 +167,9 @@ def join(
     identity: Annotated[
         Path | None, typer.Option(help="folder of key and certificate; ~/.config/scadles/devices/NAME by default")
     ] = None,
+    cert: _Cert = None,
+    key: _Key = None,
+    ca: _Ca = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="no TLS, where the hub has none")] = False,  # noqa: FBT002
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="show no progress")] = False,  # noqa: FBT002
 ) -> None:
@@ -151,7 +182,8 @@ def join(
 
     Token and hash are printed by the hub. With them this device makes a key, which never leaves it, and has it signed;
     later starts do without. The certificate renews itself. A hub on loopback takes part in none of this unless it is
-    started with --secure.
+    started with --secure. With --cert, --key and --ca this device shows a certificate of an authority that exists
+    already, and is not enrolled.
 
     Start it at boot, and again whenever it ends: examples/systemd/scadles-join@.service does both. With the same name
     and folder it takes up the model of the others, and its own stream, account and residual where they were. The same
@@ -169,11 +201,14 @@ def join(
     own = overridden({}, settings or [])
     if (token is None) != (ca_hash is None) or (insecure and token is not None):
         raise ConfigError("--token and --ca-hash belong together, and to no --insecure: copy both from the hub")
+    files = _certificate_files(cert, key, ca, insecure=insecure)
+    if files is not None and (token or ca_hash or identity):
+        raise ConfigError("--cert is a device's certificate already: leave --token, --ca-hash and --identity out")
     if token is not None and ca_hash is not None:
         enrol_here(address, name, token, ca_hash, identity)
     folder = out or Path("runs") / name
     try:
-        train(own, out=folder, quiet=quiet, hub=address, name=name, identity=identity, insecure=insecure)
+        train(own, out=folder, quiet=quiet, hub=address, name=name, identity=files or identity, insecure=insecure)
     except LeftError as error:
         print_note(str(error))
         raise typer.Exit(error.exit_code) from None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from scadles.security.authority import AUTHORITY_FOLDER, LIFE_S, Authority, Identity, ca_hash
+from scadles.security.authority import AUTHORITY_FOLDER, LIFE_S, Authority, Identity, ca_hash, holds_authority
+from scadles.security.certificate_files import CertificateFiles
 from scadles.security.contexts import context_of_a_stranger, device_context, hub_context, in_plain_words
+from scadles.security.contract import Authenticator, DeviceCredentials
 from scadles.security.credentials import Credentials, identity_folder, known_hub
+from scadles.security.external import ExternalCredentials, ExternalGuard
 from scadles.security.guard import Guard
 from scadles.security.registry import Enrolled, Registry
 from scadles.security.tokens import TOKEN_HOURS, Tokens
@@ -13,9 +16,14 @@ __all__ = [
     "AUTHORITY_FOLDER",
     "LIFE_S",
     "TOKEN_HOURS",
+    "Authenticator",
     "Authority",
+    "CertificateFiles",
     "Credentials",
+    "DeviceCredentials",
     "Enrolled",
+    "ExternalCredentials",
+    "ExternalGuard",
     "Guard",
     "Identity",
     "Registry",
@@ -23,6 +31,7 @@ __all__ = [
     "ca_hash",
     "context_of_a_stranger",
     "device_context",
+    "holds_authority",
     "hub_context",
     "identity_folder",
     "in_plain_words",

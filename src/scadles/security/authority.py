@@ -54,6 +54,7 @@ class Identity(NamedTuple):
         key: sha256 of its public key, in hex.
         serial: of the certificate, in hex.
         expires: in seconds since 1970.
+        aliases: other names that it is good for.
     """
 
     run: str
@@ -61,6 +62,12 @@ class Identity(NamedTuple):
     key: str
     serial: str
     expires: float
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that it is good for."""
+        return (self.name, *self.aliases)
 
 
 class Authority:
@@ -205,14 +212,29 @@ def read_identity(der: bytes) -> Identity:
         certificate = x509.load_der_x509_certificate(der)
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         [uri] = names.get_values_for_type(x509.UniformResourceIdentifier)
-        parts = urlsplit(uri)
-        if parts.scheme != _SCHEME:
-            raise ValueError(uri)
+        run, name = read_uri(uri)
         key = key_hash(certificate.public_key())
         expires = certificate.not_valid_after_utc.timestamp()
     except (ValueError, x509.ExtensionNotFound, UnsupportedAlgorithm):
         raise UntrustedError("its certificate is of this authority, but is no device's") from None
-    return Identity(parts.netloc, unquote(parts.path[1:]), key, f"{certificate.serial_number:x}", expires)
+    return Identity(run, name, key, f"{certificate.serial_number:x}", expires)
+
+
+def read_uri(uri: str) -> tuple[str, str]:
+    """Return run and name in ``scadles://RUN/NAME``.
+
+    Raises:
+        ValueError: it is another URI.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme != _SCHEME:
+        raise ValueError(uri)
+    return parts.netloc, unquote(parts.path[1:])
+
+
+def holds_authority(folder: Path) -> bool:
+    """Whether a hub's own authority is in a folder."""
+    return (folder / _CA).exists()
 
 
 def _ca_certificate(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:

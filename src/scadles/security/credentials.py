@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import ssl
+from collections.abc import Mapping
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -15,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from scadles.errors import ConfigError, UntrustedError
 from scadles.files import read_file
-from scadles.security.authority import ca_hash, certificate_request, key_pem, load_key, new_key
+from scadles.security.authority import HUB_NAME, ca_hash, certificate_request, key_pem, load_key, new_key
 from scadles.security.contexts import device_context
 from scadles.security.store import private_folder, write_private
 from scadles.security.tokens import token_hash
@@ -47,6 +48,8 @@ class Credentials:
     Raises:
         ConfigError: the folder cannot be used, or holds something else.
     """
+
+    hub_name = HUB_NAME
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -118,6 +121,14 @@ class Credentials:
         new.replace(self.folder / _CHAIN)
         (self.folder / _KEY).unlink(missing_ok=True)
         self._load()
+
+    def renewal(self) -> Mapping[str, Any]:
+        """Return what the hub is asked so that it signs a new key."""
+        return {"request": self.request()}
+
+    def renewed(self, answer: Mapping[str, Any]) -> None:
+        """Keep the certificate that the hub has sent."""
+        self.keep(str(answer.get("certificate")))
 
     def _read_key(self, path: Path) -> ec.EllipticCurvePrivateKey:
         try:

@@ -64,7 +64,7 @@ class Registry:
             raise UntrustedError(f"{name} is not among the devices of this hub: enrol it anew, with a token")
         if identity.key not in (enrolled.key, enrolled.next_key):
             raise UntrustedError(f"the name {name} belongs to another key: {_ANOTHER_KEY}")
-        _check_revoked(name, enrolled)
+        _refuse_revoked(name, enrolled)
         if now > identity.expires:
             raise UntrustedError(
                 f"its certificate has expired ({date_text(identity.expires)}): join with a new token, which "
@@ -90,7 +90,7 @@ class Registry:
         if enrolled is None:
             return
         if key in (enrolled.key, enrolled.next_key):
-            _check_revoked(name, enrolled)
+            _refuse_revoked(name, enrolled)
         elif not (enrolled.revoked or enrolled.readmitted):
             raise UntrustedError(f"the name {name} is taken by another key: {_ANOTHER_KEY}")
 
@@ -110,12 +110,37 @@ class Registry:
             before = _read(devices[name])
             devices[name] = renewed._replace(key=before.key, next_key=renewed.key, revoked=before.revoked)._asdict()
 
-    def revoke(self, name: str) -> None:
+    def check_revoked(self, name: str) -> None:
+        """Refuse a device that has been revoked, whoever has issued its certificate.
+
+        Raises:
+            UntrustedError: it has.
+        """
+        if (enrolled := self._get(name)) is not None:
+            _refuse_revoked(name, enrolled)
+
+    def take_note(self, name: str, seen: Enrolled) -> None:
+        """Take note of a certificate that another authority has issued, unless a later one has been seen."""
+        known = self._get(name)
+        if known is not None and (known.serial == seen.serial or known.issued > seen.issued):
+            return
+        with self._store.changing() as devices:
+            before = _read(devices[name]) if name in devices else seen
+            now = seen._replace(revoked=before.revoked, readmitted=before.readmitted)
+            devices[name] = now._asdict()
+
+    def revoke(self, name: str, *, known: bool = True) -> None:
         """Turn a device out, at once and until it is readmitted.
+
+        Args:
+            name: of the device.
+            known: whether it must have been here; a device with a certificate of another authority need not.
 
         Raises:
             ConfigError: there is none of this name.
         """
+        if not known and self._get(name) is None:
+            self.enrol(name, Enrolled("", "", 0.0, 0.0))
         self._mark(name, revoked=True, readmitted=False)
 
     def readmit(self, name: str) -> None:
@@ -148,7 +173,7 @@ class Registry:
 _ANOTHER_KEY = "at the hub, scadles devices HUBFOLDER readmit NAME lets a new key take it"
 
 
-def _check_revoked(name: str, enrolled: Enrolled) -> None:
+def _refuse_revoked(name: str, enrolled: Enrolled) -> None:
     if enrolled.revoked:
         raise UntrustedError(
             f"{name} has been revoked: at the hub, scadles devices HUBFOLDER readmit NAME takes it back"

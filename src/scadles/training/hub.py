@@ -11,7 +11,7 @@ from typing import Any
 from scadles.config import ConfigLike, RunConfig, load_config, merged, read_yaml
 from scadles.errors import ConfigError, FabricError, PeerLostError
 from scadles.fabric.hub import MOST_NAME, HubFabric, enrol, is_name
-from scadles.security import Credentials, identity_folder
+from scadles.security import CertificateFiles, Credentials, DeviceCredentials, ExternalCredentials, identity_folder
 
 #: Settings that may differ from device to device, with all that is below them; all others are those of the hub.
 OWN = ("stream", "data.dataset", "data.root", "data.transform", "checkpoint.keep", "events", "picture")
@@ -52,7 +52,7 @@ def reach(
     config: ConfigLike | None,
     say: Callable[[str], None],
     *,
-    identity: Path | str | None = None,
+    identity: Path | str | CertificateFiles | None = None,
     insecure: bool = False,
 ) -> tuple[HubFabric, RunConfig]:
     """Connect to a hub; return this device's end of it, and the run's settings with its own.
@@ -62,7 +62,8 @@ def reach(
         name: of this device, the same whenever it comes back.
         config: what is this device's own.
         say: told one line when the hub does not answer, is lost, or found again.
-        identity: folder with what :func:`enrol_here` has brought; None looks where that keeps it.
+        identity: folder with what :func:`enrol_here` has brought, or files with a certificate of an authority that
+            exists already; None looks where enrolment keeps it.
         insecure: speak plain text, also where the hub is not on this machine.
 
     Raises:
@@ -76,7 +77,9 @@ def reach(
             f"name = {name!r}: give this device a name of 1 to {MOST_NAME} printable characters, the same whenever it "
             "comes back"
         )
-    credentials = None if insecure else _credentials(host, name, identity)
+    if isinstance(identity, CertificateFiles) and insecure:
+        raise ConfigError("cert, key and ca are for TLS: leave insecure out")
+    credentials = None if insecure else _credentials(host, name, identity, say)
     if credentials is None and not is_loopback(host):
         say(f"warning: {PLAIN_TEXT}")
     try:
@@ -114,8 +117,12 @@ def enrol_here(hub: str, name: str, token: str, authority_hash: str, identity: P
         raise _no_hub(hub, error.strerror or str(error)) from None
 
 
-def _credentials(host: str, name: str, identity: Path | str | None) -> Credentials | None:
+def _credentials(
+    host: str, name: str, identity: Path | str | CertificateFiles | None, say: Callable[[str], None]
+) -> DeviceCredentials | None:
     """Return what this device shows to its hub; None where it may speak plain text."""
+    if isinstance(identity, CertificateFiles):
+        return ExternalCredentials(identity, say)
     credentials = Credentials(Path(identity) if identity is not None else identity_folder(name))
     if identity is None and is_loopback(host) and not is_loopback(credentials.host):
         return None  # it has not been enrolled on this machine

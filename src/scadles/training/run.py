@@ -24,6 +24,7 @@ from scadles.fabric import ElasticFabric, Fabric
 from scadles.fabric.rendezvous import RENDEZVOUS_FILE
 from scadles.observe import CONFIG_FILE, Summary, events_path, new_run_folder, occupied, write_config
 from scadles.observe.console import print_note
+from scadles.security import CertificateFiles
 from scadles.seeding import derive_seed
 from scadles.streams.python import GIVEN, Stream
 from scadles.structures import answer
@@ -52,7 +53,7 @@ def train(
     quiet: bool = False,
     hub: str | None = None,
     name: str | None = None,
-    identity: Path | str | None = None,
+    identity: Path | str | CertificateFiles | None = None,
     insecure: bool = False,
     stream: Stream | None = None,
 ) -> Summary:
@@ -75,8 +76,9 @@ def train(
         quiet: show no progress.
         hub: HOST:PORT of a ``scadles hub``, whose run this device joins for as long as it likes.
         name: of this device at the hub, the same whenever it comes back.
-        identity: folder with key and certificate of this device, which ``scadles join --token`` has brought; None looks
-            where that keeps them.
+        identity: folder with key and certificate of this device, which ``scadles join --token`` has brought, or
+            ``scadles.CertificateFiles(cert, key, ca)`` of an authority that exists already; None looks where
+            ``scadles join`` keeps them.
         insecure: speak plain text with a hub that does.
         stream: what this device's samples come from, in place of ``stream.url``: an iterable of (sample, target), or
             what returns one (:class:`~scadles.streams.python.source.PythonSource`).
@@ -125,7 +127,7 @@ def join(
     quiet: bool = False,
     hub: str | None = None,
     name: str | None = None,
-    identity: Path | str | None = None,
+    identity: Path | str | CertificateFiles | None = None,
     insecure: bool = False,
     stream: Stream | None = None,
     fabric: Fabric | None = None,
@@ -180,7 +182,7 @@ def _at_hub(
     config: ConfigLike | None,
     fabric: Fabric | None,
     *,
-    identity: Path | str | None,
+    identity: Path | str | CertificateFiles | None,
     insecure: bool,
 ) -> tuple[ElasticFabric, RunConfig]:
     """Return this device's end of a hub, and the run's settings with its own."""

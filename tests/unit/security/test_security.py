@@ -67,7 +67,7 @@ def test_a_certificate_says_whose_it_is(authority, name):
     pem, serial = authority.sign(key.public_key(), "run", name, 30 * DAY_S)
     certificate = x509.load_pem_x509_certificate(pem.encode())
     identity = read_identity(certificate.public_bytes(Encoding.DER))
-    assert identity == ("run", name, key_hash(key.public_key()), serial, 30 * DAY_S)
+    assert identity == ("run", name, key_hash(key.public_key()), serial, 30 * DAY_S, ())
     assert certificate.not_valid_before_utc.year == 1970
 
 

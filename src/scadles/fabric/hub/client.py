@@ -19,7 +19,7 @@ from scadles.fabric.hub.frames import Frame, Kind
 from scadles.fabric.hub.members import MOST_REASON, PULSE_S
 from scadles.fabric.hub.messages import HubMessages, bytes_of
 from scadles.fabric.hub.session import Session
-from scadles.security import Credentials
+from scadles.security import DeviceCredentials
 
 _LONGEST_PAUSE_S = 1.0
 _GOODBYE_S = 2.0
@@ -37,7 +37,7 @@ class HubFabric(HubMessages):
         run: what the run is called, where that is known.
         deadline_s: how long the first welcome may take, in wall seconds.
         say: told one line when the hub does not answer, is lost, or found again.
-        credentials: of this device, which are renewed at half their life; None speaks plain text, to a hub that does.
+        credentials: of this device, which are renewed in time; None speaks plain text, to a hub that does.
 
     Attributes:
         run: what the run is called.
@@ -60,7 +60,7 @@ class HubFabric(HubMessages):
         run: str = "",
         deadline_s: float = 120.0,
         say: Callable[[str], None] = lambda _: None,
-        credentials: Credentials | None = None,
+        credentials: DeviceCredentials | None = None,
     ) -> None:
         super().__init__()
         self._credentials = credentials

@@ -10,7 +10,8 @@ from typing import Any
 from scadles.clock import wall_seconds
 from scadles.errors import ConfigError, FabricError, UntrustedError
 from scadles.fabric.hub.hello import say_hello
-from scadles.security import Credentials, ca_hash, context_of_a_stranger, device_context, known_hub
+from scadles.security import Credentials, DeviceCredentials, ca_hash, context_of_a_stranger, device_context, known_hub
+from scadles.security.authority import HUB_NAME
 
 _LONGEST_PAUSE_S = 60.0
 _PAUSES_IN_A_LIFE = 40
@@ -52,6 +53,9 @@ def enrol(address: tuple[str, int], name: str, token: str, authority_hash: str, 
 class Renewal:
     """Renews a device's certificate at half its life, in a thread of its own; later connections show the new one.
 
+    One of an authority that exists already is renewed by others: once it is there, the hub is shown it, so that a
+    session outlives the certificate that it began with.
+
     How old the certificate is the hub says, so that a device needs no clock. Where the hub does not answer, or refuses,
     it is asked again, all the other half of that life.
 
@@ -66,7 +70,7 @@ class Renewal:
     """
 
     def __init__(
-        self, address: tuple[str, int], name: str, credentials: Credentials, say: Callable[[str], None]
+        self, address: tuple[str, int], name: str, credentials: DeviceCredentials, say: Callable[[str], None]
     ) -> None:
         self._address = address
         self._name = name
@@ -102,25 +106,34 @@ class Renewal:
                 self._told.clear()
                 continue
             try:
-                self.learn(self._renew())
+                if (asked := self._credentials.renewal()) is None:
+                    self._pause()
+                    continue
+                self.learn(self._renew(asked))
                 self.count += 1
             except (OSError, FabricError, ConfigError) as error:
                 if str(error) != self._failed:
                     self._failed = str(error)
                     self._say(f"the certificate of {self._name} is not renewed yet: {error}; trying again")
-                with self._lock:
-                    self._due_s = wall_seconds() + min(self._life_s / _PAUSES_IN_A_LIFE, _LONGEST_PAUSE_S)
+                self._pause()
 
-    def _renew(self) -> dict[str, Any]:
-        hello = {"role": "renew", "name": self._name, "request": self._credentials.request()}
-        answer = _ask(self._address, self._name, hello, self._credentials.context)
-        self._credentials.keep(str(answer.get("certificate")))
+    def _pause(self) -> None:
+        with self._lock:
+            self._due_s = wall_seconds() + min(self._life_s / _PAUSES_IN_A_LIFE, _LONGEST_PAUSE_S)
+
+    def _renew(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        hello = {"role": "renew", "name": self._name, **asked}
+        shown = self._credentials
+        answer = _ask(self._address, self._name, hello, shown.context, shown.hub_name)
+        shown.renewed(answer)
         self._failed = ""
         return dict(answer["lifetime"])
 
 
-def _ask(address: tuple[str, int], name: str, hello: dict[str, Any], context: SSLContext) -> dict[str, Any]:
+def _ask(
+    address: tuple[str, int], name: str, hello: dict[str, Any], context: SSLContext, hub_name: str | None = HUB_NAME
+) -> dict[str, Any]:
     """Ask a hub's authority for something, and return what it answers."""
-    connection, answer = say_hello(address, name, hello, context)
+    connection, answer = say_hello(address, name, hello, context, hub_name)
     connection.release()
     return answer

@@ -11,12 +11,17 @@ from scadles.errors import FabricError
 from scadles.fabric.hub.connection import Connection
 from scadles.fabric.hub.frames import FrameError, Kind
 from scadles.fabric.hub.secure import SecureConnection
+from scadles.security.authority import HUB_NAME
 
 _CONNECT_S = 10.0
 
 
 def say_hello(
-    address: tuple[str, int], name: str, hello: dict[str, Any], context: ssl.SSLContext | None
+    address: tuple[str, int],
+    name: str,
+    hello: dict[str, Any],
+    context: ssl.SSLContext | None,
+    hub_name: str | None = HUB_NAME,
 ) -> tuple[Connection, dict[str, Any]]:
     """Open a connection to a hub, and say hello; return it with the answer.
 
@@ -25,13 +30,20 @@ def say_hello(
         name: of this device, for messages.
         hello: what is said.
         context: with which TLS is spoken; None speaks plain text.
+        hub_name: what the hub's certificate must be for; None for its address.
 
     Raises:
         OSError: nobody answers, or the connection broke.
         FabricError: the hub refuses this device, or is not the one that it trusts.
     """
     sock = socket.create_connection(address, _CONNECT_S)
-    connection = Connection(sock) if context is None else SecureConnection(sock, context, at_hub=False)
+    if context is None:
+        connection = Connection(sock)
+    else:
+        is_external = hub_name is None
+        connection = SecureConnection(
+            sock, context, at_hub=False, hub_name=hub_name or address[0], external=is_external
+        )
     with ExitStack() as failing:
         failing.callback(connection.close)
         connection.limit(_CONNECT_S)

@@ -30,13 +30,23 @@ class SecureConnection(Connection):
         sock: connected.
         context: with which TLS is spoken.
         at_hub: whether this is the hub's end.
+        hub_name: on a device, what the hub's certificate must be for.
+        external: whether a device's certificate is of an authority that exists already, for messages.
 
     Raises:
         OSError: the connection has broken already.
     """
 
-    def __init__(self, sock: socket.socket, context: ssl.SSLContext, *, at_hub: bool) -> None:
-        name = None if at_hub else HUB_NAME
+    def __init__(
+        self,
+        sock: socket.socket,
+        context: ssl.SSLContext,
+        *,
+        at_hub: bool,
+        hub_name: str = HUB_NAME,
+        external: bool = False,
+    ) -> None:
+        name = None if at_hub else hub_name
         try:
             secure = context.wrap_socket(sock, server_side=at_hub, do_handshake_on_connect=False, server_hostname=name)
         except (OSError, ValueError) as error:
@@ -44,7 +54,7 @@ class SecureConnection(Connection):
             raise ClosedError(str(error)) from None
         super().__init__(secure)
         self._secure = secure
-        self._at_hub = at_hub
+        self._at_hub, self._external = at_hub, external
         self._has_shaken = False
 
     def __del__(self) -> None:
@@ -101,7 +111,7 @@ class SecureConnection(Connection):
     def _broken(self, error: Exception) -> ClosedError | FrameError:
         if not isinstance(error, ssl.SSLError) or isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
             return ClosedError(str(error))
-        return FrameError(in_plain_words(error, at_hub=self._at_hub))
+        return FrameError(in_plain_words(error, at_hub=self._at_hub, external=self._external))
 
     def _answer_plainly(self) -> None:
         """Tell a device that speaks without TLS what is wrong; there is nothing secret in it."""

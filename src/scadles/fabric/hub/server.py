@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hmac
 import json
+import socket
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from hashlib import sha256
 from threading import Event, Thread
 from typing import Any
@@ -30,7 +30,7 @@ from scadles.fabric.hub.secure import SecureConnection
 from scadles.fabric.hub.state import HubState, state_of
 from scadles.fabric.hub.views import Views
 from scadles.fabric.hub.watch import Watch
-from scadles.security import Guard, Identity
+from scadles.security import Authenticator, Identity
 
 _MOST_NOTE_BYTES = 1 << 16
 _FROM_DEVICES = frozenset({Kind.READY, Kind.PULSE, Kind.GOODBYE})
@@ -73,11 +73,10 @@ class Hub:
         settings: dict[str, Any] | None = None,
         fold: Fold | None = None,
         say: Callable[[str], None] = lambda _: None,
-        guard: Guard | None = None,
+        guard: Authenticator | None = None,
     ) -> None:
-        make = partial(SecureConnection, context=guard.context, at_hub=True) if guard is not None else Connection
-        self._acceptor = Acceptor(host, port, self._welcome, say, make)
         self._guard = guard
+        self._acceptor = Acceptor(host, port, self._welcome, say, self._make_connection)
         self.address = self._acceptor.address
         self._settings = settings or {}
         self._journal = journal or Journal()
@@ -148,6 +147,11 @@ class Hub:
         with self._lock:
             return state_of(self._views, self._watch.idle_s, self.refused)
 
+    def _make_connection(self, sock: socket.socket) -> Connection:
+        if self._guard is None:
+            return Connection(sock)
+        return SecureConnection(sock, self._guard.context, at_hub=True)
+
     def _welcome(self, connection: Connection, hello: dict[str, Any]) -> Callable[[], None]:
         role = hello.get("role")
         identity = None
@@ -176,7 +180,7 @@ class Hub:
             connection.send_text(Kind.WELCOME, {})
         return lambda: self._read(known) if role == "up" else self._write(known)
 
-    def _ask_guard(self, guard: Guard, connection: Connection, hello: dict[str, Any]) -> dict[str, Any] | None:
+    def _ask_guard(self, guard: Authenticator, connection: Connection, hello: dict[str, Any]) -> dict[str, Any] | None:
         """Return what the authority answers a hello; None where it is not for the authority."""
         if hello.get("role") == "enrol":
             checked_name(hello.get("name"))
@@ -338,7 +342,7 @@ class Hub:
 
 def _check_name(identity: Identity | None, name: object) -> None:
     """Refuse a device that calls itself something else than its certificate does."""
-    if identity is not None and identity.name != name:
+    if identity is not None and name not in identity.names:
         raise FrameError(f"its certificate is for the name {identity.name}, and it says that it is {name}")
 
 

@@ -15,7 +15,7 @@ from scadles.fabric.hub.control import ControlLine
 from scadles.fabric.hub.frames import PIECE_BYTES, Frame, FrameError, Kind, pieces
 from scadles.fabric.hub.hello import say_hello
 from scadles.fabric.hub.members import LEAST_S
-from scadles.security import Credentials
+from scadles.security import DeviceCredentials
 
 
 class Receiving(Protocol):
@@ -61,7 +61,7 @@ class Session:
         address: tuple[str, int],
         who: dict[str, Any],
         receiving: Receiving,
-        credentials: Credentials | None = None,
+        credentials: DeviceCredentials | None = None,
     ) -> None:
         self._address = address
         self._name = str(who["name"])
@@ -151,8 +151,9 @@ class Session:
 
     def _connect(self, hello: dict[str, Any]) -> Connection:
         """Open a connection, and say hello; the answer to the first one is the welcome."""
-        context = None if self._credentials is None else self._credentials.context
-        connection, answer = say_hello(self._address, self._name, hello, context)
+        shown = self._credentials
+        trust = (None,) if shown is None else (shown.context, shown.hub_name)
+        connection, answer = say_hello(self._address, self._name, hello, *trust)
         if hello["role"] == "control":
             self.welcome = answer
         return connection
