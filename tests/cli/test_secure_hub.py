@@ -1,12 +1,13 @@
 """``scadles hub --secure``, ``scadles join --token`` and ``scadles devices`` as processes."""
 
+import json
 import re
 import stat
 
 import pytest
 
 from other_authority import OtherAuthority
-from scadles.observe import Step
+from scadles.observe import Notice, Step
 
 pytestmark = pytest.mark.timeout(300)
 SETTINGS = {
@@ -183,13 +184,34 @@ def test_more_mistakes(command, fleet, tmp_path):
     assert (code, "give one of them" in err) == (2, True)
 
 
+PLAIN_TEXT = "what travels is neither encrypted nor authenticated (--insecure)"
+
+
 def test_plain_text_beyond_this_machine_is_warned_of(start, write_config, npz, tmp_path):
     config = write_config(tmp_path / "c.yaml", data={"dataset": f"npz:{npz}"}, **SETTINGS)
     place = ("hub", config, "--listen", "0.0.0.0:0", "--out", "hub", "--insecure", "--quiet")
     hub = start(tmp_path, "-m", "scadles", *place, PYTHONUNBUFFERED="1")
-    hub.until(lambda: "warning: what travels is neither encrypted nor authenticated (--insecure)" in hub.err, "it")
+    hub.until(lambda: f"warning: {PLAIN_TEXT}" in hub.err, "it")
     assert not (tmp_path / "hub/authority").exists()
     hub.kill_all()
+
+
+def test_plain_text_is_in_events_summary_and_comparison(start, write_config, npz, tmp_path, command, finding):
+    """Of each device, also of one on the hub's own machine: its sums are everybody's."""
+    config = write_config(tmp_path / "c.yaml", data={"dataset": f"npz:{npz}"}, **SETTINGS | {"steps": 3})
+    place = ("hub", config, "--listen", "0.0.0.0:0", "--out", "hub", "--insecure")
+    hub = start(tmp_path, "-m", "scadles", *place, PYTHONUNBUFFERED="1")
+    port = hub.until(lambda: re.search(r" on 0\.0\.0\.0:(\d+)\n", hub.out), "its address")[1]
+    device = start(tmp_path, *("-m", "scadles", "join", f"127.0.0.1:{port}", "--name", "cam-1", "--out", "cam-1"))
+    assert device.wait() == 0
+    assert hub.wait() == 0
+    assert device.err.count(PLAIN_TEXT) == 1
+    [notice] = finding(tmp_path / "cam-1", 1).events(0, Notice)
+    assert notice.message.startswith(PLAIN_TEXT)
+    assert json.loads((tmp_path / "cam-1/summary.json").read_text())["insecure"] is True
+    code, out, err = command("compare", tmp_path / "cam-1")
+    assert code == 0
+    assert "cam-1: what travelled was neither encrypted nor authenticated (--insecure)" in " ".join((out + err).split())
 
 
 def test_tls_is_the_default_beyond_this_machine(start, write_config, npz, tmp_path):

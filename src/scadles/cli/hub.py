@@ -60,11 +60,12 @@ def hub(
     """
     from scadles.assembly.hub import build_hub, build_journal
     from scadles.config import load_config
+    from scadles.fabric.hub import is_loopback
     from scadles.observe import default_folder
     from scadles.observe.console import print_note
     from scadles.observe.hub_progress import HubProgress
     from scadles.security import ExternalGuard, Guard
-    from scadles.training.hub import PLAIN_TEXT, address, is_loopback
+    from scadles.training.hub import PLAIN_TEXT, address
     from scadles.training.lock import alone_in
 
     checked = load_config(config, [*(settings or []), "fabric.backend=hub"])

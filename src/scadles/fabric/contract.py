@@ -42,6 +42,8 @@ class Fabric(ABC):
 
     #: How :meth:`bytes_sent` is known: by the transport's own counters, or computed from messages.
     bytes_counted_by: str
+    #: Whether what travels beyond this machine could be encrypted, and is not.
+    insecure: bool = False
 
     @abstractmethod
     def reduce(self, bucket: Tensor, phase: str) -> Pending:

@@ -272,7 +272,12 @@ def _warnings(runs: Sequence[RunFolder], names: Sequence[str]) -> tuple[str, ...
         for fact, values in facts.items()
         if len(set(values)) > 1
     ]
-    return (*unknown, *differences, *(gap for run in runs for gap in run.gaps()))
+    plain = [
+        f"{name}: what travelled was neither encrypted nor authenticated (--insecure)"
+        for name, run in zip(names, runs, strict=True)
+        if run.summary.insecure
+    ]
+    return (*unknown, *differences, *plain, *(gap for run in runs for gap in run.gaps()))
 
 
 def _differing(sections: Sequence[object]) -> list[object]:

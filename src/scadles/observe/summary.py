@@ -210,6 +210,8 @@ class Summary(_Frozen):
         stream_limit_s: the earliest stream time at which anybody could have reached the target from the samples that
             had arrived, with free links and free compute; only where it was asked for.
         stream_efficiency: ``stream_limit_s / time_to_target_s``.
+        insecure: whether what travelled between hub and devices was neither encrypted nor authenticated
+            (``--insecure``); left out where that is not so.
     """
 
     schema_version: int = 1
@@ -245,16 +247,19 @@ class Summary(_Frozen):
     simulated: Simulated | None = None
     stream_limit_s: float | None = None
     stream_efficiency: float | None = None
+    insecure: bool = False
     away: tuple[Away, ...] = ()
 
     @model_serializer(mode="wrap")
     def _only_what_happened(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave ``away`` out where nobody is, and ``measured`` where accuracy is all there is."""
+        """Leave out ``away`` where nobody is, ``measured`` where accuracy is all there is, ``insecure`` otherwise."""
         fields: dict[str, Any] = write(self)
         if self.measured is None:
             fields.pop("measured", None)
         if not self.away:
             fields.pop("away", None)
+        if not self.insecure:
+            fields.pop("insecure", None)
         return fields
 
     @property

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from scadles.config import ConfigLike, RunConfig, load_config, merged, read_yaml
 from scadles.errors import ConfigError, FabricError, PeerLostError
-from scadles.fabric.hub import MOST_NAME, HubFabric, enrol, is_name
+from scadles.fabric.hub import MOST_NAME, HubFabric, enrol, is_loopback, is_name
 from scadles.security import CertificateFiles, Credentials, DeviceCredentials, ExternalCredentials, identity_folder
 
 #: Settings that may differ from device to device, with all that is below them; all others are those of the hub.
@@ -80,8 +79,6 @@ def reach(
     if isinstance(identity, CertificateFiles) and insecure:
         raise ConfigError("cert, key and ca are for TLS: leave insecure out")
     credentials = None if insecure else _credentials(host, name, identity, say)
-    if credentials is None and not is_loopback(host):
-        say(f"warning: {PLAIN_TEXT}")
     try:
         fabric = HubFabric(host, port, name, deadline_s=PATIENCE_S, say=say, credentials=credentials)
     except PeerLostError as error:
@@ -141,14 +138,6 @@ def _no_hub(hub: str, why: str) -> FabricError:
         f"no hub answers at {hub} ({why}): does scadles hub run there, is its --listen an address that other "
         f"machines reach (0.0.0.0:{port}), and does a firewall let TCP port {port} through?"
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def reachable(host: str) -> str:

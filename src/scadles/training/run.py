@@ -30,7 +30,7 @@ from scadles.streams.python import GIVEN, Stream
 from scadles.structures import answer
 from scadles.tasks import LossFunction, Scores
 from scadles.training.changes import Changes, hashes_of_kept, look_for_changes
-from scadles.training.hub import reach
+from scadles.training.hub import PLAIN_TEXT, reach
 from scadles.training.identity import gather_texts
 from scadles.training.leaving import leave
 from scadles.training.lock import RunLock
@@ -202,6 +202,8 @@ def _start(
         start = start_again(*place, f"{attempt:016x}", replayed=settings.stream.url.startswith("replay:"))
     else:
         start = start_anew(*place, f"{attempt:016x}")
+    if fabric.insecure:
+        start = start._replace(notices=[*start.notices, PLAIN_TEXT])
     return start if settings.init_from is None else _with_values(start, settings.init_from, network, fabric)
 
 

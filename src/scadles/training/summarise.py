@@ -57,6 +57,7 @@ class RunEnd:
         clock: ``wall`` or ``virtual``.
         bytes_counted_by: how ``bytes_sent`` is known.
         collectives: on one device.
+        insecure: whether what travelled could have been encrypted, and was not.
         simulated: of a simulated run only.
     """
 
@@ -68,6 +69,7 @@ class RunEnd:
     clock: Literal["wall", "virtual"]
     bytes_counted_by: str
     collectives: int
+    insecure: bool = False
     simulated: Simulated | None = None
 
 
@@ -100,6 +102,7 @@ def summarise(
         clock="wall",
         bytes_counted_by=device.fabric.bytes_counted_by,
         collectives=statistics.collectives,
+        insecure=device.fabric.insecure,
     )
     rows = (_of_device(number, row) for number, row in enumerate(figures))
     return compose(config, task, device.learner, statistics, ending, rows, present, away)
@@ -173,6 +176,7 @@ def compose(
         shared=Shared(**shared) if shares else None,
         compressed=_compressed(config, learner),
         simulated=ending.simulated,
+        insecure=ending.insecure,
         away=tuple(away),
     )
 

@@ -16,6 +16,7 @@ from scadles.errors import FabricError, NotAdmittedError, PeerLostError
 from scadles.fabric.contract import View, check_length
 from scadles.fabric.hub.enrolment import Renewal
 from scadles.fabric.hub.frames import Frame, Kind
+from scadles.fabric.hub.hello import is_loopback
 from scadles.fabric.hub.members import MOST_REASON, PULSE_S
 from scadles.fabric.hub.messages import HubMessages, bytes_of
 from scadles.fabric.hub.session import Session
@@ -259,6 +260,8 @@ class HubFabric(HubMessages):
         welcome, self._was_welcome = session.welcome, True
         self.rank, self.size = int(welcome["seat"]), int(welcome["seats"])
         self.run, self.settings = str(welcome["run"]), dict(welcome["settings"])
+        exposed = self._credentials is None and not is_loopback(self._address[0])
+        self.insecure = exposed or bool(welcome.get("insecure"))
         if self._renewal is not None and "lifetime" in welcome:
             self._renewal.learn(welcome["lifetime"])
         session.start()

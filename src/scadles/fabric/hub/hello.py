@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 from contextlib import ExitStack
+from ipaddress import ip_address
 from typing import Any
 
 from scadles.errors import FabricError
@@ -14,6 +15,14 @@ from scadles.fabric.hub.secure import SecureConnection
 from scadles.security.authority import HUB_NAME
 
 _CONNECT_S = 10.0
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def say_hello(

@@ -23,6 +23,7 @@ from scadles.fabric.hub.connection import ClosedError, Connection
 from scadles.fabric.hub.dispatcher import Dispatcher
 from scadles.fabric.hub.frames import COLLECTIVES, Frame, FrameError, Kind
 from scadles.fabric.hub.handover import HandOver
+from scadles.fabric.hub.hello import is_loopback
 from scadles.fabric.hub.journal import Journal
 from scadles.fabric.hub.members import MOST_NAME, MOST_REASON, PULSE_S, Member, checked_name
 from scadles.fabric.hub.rooms import Rooms
@@ -76,6 +77,7 @@ class Hub:
         guard: Authenticator | None = None,
     ) -> None:
         self._guard = guard
+        self._insecure = guard is None and not is_loopback(host)
         self._acceptor = Acceptor(host, port, self._welcome, say, self._make_connection)
         self.address = self._acceptor.address
         self._settings = settings or {}
@@ -167,7 +169,8 @@ class Hub:
                 welcome = {"seat": member.seat, "seats": self._views.seats, "session": member.session}
                 if self._guard is not None and identity is not None:
                     welcome["lifetime"] = self._guard.lifetime(identity.expires)
-                connection.send_text(Kind.WELCOME, welcome | {"run": self._journal.run, "settings": self._settings})
+                run = {"run": self._journal.run, "settings": self._settings, "insecure": self._insecure}
+                connection.send_text(Kind.WELCOME, welcome | run)
                 return lambda: self._answer(member)
             sessions = (one for one in self._views.members.values() if _same(one.session, hello.get("session")))
             known = next(sessions, None)
