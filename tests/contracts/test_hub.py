@@ -428,6 +428,21 @@ class TestAdmission:
         two.close()
         until(lambda: serving.is_over, "the end")
 
+    def test_a_hub_that_is_killed_after_the_end_waits_for_nobody_who_has_left(self, hub, connect, tmp_path):
+        with journal_of(tmp_path) as journal:
+            serving = hub(2, least=2, journal=journal)
+            fabrics = [connect(serving, f"cam-{i}") for i in range(2)]
+            together(fabrics, lambda fabric: (come_in(fabric, 0), fabric.note(1, {}), total(fabric, 1)))
+            for fabric in fabrics:
+                fabric.ended_by = "steps"
+                fabric.close()
+            until(lambda: serving.is_over, "the end")
+            serving.close()
+        with journal_of(tmp_path) as journal:
+            again = hub(2, least=1, journal=journal)
+            assert again.ended_by == "steps"
+            assert again.is_over
+
     def test_who_is_at_the_end_comes_to_it_alone(self, hub, connect):
         _, (one, two) = fleet(hub, connect, 2, least=2)
 

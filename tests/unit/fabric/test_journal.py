@@ -197,6 +197,20 @@ def test_notes_are_made_while_it_is_written_anew(tmp_path, monkeypatch):
     assert all("cannot write" in line or "written again" in line for line in said)
 
 
+def test_who_has_said_goodbye_is_read_again(tmp_path):
+    with journal_of(tmp_path) as journal:
+        for seat, name in enumerate("abc"):
+            journal.seat(name, seat)
+            journal.leave(name)
+        journal.leave("a stranger")
+        journal.seat("b", 1)
+        journal.free("c")
+        assert journal.left == {"a"}
+    for _ in range(2):
+        with journal_of(tmp_path) as again:
+            assert (again.left, again.seats) == ({"a"}, {"a": 0, "b": 1})
+
+
 def test_a_slow_disk_keeps_nobody_waiting(tmp_path, monkeypatch):
     """Whoever makes a note while all is written anew goes on at once, and the note is there."""
     waits, goes_on, fsync = Event(), Event(), os.fsync

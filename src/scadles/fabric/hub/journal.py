@@ -49,6 +49,7 @@ class Journal:
     Attributes:
         run: what the run is called; empty where nothing is written.
         seats: which seat each device has, by name.
+        left: names of those that have said goodbye, and have not come back.
         newest: the last step that is whole.
         ended_by: why the run ended, and a mark of the settings with which it did; empty before.
     """
@@ -58,6 +59,7 @@ class Journal:
     ) -> None:
         self.run = secrets.token_hex(8) if path is not None else ""
         self.seats: dict[str, int] = {}
+        self.left: set[str] = set()
         self.newest = 0
         self.ended_by = ("", "")
         self._kept = kept
@@ -76,15 +78,24 @@ class Journal:
             self._write_anew(path)
 
     def seat(self, name: str, seat: int) -> None:
-        """Take note of who sits where."""
+        """Take note of who sits where, and is there."""
         with self._lock:
-            if self.seats.get(name) != seat:
+            if self.seats.get(name) != seat or name in self.left:
                 self.seats[name] = seat
+                self.left.discard(name)
                 self._write({"name": name, "seat": seat})
+
+    def leave(self, name: str) -> None:
+        """Take note that a device has said goodbye; it keeps its seat."""
+        with self._lock:
+            if name in self.seats and name not in self.left:
+                self.left.add(name)
+                self._write({"left": name})
 
     def free(self, name: str) -> None:
         """Take note that a device that never took part has no seat any more."""
         if self.seats.pop(name, None) is not None:
+            self.left.discard(name)
             self._write({"free": name})
 
     def note(self, name: str, step: int, content: dict[str, Any]) -> None:
@@ -242,8 +253,12 @@ class Journal:
             self.run = str(said["run"])
         elif "seat" in said:
             self.seats[str(said["name"])] = int(said["seat"])
+            self.left.discard(str(said["name"]))
+        elif "left" in said:
+            self.left.add(str(said["left"]))
         elif "free" in said:
             self.seats.pop(str(said["free"]), None)
+            self.left.discard(str(said["free"]))
         elif "void_from" in said:
             self._void(int(said["void_from"]))
         elif "ended_by" in said:
@@ -256,6 +271,7 @@ class Journal:
         """Return what counts."""
         lines: list[dict[str, Any]] = [{"run": self.run}]
         lines += [{"name": name, "seat": seat} for name, seat in self.seats.items()]
+        lines += [{"left": name} for name in sorted(self.left)]
         for name, notes in self._notes.items():
             lines += [{"name": name, "step": step, "note": content} for step, content in notes]
         if self.ended_by[0]:

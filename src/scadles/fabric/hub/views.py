@@ -64,7 +64,7 @@ class Views:
         self.following: tuple[int, ...] = ()
         self.members: dict[int, Member] = {}
         self.names: dict[str, int] = dict(journal.seats)
-        self.lost = set(self.names)
+        self.lost = set(self.names) - journal.left
         self.collectives: dict[int, Collective] = {}
         self.handovers: dict[int, HandOver] = {}
         self.since_s = wall_seconds()
@@ -100,7 +100,7 @@ class Views:
                 taken = ", ".join(sorted(self.names))
                 raise FrameError(f"all {self.seats} seats are taken, by {taken}: set devices higher at the hub")
             self.names[name] = seat
-            self._journal.seat(name, seat)
+        self._journal.seat(name, seat)
         self._processes[name] = process
         self.lost.add(name)
         if seat in self.members:
@@ -125,6 +125,7 @@ class Views:
         """Take note that a device leaves on its own will, because the run has ended if it says so."""
         if not member.is_gone:
             self.lost.discard(member.name)
+            self._journal.leave(member.name)
             if not member.has_been_in and self._journal.of(member.name) is None:
                 self.names.pop(member.name, None)  # else a device that fails at once would keep a seat
                 self._journal.free(member.name)
