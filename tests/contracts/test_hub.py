@@ -14,7 +14,7 @@ import torch
 
 from scadles.clock import wall_seconds
 from scadles.errors import FabricError, MembershipChangedError, NotAdmittedError, PeerLostError
-from scadles.fabric.hub import Hub, HubFabric, journal_of
+from scadles.fabric.hub import Hub, HubFabric, client, journal_of
 from scadles.fabric.hub.collectives import Collective
 from scadles.fabric.hub.connection import Connection
 from scadles.fabric.hub.frames import HEADER_BYTES, PIECE_BYTES, VERSION, Frame, FrameError, Kind, parse, pieces
@@ -103,6 +103,31 @@ def total(fabric, value, phase="a test"):
 @pytest.mark.parametrize("check", ELASTIC_CHECKS, ids=lambda check: check.__name__)
 def test_it_keeps_the_contract(hub, check):
     check(meeting(hub))
+
+
+def test_attempts_to_connect_are_mostly_short_and_sometimes_long(hub, connect, monkeypatch):
+    """A link that comes back is found soon, and one with a round trip of seconds gets in."""
+    limits = []
+    device = connect(hub(1), "cam-1")
+
+    def nobody_answers(_address, timeout_s):
+        limits.append(timeout_s)
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(socket, "create_connection", nobody_answers)
+    monkeypatch.setattr(client, "_LONGEST_PAUSE_S", 0.0)
+    monkeypatch.setattr(client, "PULSE_S", 0.0)
+    with monkeypatch.context() as patient:
+        patient.setattr(client, "wall_seconds", lambda: float(len(limits) > 15))
+        with pytest.raises(PeerLostError, match="does not answer: timed out"):
+            HubFabric("192.0.2.1", 1, "cam-2", deadline_s=0.5)
+    assert limits == [1, 2, 1, 4, 1, 2, 1, 8, 1, 2, 1, 4, 1, 2, 1, 10]
+    limits.clear()
+    device.stopped = lambda: len(limits) == 64
+    device._session.close("its link is gone")
+    with pytest.raises(NotAdmittedError, match="told to stop while it looked for the hub"):
+        device.enter(0)
+    assert limits == [*[*[1, 1, 1, 2] * 3, 1, 1, 1, 4] * 3, *[1, 1, 1, 2] * 3, 1, 1, 1, 8]
 
 
 def test_it_keeps_the_contract_of_fabrics_alone(hub, connect):

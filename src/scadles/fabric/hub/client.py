@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from threading import Event
 from typing import Any
 
@@ -16,7 +17,7 @@ from scadles.errors import FabricError, NotAdmittedError, PeerLostError
 from scadles.fabric.contract import View, check_length
 from scadles.fabric.hub.enrolment import Renewal
 from scadles.fabric.hub.frames import Frame, Kind
-from scadles.fabric.hub.hello import is_loopback
+from scadles.fabric.hub.hello import connect_limit_s, is_loopback
 from scadles.fabric.hub.members import MOST_REASON, PULSE_S
 from scadles.fabric.hub.messages import HubMessages, bytes_of
 from scadles.fabric.hub.session import Session
@@ -239,12 +240,12 @@ class HubFabric(HubMessages):
         """Connect, within a time limit, and start the threads of a session."""
         give_up_s = wall_seconds() + limit_s
         pause_s = PULSE_S
-        who = {"name": self._name, "process": self._process}
-        while True:
+        who = {"name": self._name, "process": self._process, "run": self.run, "again": self._was_welcome}
+        for attempt in count(1):
+            began_s = wall_seconds()
             try:
-                session = Session(
-                    self._address, {**who, "run": self.run, "again": self._was_welcome}, self, self._credentials
-                )
+                connect_s = connect_limit_s(attempt, again=self._was_welcome)
+                session = Session(self._address, who, self, self._credentials, connect_s)
                 break
             except OSError as error:
                 why = getattr(error, "strerror", None) or str(error)
@@ -255,7 +256,7 @@ class HubFabric(HubMessages):
                 raise PeerLostError([], "joining", f"the hub at {host}:{port} does not answer: {why}") from None
             if pause_s == PULSE_S and limit_s < float("inf"):
                 self._say(f"the hub at {host}:{port} does not answer ({why}); trying for {limit_s:g} s")
-            Event().wait(pause_s)
+            Event().wait(max(0.0, pause_s - (wall_seconds() - began_s)))
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         welcome, self._was_welcome = session.welcome, True
         self.rank, self.size = int(welcome["seat"]), int(welcome["seats"])

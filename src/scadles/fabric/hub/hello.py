@@ -14,7 +14,31 @@ from scadles.fabric.hub.frames import FrameError, Kind
 from scadles.fabric.hub.secure import SecureConnection
 from scadles.security.authority import HUB_NAME
 
-_CONNECT_S = 10.0
+_ANSWER_S = 10.0
+_LEAST_S = 1.0
+#: The longest that an attempt to connect may take.
+LONGEST_CONNECT_S = 10.0
+
+
+def connect_limit_s(attempt: int, *, again: bool) -> float:
+    """Return how long an attempt to connect may take.
+
+    TCP repeats its first packet after 1, 3 and 7 s, so that a link which comes back is found the later the longer an
+    attempt goes on; but where a round trip takes seconds short attempts never come to an end. Therefore one in two is
+    twice as long as the others, one in two of those twice as long again, and so on; and for a device that waits for its
+    link to come back, and has time, one in four.
+
+    Args:
+        attempt: which one it is, from 1 on.
+        again: whether this device has reached the hub before.
+
+    >>> [connect_limit_s(attempt, again=False) for attempt in range(1, 9)]
+    [1.0, 2.0, 1.0, 4.0, 1.0, 2.0, 1.0, 8.0]
+    """
+    limit_s, one_in = _LEAST_S, 4 if again else 2
+    while attempt % one_in == 0:
+        attempt, limit_s = attempt // one_in, 2 * limit_s
+    return min(limit_s, LONGEST_CONNECT_S)
 
 
 def is_loopback(host: str) -> bool:
@@ -31,6 +55,7 @@ def say_hello(
     hello: dict[str, Any],
     context: ssl.SSLContext | None,
     hub_name: str | None = HUB_NAME,
+    connect_s: float = LONGEST_CONNECT_S,
 ) -> tuple[Connection, dict[str, Any]]:
     """Open a connection to a hub, and say hello; return it with the answer.
 
@@ -40,12 +65,13 @@ def say_hello(
         hello: what is said.
         context: with which TLS is spoken; None speaks plain text.
         hub_name: what the hub's certificate must be for; None for its address.
+        connect_s: how long it may take until somebody answers.
 
     Raises:
         OSError: nobody answers, or the connection broke.
         FabricError: the hub refuses this device, or is not the one that it trusts.
     """
-    sock = socket.create_connection(address, _CONNECT_S)
+    sock = socket.create_connection(address, connect_s)
     if context is None:
         connection = Connection(sock)
     else:
@@ -55,7 +81,7 @@ def say_hello(
         )
     with ExitStack() as failing:
         failing.callback(connection.close)
-        connection.limit(_CONNECT_S)
+        connection.limit(_ANSWER_S)
         connection.shake_hands()
         connection.send_text(Kind.HELLO, hello)
         frame = connection.receive()

@@ -13,7 +13,7 @@ from scadles.errors import FabricError
 from scadles.fabric.hub.connection import ClosedError, Connection
 from scadles.fabric.hub.control import ControlLine
 from scadles.fabric.hub.frames import PIECE_BYTES, Frame, FrameError, Kind, pieces
-from scadles.fabric.hub.hello import say_hello
+from scadles.fabric.hub.hello import LONGEST_CONNECT_S, say_hello
 from scadles.fabric.hub.members import LEAST_S
 from scadles.security import DeviceCredentials
 
@@ -45,6 +45,7 @@ class Session:
         who: what is said of this device in its hello.
         receiving: what becomes of what the hub sends.
         credentials: what is shown to the hub over TLS; None speaks plain text.
+        connect_s: how long it may take until the hub answers for the first time.
 
     Attributes:
         welcome: what the hub answered.
@@ -61,7 +62,8 @@ class Session:
         address: tuple[str, int],
         who: dict[str, Any],
         receiving: Receiving,
-        credentials: DeviceCredentials | None = None,
+        credentials: DeviceCredentials | None,
+        connect_s: float,
     ) -> None:
         self._address = address
         self._name = str(who["name"])
@@ -73,12 +75,12 @@ class Session:
         self.why = ""
         with ExitStack() as failing:
 
-            def connect(**hello: Any) -> Connection:
-                connection = self._connect(hello)
+            def connect(limit_s: float = LONGEST_CONNECT_S, **hello: Any) -> Connection:
+                connection = self._connect(hello, limit_s)
                 failing.callback(connection.close)
                 return connection
 
-            self.control = connect(role="control", **who)
+            self.control = connect(connect_s, role="control", **who)
             self.up = connect(role="up", session=self.welcome["session"])
             self.down = connect(role="down", session=self.welcome["session"])
             failing.pop_all()
@@ -149,11 +151,11 @@ class Session:
         self._line.wake()
         self._outgoing.put(None)
 
-    def _connect(self, hello: dict[str, Any]) -> Connection:
+    def _connect(self, hello: dict[str, Any], limit_s: float = LONGEST_CONNECT_S) -> Connection:
         """Open a connection, and say hello; the answer to the first one is the welcome."""
         shown = self._credentials
-        trust = (None,) if shown is None else (shown.context, shown.hub_name)
-        connection, answer = say_hello(self._address, self._name, hello, *trust)
+        trust = (None, None) if shown is None else (shown.context, shown.hub_name)
+        connection, answer = say_hello(self._address, self._name, hello, *trust, limit_s)
         if hello["role"] == "control":
             self.welcome = answer
         return connection
