@@ -3,16 +3,21 @@
 import json
 import socket
 import ssl
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from threading import Event, Thread
 
+import torch
+
 from scadles.clock import unix_seconds, wall_seconds
+from scadles.errors import FabricError
 from scadles.fabric.hub import Hub, HubFabric, enrol
 from scadles.fabric.hub.connection import Connection
 from scadles.fabric.hub.frames import FrameError, Kind
 from scadles.fabric.hub.secure import SecureConnection
 from scadles.security import Credentials, Guard, device_context
 from scadles.security.authority import HUB_NAME
+from scadles.testing.elastic import come_in
 
 LIMIT_S = 60.0
 RUN = "0123456789abcdef"
@@ -57,6 +62,42 @@ def until(condition, what):
     while not condition():
         assert wall_seconds() < give_up_s, f"waited {LIMIT_S} s for {what}"
         Event().wait(0.01)
+
+
+def two_that_add_up(serving, connect, closing):
+    """Two devices that take steps all the time; how many."""
+    fabrics = [connect(serving, name) for name in ("cam-1", "cam-2")]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda fabric: come_in(fabric, 0), fabrics))
+    stop, steps = Event(), []
+
+    def work(fabric):
+        while not stop.is_set():
+            bucket = torch.ones(1000)
+            with suppress(FabricError):
+                fabric.reduce(bucket, "a sum").wait()
+                steps.append(bool(bucket.eq(2).all()))
+
+    threads = [Thread(target=work, args=(fabric,), daemon=True) for fabric in fabrics]
+    for thread in threads:
+        thread.start()
+
+    def end():
+        stop.set()
+        for fabric in fabrics:
+            fabric.close()
+        for thread in threads:
+            thread.join(LIMIT_S)
+
+    closing.callback(end)
+    return steps
+
+
+def go_on(serving, steps, more=20):
+    before, view = len(steps), serving.hub._views.number
+    until(lambda: len(steps) > before + more, "more steps")
+    assert all(steps)
+    assert serving.hub._views.number == view, "nobody was lost"
 
 
 def answer_to(address, context, hub_name=HUB_NAME, **hello):

@@ -9,6 +9,7 @@ from scadles.security.contract import Authenticator, DeviceCredentials
 from scadles.security.credentials import Credentials, identity_folder, known_hub
 from scadles.security.external import ExternalCredentials, ExternalGuard
 from scadles.security.guard import Guard
+from scadles.security.limits import Bucket, Limits, Rate
 from scadles.security.registry import Enrolled, Registry
 from scadles.security.tokens import TOKEN_HOURS, Tokens
 
@@ -18,6 +19,7 @@ __all__ = [
     "TOKEN_HOURS",
     "Authenticator",
     "Authority",
+    "Bucket",
     "CertificateFiles",
     "Credentials",
     "DeviceCredentials",
@@ -26,6 +28,8 @@ __all__ = [
     "ExternalGuard",
     "Guard",
     "Identity",
+    "Limits",
+    "Rate",
     "Registry",
     "Tokens",
     "ca_hash",

@@ -9,8 +9,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from scadles.clock import unix_seconds
-from scadles.errors import ConfigError, UntrustedError
+from scadles.clock import unix_seconds, wall_seconds
+from scadles.errors import ConfigError, FabricError, UntrustedError
 from scadles.security.authority import (
     AUTHORITY_FOLDER,
     LIFE_S,
@@ -21,6 +21,7 @@ from scadles.security.authority import (
     read_request,
 )
 from scadles.security.contexts import hub_context
+from scadles.security.limits import Limits, Rate
 from scadles.security.registry import Enrolled, Registry
 from scadles.security.tokens import TOKEN_HOURS, Tokens
 
@@ -28,6 +29,8 @@ _NO_CERTIFICATE = (
     "it shows no certificate: enrol it with scadles join ADDRESS --name NAME --token T --ca-hash H; at the hub, "
     "scadles devices HUBFOLDER token makes a token"
 )
+#: Certificates of one name: each is written to the disk.
+_CERTIFICATES = Rate(hz=0.2, burst=16)
 
 
 class Guard:
@@ -57,6 +60,7 @@ class Guard:
         self._now = now
         self._registry = Registry(self.authority.folder)
         self._tokens = Tokens(self.authority.folder)
+        self._certificates = Limits(_CERTIFICATES)
         self._lock = Lock()
 
     @property
@@ -106,6 +110,8 @@ class Guard:
 
         Raises:
             UntrustedError: it does not get what it asks for.
+            FabricError: it does not get it so soon.
+            ConfigError: the authority's files cannot be read or written.
         """
         role, name = hello.get("role"), hello.get("name")
         if role == "authority":
@@ -133,6 +139,8 @@ class Guard:
         return answer
 
     def _certify(self, name: str, key: Any) -> tuple[Enrolled, dict[str, Any]]:
+        if not self._certificates.take(name, wall_seconds()):
+            raise FabricError(f"{name} asks for certificates too often: it gets one every {1 / _CERTIFICATES.hz:g} s")
         issued = self._now()
         expires = math.floor(issued + self._life_s)  # a certificate knows whole seconds
         certificate, serial = self.authority.sign(key, self._run, name, expires)

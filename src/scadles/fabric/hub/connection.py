@@ -25,6 +25,10 @@ class ClosedError(ConnectionError):
     """The other end has closed the connection, or it broke."""
 
 
+class BusyError(ClosedError):
+    """The hub refuses this connection for now: trying again later helps."""
+
+
 class Connection:
     """A stream of frames over a socket, which one thread at a time reads and one at a time writes.
 
@@ -157,10 +161,10 @@ class Connection:
         """What the other end has shown, DER, found to be of an authority that this end trusts; None where nothing."""
         return None
 
-    def refuse(self, why: str) -> None:
-        """Say why the other end is refused, and close so that it can still read that."""
+    def refuse(self, why: str, *, is_final: bool = True) -> None:
+        """Say why the other end is refused, and whether for good, and close so that it can still read that."""
         with suppress(ClosedError):
-            self.send_text(Kind.REFUSAL, {"why": why})
+            self.send_text(Kind.REFUSAL, {"why": why} if is_final else {"why": why, "again": True})
         self._let_read()
         self.close()
 

@@ -9,11 +9,13 @@ from typing import Any
 
 from scadles.clock import wall_seconds
 from scadles.errors import ConfigError, FabricError, UntrustedError
+from scadles.fabric.hub.connection import BusyError, ClosedError
 from scadles.fabric.hub.hello import say_hello
 from scadles.security import Credentials, DeviceCredentials, ca_hash, context_of_a_stranger, device_context, known_hub
 from scadles.security.authority import HUB_NAME
 
 _LONGEST_PAUSE_S = 60.0
+_PATIENCE_S, _PAUSE_S = 10.0, 0.5
 _PAUSES_IN_A_LIFE = 40
 
 
@@ -133,7 +135,17 @@ class Renewal:
 def _ask(
     address: tuple[str, int], name: str, hello: dict[str, Any], context: SSLContext, hub_name: str | None = HUB_NAME
 ) -> dict[str, Any]:
-    """Ask a hub's authority for something, and return what it answers."""
-    connection, answer = say_hello(address, name, hello, context, hub_name)
-    connection.release()
-    return answer
+    """Ask a hub's authority for something, and return what it answers; one that has no time now is asked again."""
+    give_up_s = wall_seconds() + _PATIENCE_S
+    while True:
+        try:
+            connection, answer = say_hello(address, name, hello, context, hub_name)
+        except BusyError as error:
+            raise FabricError(f"the hub refuses {name} for now: {error}") from None
+        except (ClosedError, ConnectionResetError):  # of too many that come at once some are closed unheard
+            if wall_seconds() > give_up_s:
+                raise
+            Event().wait(_PAUSE_S)
+            continue
+        connection.release()
+        return answer

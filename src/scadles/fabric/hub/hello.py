@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from scadles.errors import FabricError
-from scadles.fabric.hub.connection import Connection
+from scadles.fabric.hub.connection import BusyError, Connection
 from scadles.fabric.hub.frames import FrameError, Kind
 from scadles.fabric.hub.secure import SecureConnection
 from scadles.security.authority import HUB_NAME
@@ -69,6 +69,7 @@ def say_hello(
 
     Raises:
         OSError: nobody answers, or the connection broke.
+        BusyError: the hub refuses this device for now.
         FabricError: the hub refuses this device, or is not the one that it trusts.
     """
     sock = socket.create_connection(address, connect_s)
@@ -87,6 +88,8 @@ def say_hello(
         frame = connection.receive()
         answer = connection.receive_text(frame)
         connection.limit(None)
+        if frame.kind is Kind.REFUSAL and answer.get("again"):
+            raise BusyError(str(answer.get("why")))
         if frame.kind is Kind.REFUSAL:
             raise FabricError(f"the hub refuses {name}: {answer.get('why')}")
         if frame.kind is not Kind.WELCOME:

@@ -84,9 +84,9 @@ class SecureConnection(Connection):
             raise ClosedError(str(error)) from None
         self._has_shaken = True
 
-    def refuse(self, why: str) -> None:
+    def refuse(self, why: str, *, is_final: bool = True) -> None:
         if self._has_shaken:
-            super().refuse(why)
+            super().refuse(why, is_final=is_final)
         else:  # OpenSSL has said what there was to say
             self._let_read()
             self.close()
