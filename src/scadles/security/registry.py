@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,7 +72,8 @@ class Registry:
                 "scadles devices HUBFOLDER token makes at the hub"
             )
         if identity.key == enrolled.next_key:
-            self._take_next(name, identity.key)
+            with suppress(ConfigError):  # where that cannot be written both keys count still
+                self._take_next(name, identity.key)
 
     def problem(self, name: str, now: float) -> str | None:
         """Return why a device that is connected may not stay; None where it may."""

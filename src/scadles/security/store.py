@@ -65,26 +65,28 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock = Lock()
+        self._lock, self._changing = Lock(), Lock()
         self._stamp: tuple[int, ...] | None = None
         self._content: dict[str, Any] = {}
 
     def read(self) -> dict[str, Any]:
-        """Return what is in it; not to be changed."""
+        """Return what is in it, not to be changed; does not wait for a disk to which somebody writes."""
         with self._lock:
             return self._read()
 
     @contextmanager
     def changing(self) -> Iterator[dict[str, Any]]:
         """Yield what is in it, to be changed, and write that; no other thread or process changes it meanwhile."""
-        with self._lock, self._alone():
-            self._stamp = None
-            before = json.dumps(self._read())
+        with self._changing, self._alone():
+            with self._lock:
+                self._stamp = None
+                before = json.dumps(self._read())
             content = json.loads(before)
             yield content
             if json.dumps(content) != before:
                 write_private(self._path, json.dumps(content, indent=1).encode())
-                self._stamp = None
+                with self._lock:
+                    self._stamp = None
 
     def _read(self) -> dict[str, Any]:
         try:

@@ -4,6 +4,7 @@ import json
 import ssl
 import stat
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from cryptography import x509
@@ -161,6 +162,16 @@ def test_a_change_that_fails_changes_nothing(tmp_path):
     with pytest.raises(KeyError):
         fail()
     assert Store(tmp_path / "s.json").read() == store.read() == {"b": 2}
+
+
+def test_whoever_reads_a_list_does_not_wait_for_the_disk(tmp_path):
+    kept = Store(tmp_path / "s.json")
+    with kept.changing() as content:
+        content["a"] = 1
+    with kept.changing() as content, ThreadPoolExecutor(1) as pool:
+        content["b"] = 2
+        assert pool.submit(kept.read).result(60) == {"a": 1}
+    assert kept.read() == {"a": 1, "b": 2}
 
 
 def test_tokens_are_known_by_their_hash_and_old_ones_forgotten(tmp_path):

@@ -16,6 +16,8 @@ from scadles.fabric.hub.members import PULSE_S, Pulse
 
 #: A text is short: one whose end has not come by then will not come.
 _TEXT_S = 10.0
+#: Between two signs of life that are not due: a hub reads about a hundred texts a second from each device.
+_LEAST_S = 0.02
 
 
 class ControlLine:
@@ -38,7 +40,7 @@ class ControlLine:
         self._bell, self._ear = socket.socketpair()
         self._bell.settimeout(0.0)
         self._ear.settimeout(0.0)
-        self._due_s = 0.0
+        self._due_s = self._spoke_s = 0.0
 
     def say(self, kind: Kind, content: dict[str, Any]) -> None:
         """Leave word for the hub; what comes after the end is lost."""
@@ -46,8 +48,8 @@ class ControlLine:
         self.wake()
 
     def pulse_now(self) -> None:
-        """Give a sign of life without waiting until it is due."""
-        self._due_s = 0.0
+        """Give a sign of life soon, without waiting until it is due."""
+        self._due_s = min(self._due_s, self._spoke_s + _LEAST_S)
         self.wake()
 
     def wake(self) -> None:
@@ -93,6 +95,6 @@ class ControlLine:
         with suppress(Empty):
             while True:
                 self._connection.send_text(*self._words.get_nowait())
-        if wall_seconds() >= self._due_s:
-            self._due_s = wall_seconds() + PULSE_S
+        if (now_s := wall_seconds()) >= self._due_s:
+            self._spoke_s, self._due_s = now_s, now_s + PULSE_S
             self._connection.send_text(Kind.PULSE, self._news())

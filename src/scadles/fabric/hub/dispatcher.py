@@ -42,6 +42,7 @@ class Dispatcher:
                 raise FrameError(f"a frame of device {frame.seat} in view {frame.view}, which cannot be")
             if frame.view != views.number or member.seat not in views.here:
                 return  # of a view that is over
+            member.has_brought = True
             if frame.kind is Kind.RELAY:
                 self._relay(member, frame, room)
                 return

@@ -24,6 +24,7 @@ class HandOver:
 
     Attributes:
         view, source, receivers: as given.
+        is_begun: whether a connection brings it.
         is_whole: whether all of it has come, and waits for the receivers at most.
         moved: bytes that have come so far.
     """
@@ -32,6 +33,7 @@ class HandOver:
         self.view = view
         self.source = source
         self.receivers = tuple(receivers)
+        self.is_begun = False
         self.is_whole = False
         self.moved = 0
         self._queues: dict[Member, Queue[Piece]] = {one: Queue(_MOST_PIECES) for one in receivers}

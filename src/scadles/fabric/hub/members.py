@@ -134,6 +134,7 @@ class Member:
         process: a secret of the process that it is; a later one of the same name has another.
         note: what it sent with the present step, with its number; counts once the step is whole.
         boundary: the collective that ends this step.
+        has_brought: whether messages have come since that note.
         relayed: which message for the others is on its way, or was last, and how much of it has come.
         moves: changes, as the device says, whenever its stream brings something.
     """
@@ -158,6 +159,7 @@ class Member:
     is_gone: bool = False
     note: tuple[int, dict[str, Any]] | None = None
     boundary: int = -1
+    has_brought: bool = False
     relayed: tuple[int, int] = (0, 0)
     moves: object = None
     _lag: float = math.inf

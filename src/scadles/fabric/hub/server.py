@@ -19,7 +19,7 @@ from typing import Any
 from scadles.clock import wall_seconds
 from scadles.fabric.hub.acceptor import Acceptor
 from scadles.fabric.hub.collectives import Fold
-from scadles.fabric.hub.connection import ClosedError, Connection
+from scadles.fabric.hub.connection import BusyError, ClosedError, Connection
 from scadles.fabric.hub.dispatcher import Dispatcher
 from scadles.fabric.hub.frames import COLLECTIVES, Frame, FrameError, Kind
 from scadles.fabric.hub.handover import HandOver
@@ -31,11 +31,15 @@ from scadles.fabric.hub.secure import SecureConnection
 from scadles.fabric.hub.state import HubState, state_of
 from scadles.fabric.hub.views import Views
 from scadles.fabric.hub.watch import Watch
-from scadles.security import Authenticator, Identity
+from scadles.security import Authenticator, Bucket, Identity, Limits, Rate
 
 _MOST_NOTE_BYTES = 1 << 16
 _FROM_DEVICES = frozenset({Kind.READY, Kind.PULSE, Kind.GOODBYE})
 _LINGER_S = 30.0
+#: Sessions of one name: whoever comes and goes has all others take a step again.
+_SESSIONS = Rate(hz=0.5, burst=32)
+#: What is read from a control connection; a device has something to say ten times a second.
+_TEXTS = Rate(hz=100.0, burst=200)
 
 
 class Hub:
@@ -88,6 +92,7 @@ class Hub:
         self._watch = Watch(self._views, deadline_s)
         self._lock = self._views.lock
         self._rooms = Rooms()
+        self._sessions = Limits(_SESSIONS)
         self._refused = 0
         self._closed = Event()
 
@@ -164,7 +169,10 @@ class Hub:
             identity = self._guard.identify(connection.certificate)
         with self._lock:
             if role == "control":
-                _check_name(identity, hello.get("name"))
+                name = checked_name(hello.get("name"))
+                _check_name(identity, name)
+                if not self._sessions.take(name, wall_seconds()):
+                    raise BusyError(f"{name} comes and goes too often: it is let in every {1 / _SESSIONS.hz:g} s")
                 member = self._views.seat(hello, connection)
                 welcome = {"seat": member.seat, "seats": self._views.seats, "session": member.session}
                 if self._guard is not None and identity is not None:
@@ -179,6 +187,8 @@ class Hub:
             _check_name(identity, known.name)
             if role == "give":
                 return self._begin_hand_over(known, connection, hello)
+            if getattr(known, role) is not None:
+                raise FrameError(f"{known.name} has its connection for what goes {role} already")
             setattr(known, role, connection)
             connection.send_text(Kind.WELCOME, {})
         return lambda: self._read(known) if role == "up" else self._write(known)
@@ -192,16 +202,19 @@ class Hub:
     def _begin_hand_over(self, member: Member, connection: Connection, hello: dict[str, Any]) -> Callable[[], None]:
         handover = self._views.handovers.get(hello.get("view", 0))
         connection.send_text(Kind.WELCOME, {})
-        if handover is None or handover.source is not member:  # whoever waited for it is lost
+        if handover is None or handover.source is not member or handover.is_begun:  # whoever waited for it is lost
             return connection.close
+        handover.is_begun = True
         return lambda: self._hand_over(handover, connection)
 
     def _answer(self, member: Member) -> None:
         """Hear a device's signs of life and wishes until its control connection ends."""
-        control = member.control
+        control, texts = member.control, Bucket(_TEXTS, wall_seconds())
         why = "its connection ended"
         try:
             while not member.is_gone:
+                while not texts.take(wall_seconds()):  # what floods waits on the device
+                    self._closed.wait(texts.wait_s(wall_seconds()))
                 frame = control.receive()
                 if frame.kind not in _FROM_DEVICES:
                     raise FrameError(f"{frame.kind.name} on a control connection")
@@ -298,8 +311,10 @@ class Hub:
             raise FrameError("a note without its step, or one that is too long")
         with self._lock:
             if frame.view == self._views.number and member.seat in self._views.here:
+                if frame.sequence <= member.boundary or (member.note is not None and not member.has_brought):
+                    raise FrameError("a second note of one step")
                 self._journal.begun(step)
-                member.note, member.boundary = (step, content), frame.sequence
+                member.note, member.boundary, member.has_brought = (step, content), frame.sequence, False
 
     def _write(self, member: Member) -> None:
         """Send a device what is for it until the connection ends."""
