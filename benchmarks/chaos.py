@@ -95,8 +95,9 @@ class Chaos:
         address = f"127.0.0.1:{port}"
         self.hub = Process("hub", ["hub", str(config), "--listen", address, "--out", str(root / "hub")], root)
         names = [f"cam-{i + 1}" for i in range(options.devices)]
+        allowed = ["--allow", f"stream.url={settings['stream']['url']}"] if topics is not None else []
         self.devices = [
-            Process(name, ["join", address, "--name", name, "--out", str(root / name), "--quiet"], root)
+            Process(name, ["join", address, "--name", name, "--out", str(root / name), "--quiet", *allowed], root)
             for name in names
         ]
         self.tails = [Tail(root / name) for name in names]

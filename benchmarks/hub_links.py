@@ -129,6 +129,8 @@ class Fleet:
                 "--out",
                 str(out / f"cam-{rank}"),
                 "--quiet",
+                "--allow",
+                "model=hub_links:*",
             ]
             self._processes.append(self._start(name, f"cam-{rank}", ["-m", "scadles", *join]))
 

@@ -40,7 +40,7 @@ class Fleet:
         self._address = said[1]
 
     def join(self, name):
-        arguments = ("join", self._address, "--name", name, "--out", name, "--quiet")
+        arguments = ("join", self._address, "--name", name, "--out", name, "--quiet", "--allow", "data.dataset=npz:*")
         self.running[name] = self._start(self._folder, "-m", "scadles", *arguments)
 
     def folder(self, name):

@@ -39,9 +39,8 @@ class Fleet:
         return hub
 
     def join(self, name, *arguments):
-        return self._start(
-            self._folder, "-m", "scadles", "join", self.address, "--name", name, "--out", name, *arguments
-        )
+        fixed = ("-m", "scadles", "join", self.address, "--name", name, "--out", name)
+        return self._start(self._folder, *fixed, "--allow", "data.dataset=npz:*", *arguments)
 
     def events(self, finding, name, device, kind):
         return finding(self._folder / name, 3).events(device, kind)

@@ -53,9 +53,8 @@ def test_a_run_goes_on_while_the_disk_of_the_hub_is_full(tmp_path, start, write_
     arguments = ("hub", config, "--listen", "127.0.0.1:0", "--out", "hub")
     hub = start(tmp_path, "-c", IN_A_SMALL_FILE_SYSTEM, *arguments, PYTHONUNBUFFERED="1")
     address = until_it_listens(hub)
-    devices = [
-        start(tmp_path, "-m", "scadles", "join", address, "--name", name, "--out", name, "--quiet") for name in "ab"
-    ]
+    joining = ("-m", "scadles", "join", address, "--quiet", "--allow", "data.dataset=npz:*")
+    devices = [start(tmp_path, *joining, "--name", name, "--out", name) for name in "ab"]
 
     def newest():
         return max(

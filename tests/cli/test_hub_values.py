@@ -32,7 +32,8 @@ def test_one_that_has_the_file_begins(tmp_path, start, config, finding):
 
     def join(name):
         (tmp_path / name).mkdir(exist_ok=True)
-        return start(tmp_path / name, "-m", "scadles", "join", address, "--name", name, "--out", "run")
+        allowed = ("--allow", "data.dataset=npz:*", "--allow", "init_from=first.safetensors")
+        return start(tmp_path / name, "-m", "scadles", "join", address, "--name", name, "--out", "run", *allowed)
 
     devices = []
     for name in NAMES[:2]:

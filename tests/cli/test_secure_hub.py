@@ -41,7 +41,7 @@ class Fleet:
         return ["--token", found[2], "--ca-hash", found[3]]
 
     def join(self, name, *arguments, has_identity=True):
-        place = [f"127.0.0.1:{self.port}", "--name", name, "--out", name, "--quiet"]
+        place = [f"127.0.0.1:{self.port}", "--name", name, "--out", name, "--quiet", "--allow", "data.dataset=npz:*"]
         place += ["--identity", f"id-{name}"] if has_identity else []
         return self._start(self._folder, "-m", "scadles", "join", *place, *arguments)
 

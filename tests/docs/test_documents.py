@@ -125,7 +125,7 @@ def test_the_page_on_fleets_says_what_is_a_devices_own_and_what_is_not_protected
     page = (ROOT / "docs/fleet.md").read_text()
     assert all(f"`{name}`" in page for name in OWN)
     assert "neither encrypted nor\nauthenticated" in page
-    assert "a device trusts its hub" in page
+    assert "names no code, file or address that a device does not" in page
 
 
 def test_the_page_on_security_says_what_is_not_protected():

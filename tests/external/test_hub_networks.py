@@ -28,7 +28,8 @@ class Fleet:
         for name, network in zip(NAMES, networks.devices, strict=True):
             with network.entered():
                 arguments = ("join", f"{HUB}:{PORT}", "--name", name, "--insecure", "--out", name, "--quiet")
-                self.devices[name] = start(folder, "-m", "scadles", *arguments)
+                allowed = ("--allow", "data.dataset=npz:*")
+                self.devices[name] = start(folder, "-m", "scadles", *arguments, *allowed)
 
     def seat(self, name):
         said = self.hub.until(lambda: re.search(rf"{name} \(device (\d)\) takes part", self.hub.out), f"seat of {name}")

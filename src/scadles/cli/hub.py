@@ -162,6 +162,12 @@ def join(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="what is this device's own, e.g. stream.url=URL"),
     ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE", help="code, file or address that the hub's settings may name, e.g. model=mine:net"
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="run folder; runs/NAME by default")] = None,
     token: Annotated[str | None, typer.Option(help="from the hub, the first time")] = None,
     ca_hash: Annotated[str | None, typer.Option(metavar="sha256:HASH", help="of the hub's authority")] = None,
@@ -181,6 +187,9 @@ def join(
 
         scadles join HUB:29400 --name cam-3 --token T --ca-hash H --set stream.url=kafka://BROKER/cam-3 --out runs/cam-3
 
+    Code, files and addresses on this device are named here, never by the hub alone: what its settings say of them is
+    refused unless --allow says the same (a * at the end stands for more: --allow 'model=mypackage.models:*').
+
     Token and hash are printed by the hub. With them this device makes a key, which never leaves it, and has it signed;
     later starts do without. The certificate renews itself. A hub on loopback takes part in none of this unless it is
     started with --secure. With --cert, --key and --ca this device shows a certificate of an authority that exists
@@ -193,13 +202,16 @@ def join(
     Exit codes: 0 the run has ended, 2 a setting cannot work, 3 no hub answers or it refuses this device, 130 and 143
     this device left by Ctrl-C and SIGTERM with a checkpoint, and the others go on.
     """
-    from scadles.config import overridden
+    from scadles.config import merged, overridden
     from scadles.errors import LeftError
     from scadles.observe.console import print_note
+    from scadles.training.from_hub import ALLOW, parse_allowed
     from scadles.training.hub import enrol_here
     from scadles.training.run import train
 
     own = overridden({}, settings or [])
+    if allow:
+        own = merged(own, {ALLOW: parse_allowed(allow)})
     if (token is None) != (ca_hash is None) or (insecure and token is not None):
         raise ConfigError("--token and --ca-hash belong together, and to no --insecure: copy both from the hub")
     files = _certificate_files(cert, key, ca, insecure=insecure)

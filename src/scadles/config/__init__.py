@@ -13,6 +13,7 @@ from scadles.config.cost import (
 from scadles.config.data import DataConfig
 from scadles.config.injection import InjectionConfig
 from scadles.config.load import ConfigLike, load_config, overridden
+from scadles.config.names import Names, Text, leaves, named_by, texts_in
 from scadles.config.reading import read_yaml
 from scadles.config.stream import ProfileConfig, StreamConfig
 from scadles.config.task import PartTask, TargetConfig, TaskConfig
@@ -51,6 +52,7 @@ __all__ = [
     "InjectionConfig",
     "LearningRateConfig",
     "LinkConfig",
+    "Names",
     "OptimizerConfig",
     "PartTask",
     "ProfileConfig",
@@ -60,9 +62,13 @@ __all__ = [
     "StreamConfig",
     "TargetConfig",
     "TaskConfig",
+    "Text",
     "cost_profiles",
+    "leaves",
     "load_config",
     "merged",
+    "named_by",
     "overridden",
     "read_yaml",
+    "texts_in",
 ]

@@ -13,7 +13,8 @@ from scadles.config.addresses import shown
 #: A file with every setting of 10,000 devices, one by one, is smaller.
 MOST_BYTES = 4_000_000
 _MOST_NODES = 300_000
-_DEEPEST = 32
+#: Levels, one in the other, of settings at most.
+DEEPEST = 32
 _LONGEST_NUMBER = 100
 _DATE = "tag:yaml.org,2002:timestamp"
 _MERGE = "tag:yaml.org,2002:merge"
@@ -43,8 +44,8 @@ class _Loader(yaml.SafeLoader):
             raise TooMuchYAMLError(event, "aliases (*name) are not read: write out what it stands for")
         self._nodes += 1
         self._depth += 1
-        if self._depth > _DEEPEST:
-            raise TooMuchYAMLError(event, f"more than {_DEEPEST} levels, one in the other")
+        if self._depth > DEEPEST:
+            raise TooMuchYAMLError(event, f"more than {DEEPEST} levels, one in the other")
         if self._nodes > _MOST_NODES:
             raise TooMuchYAMLError(event, f"more than {_MOST_NODES:,} keys and values")
         node = super().compose_node(parent, index)

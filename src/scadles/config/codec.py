@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from scadles.config.names import CODE
 from scadles.config.section import Section
 
 if TYPE_CHECKING:
@@ -18,7 +19,9 @@ DType = Literal["uint8", "int8", "int16", "int32", "int64", "float16", "float32"
 class CodecConfig(Section):
     """How a message of kafka:// or mqtt:// becomes a sample and its label."""
 
-    format: str = Field(default="raw", description="raw | npy | safetensors | json | avro | image | MODULE:CALLABLE")
+    format: Annotated[str, CODE] = Field(
+        default="raw", description="raw | npy | safetensors | json | avro | image | MODULE:CALLABLE"
+    )
     shape: tuple[Size, ...] | None = Field(default=None, description="of one sample; none: the data set's")
     dtype: DType | None = Field(default=None, description="of a sample's numbers; none: the data set's")
     label: Literal["key", "first-bytes"] = Field(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from scadles.config.names import PLAIN, Names
 from scadles.config.reading import explain, read_yaml
 from scadles.config.section import Section, ascending, what_is_said
 from scadles.errors import ConfigError, did_you_mean
@@ -169,11 +170,13 @@ class AvailabilityConfig(Section):
 class CostConfig(Section):
     """What a step costs in the simulator; nothing by default."""
 
-    profile: str = Field(
+    profile: Annotated[str, Names("a file", unless=r"[\w-]*")] = Field(
         default=FREE,
         description=f"fills in what is left open here: {' | '.join(cost_profiles())} | PATH.yaml",
     )
-    model: str = Field(default="", description="the network that is charged, in words; empty: the one that is trained")
+    model: Annotated[str, PLAIN] = Field(
+        default="", description="the network that is charged, in words; empty: the one that is trained"
+    )
     message_bytes: int | None = Field(
         default=None, ge=0, description="size charged for one gradient message; none: that of the real message"
     )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from scadles.config.names import FILE, PLAIN, Names
 from scadles.config.section import Section
 
 if TYPE_CHECKING:
@@ -20,15 +21,15 @@ _MOST_TEST_BYTES = 10**10
 class DataConfig(Section):
     """Which samples the streams are made of, and what the model is tested on."""
 
-    dataset: str = Field(
+    dataset: Annotated[str, Names("a file or code", unless=r"[^:]*|torchvision:.*")] = Field(
         default="digits",
         description="digits | wine | breast-cancer | diabetes | synthetic-images | synthetic-windows | npz:PATH | "
         "csv:PATH | parquet:PATH | torchvision:NAME | MODULE:CALLABLE, which returns a training and a test part",
     )
-    features: tuple[str, ...] | None = Field(
+    features: Annotated[tuple[str, ...] | None, PLAIN] = Field(
         default=None, description="csv, parquet: columns that make a sample; none: all but the target"
     )
-    target: str | tuple[str, ...] | None = Field(
+    target: Annotated[str | tuple[str, ...] | None, PLAIN] = Field(
         default=None, description="csv, parquet: the column or columns to tell"
     )
     window: int | None = Field(
@@ -66,7 +67,9 @@ class DataConfig(Section):
         ge=1,
         description="labels, dirichlet: samples of its stream after which a device goes on with the next device's part",
     )
-    root: Path = Field(default=Path("data"), description="folder of torchvision's data sets, given to yours")
+    root: Annotated[Path, FILE] = Field(
+        default=Path("data"), description="folder of torchvision's data sets, given to yours"
+    )
     classes: int = Field(default=10, ge=2, le=1_000_000, description="classes of synthetic data sets")
     shape: tuple[int, ...] = Field(
         default=(3, 32, 32),

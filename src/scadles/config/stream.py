@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field
 
 from scadles.config.addresses import without_secrets
 from scadles.config.codec import CodecConfig
+from scadles.config.names import PLAIN, Names
 from scadles.config.section import Section
 
 
@@ -47,12 +48,12 @@ Rate = Annotated[float, Field(ge=0, le=1e6)]
 class StreamConfig(Section):
     """Where samples come from."""
 
-    url: Annotated[str, BeforeValidator(_address)] = Field(
+    url: Annotated[str, BeforeValidator(_address), Names("an address", unless=r"replay:.*")] = Field(
         default="replay://",
         description="source of each device: replay, kafka, mqtt, mqtts, or python://MODULE:CALLABLE; {device} stands "
         "for its number; secrets as env:NAME or file:PATH",
     )
-    rates: Rate | tuple[Rate, ...] | str = Field(
+    rates: Annotated[Rate | tuple[Rate, ...] | str, PLAIN] = Field(
         default=50.0,
         description="replay, publish: samples/s; one for all, one per device, or S1 S2 S1' S2' (drawn), S1:known ...",
     )

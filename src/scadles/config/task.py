@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from scadles.config.names import CODE, PLAIN
 from scadles.config.section import Section
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class PartTask(Section):
 class TaskConfig(Section):
     """What the model shall say of a sample, what is minimised, and what counts as good; a name alone is the kind."""
 
-    kind: str = Field(
+    kind: Annotated[str, CODE] = Field(
         default="classification",
         description="classification | multilabel | regression | forecasting | reconstruction | language | segmentation "
         "| multitask | MODULE:CALLABLE, which returns a scadles.Task",
@@ -45,15 +46,15 @@ class TaskConfig(Section):
         description="multitask: what is to be told of each part of a target, {kind: classification, box: {kind: "
         "regression, weight: 0.5}}; each with kind, weight, loss, loss_options and metrics",
     )
-    loss: str | None = Field(
+    loss: Annotated[str | None, CODE] = Field(
         default=None,
         description="a function of torch.nn.functional by its name, or MODULE:CALLABLE, the mean loss of (outputs, "
         "targets); none: the kind's",
     )
-    loss_options: dict[str, Option] = Field(
+    loss_options: Annotated[dict[str, Option], PLAIN] = Field(
         default={}, description="arguments of that function: {label_smoothing: 0.1}, {weight: [1, 2, 5]}, {delta: 0.5}"
     )
-    metrics: tuple[str, ...] = Field(
+    metrics: Annotated[tuple[str, ...], CODE] = Field(
         default=(), description="what a test measures, by name or MODULE:CALLABLE; the first decides; none: the kind's"
     )
     horizon: int = Field(
@@ -87,7 +88,7 @@ Task = Annotated[TaskConfig, BeforeValidator(task_settings)]
 class TargetConfig(Section):
     """What a run is to reach: a metric of its task, and how good that must be."""
 
-    metric: str | None = Field(default=None, description="none: the task's first")
+    metric: Annotated[str | None, PLAIN] = Field(default=None, description="none: the task's first")
     at_most: float | None = Field(default=None, description="of a metric of which less is better, such as mae")
     at_least: float | None = Field(default=None, description="of a metric of which more is better, such as accuracy")
 

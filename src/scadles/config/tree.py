@@ -17,6 +17,7 @@ from scadles.config.compression import CompressionConfig
 from scadles.config.cost import CostConfig
 from scadles.config.data import DataConfig
 from scadles.config.injection import InjectionConfig
+from scadles.config.names import FILE, Names
 from scadles.config.section import Section, ascending, what_is_said
 from scadles.config.stream import StreamConfig
 from scadles.config.task import TargetConfig, Task, TaskConfig
@@ -195,7 +196,7 @@ class RunConfig(Section):
     method: Literal["scadles", "ddl"] = Field(default="scadles", description="fills in what is left open below")
     devices: int = Field(default=1, ge=1, le=1_000_000, description="how many take part; torchrun and --local set it")
     seed: int = Field(default=0, ge=0, description="of every random draw")
-    model: str = Field(
+    model: Annotated[str, Names("code", unless=r"[^:]*|torchvision:.*")] = Field(
         default="mlp",
         description="mlp | cnn | resnet8 | autoencoder | torchvision:NAME | none (simulate only: learns nothing) | "
         "MODULE:CALLABLE",
@@ -203,7 +204,7 @@ class RunConfig(Section):
     normalization: Literal["batch", "group"] = Field(
         default="batch", description="batch: as the model has it; group: GroupNorm in place of BatchNorm"
     )
-    init_from: Path | None = Field(
+    init_from: Annotated[Path | None, FILE] = Field(
         default=None,
         description="start from the values in a model.safetensors or a run's folder; --resume does not read it",
     )

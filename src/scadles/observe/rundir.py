@@ -68,18 +68,18 @@ def occupied(run_dir: Path, device: int, *, resumable: bool) -> str | None:
         return f"{run_dir} cannot be a run folder: {error.strerror}; choose another --out"
 
 
-def write_config(run_dir: Path, text: str, device: int = 0) -> None:
+def write_config(run_dir: Path, text: str, device: int = 0, file: str = CONFIG_FILE) -> None:
     """Make a run folder and write its configuration, which is there whole or as it was before, whatever happens.
 
     Raises:
         ConfigError: the folder cannot be written to.
     """
-    temporary = run_dir / f"{CONFIG_FILE}.{device}.tmp"
+    temporary = run_dir / f"{file}.{device}.tmp"
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         temporary.unlink(missing_ok=True)
         temporary.write_text(text)
-        temporary.replace(run_dir / CONFIG_FILE)
+        temporary.replace(run_dir / file)
     except OSError as error:
         raise ConfigError(f"cannot write the run folder {run_dir}: {error.strerror}") from None
 

@@ -7,7 +7,7 @@ the hub's journal lies in it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -58,26 +58,27 @@ def launch_fleet(
     prepare_environment(devices)
     _check_folder(settings, run_dir, resume=resume)
     from scadles.assembly.hub import build_hub, build_journal
+    from scadles.training.from_hub import allowing
 
     with alone_in(run_dir), build_journal(settings, run_dir, print_note) as journal:
         for rank in range(devices):
             journal.seat(_name(rank), rank)
         serving = build_hub(settings, "127.0.0.1", 0, journal, say, least=devices)
         try:
-            work = partial(_take_part, serving, run_dir, quiet=quiet)
+            work = partial(_take_part, serving, run_dir, allowing(settings), quiet=quiet)
             launch_local(devices, work, fail, partial(_Fleet, serving, settings.fabric, say))
         finally:
             serving.close()
 
 
-def _take_part(serving: Hub, run_dir: Path, *, quiet: bool) -> None:
-    """Be one device."""
+def _take_part(serving: Hub, run_dir: Path, allow: Mapping[str, Any], *, quiet: bool) -> None:
+    """Be one device, which allows what its launcher's settings name."""
     from scadles.training.run import train
 
     serving.forget()
     rank, (host, port) = int(os.environ["RANK"]), serving.address
     try:
-        train(hub=f"{host}:{port}", name=_name(rank), out=run_dir, quiet=quiet or rank != 0, insecure=True)
+        train(allow, hub=f"{host}:{port}", name=_name(rank), out=run_dir, quiet=quiet or rank != 0, insecure=True)
     except LeftError:
         return
 

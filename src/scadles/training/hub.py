@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from scadles.config import ConfigLike, RunConfig, load_config, merged, read_yaml
-from scadles.errors import ConfigError, FabricError, PeerLostError
+from scadles.config import ConfigLike, RunConfig, read_yaml
+from scadles.errors import ConfigError, FabricError, PeerLostError, ScadlesError
 from scadles.fabric.hub import MOST_NAME, HubFabric, enrol, is_loopback, is_name
 from scadles.security import CertificateFiles, Credentials, DeviceCredentials, ExternalCredentials, identity_folder
+from scadles.training.from_hub import ALLOW, Taken, allowed_in, take_settings
 
 #: Settings that may differ from device to device, with all that is below them; all others are those of the hub.
 OWN = ("stream", "data.dataset", "data.root", "data.transform", "checkpoint.keep", "events", "picture")
@@ -26,7 +27,8 @@ def own_settings(config: ConfigLike | None) -> dict[str, Any]:
     """Return what a device says for itself.
 
     Args:
-        config: a mapping or a YAML file of settings in :data:`OWN`; None says nothing.
+        config: a mapping or a YAML file of settings in :data:`OWN`, and of what it allows its hub to name
+            (:mod:`scadles.training.from_hub`); None says nothing.
 
     Raises:
         ConfigError: it says what is the hub's.
@@ -34,7 +36,7 @@ def own_settings(config: ConfigLike | None) -> dict[str, Any]:
     if isinstance(config, RunConfig):
         raise ConfigError(f"the hub describes the run: give only what is this device's own ({', '.join(OWN)})")
     tree = dict(config) if isinstance(config, Mapping) else {} if config is None else read_yaml(Path(config))
-    for name in _names(tree):
+    for name in _names({name: value for name, value in tree.items() if name != ALLOW}):
         check_own(name)
     return tree
 
@@ -53,8 +55,9 @@ def reach(
     *,
     identity: Path | str | CertificateFiles | None = None,
     insecure: bool = False,
-) -> tuple[HubFabric, RunConfig]:
-    """Connect to a hub; return this device's end of it, and the run's settings with its own.
+    has_model: bool = False,
+) -> tuple[HubFabric, Taken]:
+    """Connect to a hub; return this device's end of it, and what it takes of the run's settings, with its own.
 
     Args:
         hub: its address, HOST:PORT.
@@ -64,13 +67,15 @@ def reach(
         identity: folder with what :func:`enrol_here` has brought, or files with a certificate of an authority that
             exists already; None looks where enrolment keeps it.
         insecure: speak plain text, also where the hub is not on this machine.
+        has_model: whether this device brings its own network, and makes none that the hub names.
 
     Raises:
         ConfigError: address, name, identity or settings cannot be.
-        FabricError: nobody answers there, or the hub refuses this device.
+        FabricError: nobody answers there, the hub refuses this device, or names what this device does not allow.
     """
     host, port = address(hub, "hub")
     own = own_settings(config)
+    allowed = allowed_in(own.pop(ALLOW, {}))
     if not name or not is_name(name):
         raise ConfigError(
             f"name = {name!r}: give this device a name of 1 to {MOST_NAME} printable characters, the same whenever it "
@@ -84,8 +89,9 @@ def reach(
     except PeerLostError as error:
         raise _no_hub(hub, error.detail.rpartition(": ")[2]) from None
     try:
-        return fabric, load_config(merged(fabric.settings, own), [f"devices={fabric.size}"])
-    except BaseException:
+        return fabric, take_settings(fabric.settings, own, allowed, fabric.size, has_model=has_model)
+    except BaseException as error:
+        fabric.failure = str(error) if isinstance(error, ScadlesError) else ""
         fabric.close()
         raise
 

@@ -30,6 +30,7 @@ from scadles.streams.python import GIVEN, Stream
 from scadles.structures import answer
 from scadles.tasks import LossFunction, Scores
 from scadles.training.changes import Changes, hashes_of_kept, look_for_changes
+from scadles.training.from_hub import TAKEN_FILE, Taken
 from scadles.training.hub import PLAIN_TEXT, reach
 from scadles.training.identity import gather_texts
 from scadles.training.leaving import leave
@@ -64,7 +65,8 @@ def train(
 
     Args:
         config: settings, or a YAML file of them; with ``hub`` only what is this device's own
-            (:data:`scadles.training.hub.OWN`), None for nothing.
+            (:data:`scadles.training.hub.OWN`) and what the hub may name here (``allow: {model: mine:net}``), None for
+            nothing.
         model: your network; None builds the one that ``config.model`` names. Device 0's initial weights count.
         optimizer: yours, over ``model.parameters()``, or several in a list; None builds the one in
             ``config.optimizer``.
@@ -147,9 +149,13 @@ def join(
     also for the outputs given to :meth:`.LiveDevice.step`. ``fabric`` and ``clock`` replace the ones
     that the settings describe, for example by a :class:`~scadles.fabric.LocalFabric`.
     """
+    taken: Taken | None = None
     with ExitStack() as failing:
         if hub is not None or name is not None:
-            fabric, settings = _at_hub(hub, name, config, fabric, identity=identity, insecure=insecure)
+            fabric, taken = _at_hub(
+                hub, name, config, fabric, identity=identity, insecure=insecure, has_model=model is not None
+            )
+            settings = taken.settings
             failing.push(partial(leave, fabric))
             out = Path("runs") / str(name) if out is None else out
         else:
@@ -164,6 +170,8 @@ def join(
             resume = out is not None and events_path(Path(out), fabric.rank).exists()
         run_dir, lock, changes = _run_folder(settings, out, fabric, resume=resume)
         failing.callback(lock.release)
+        if taken is not None:
+            _tell_what_is_taken(taken, run_dir, fabric.rank, quiet=quiet)
         torch.manual_seed(derive_seed(settings.seed, "torch", fabric.rank))
         network = _materialised(assembly.build_network(settings, dataset, model)).to(torch_device)
         start = _start(settings, network, fabric, run_dir, lock.attempt, resume=resume)
@@ -184,11 +192,19 @@ def _at_hub(
     *,
     identity: Path | str | CertificateFiles | None,
     insecure: bool,
-) -> tuple[ElasticFabric, RunConfig]:
-    """Return this device's end of a hub, and the run's settings with its own."""
+    has_model: bool,
+) -> tuple[ElasticFabric, Taken]:
+    """Return this device's end of a hub, and what it takes of the run's settings, with its own."""
     if hub is None or fabric is not None:
         raise ConfigError(f"name = {name}: it belongs to hub=HOST:PORT, and to no other fabric")
-    return reach(hub, name, config, print_note, identity=identity, insecure=insecure)
+    return reach(hub, name, config, print_note, identity=identity, insecure=insecure, has_model=has_model)
+
+
+def _tell_what_is_taken(taken: Taken, run_dir: Path, device: int, *, quiet: bool) -> None:
+    """Leave in the run folder what this device takes from its hub, and say it; a launcher's devices take its own."""
+    write_config(run_dir, taken.to_yaml(), device, TAKEN_FILE)
+    if not quiet and "WORLD_SIZE" not in os.environ:
+        print_note(str(taken))
 
 
 def _start(

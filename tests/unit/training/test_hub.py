@@ -33,8 +33,9 @@ def serving():
 
 
 def test_what_is_the_devices_own_is_put_over_what_the_hub_says(serving):
-    fabric, settings = way.reach(serving, "cam-1", {"stream": {"rates": 7}, "checkpoint": {"keep": 5}}, print)
+    fabric, taken = way.reach(serving, "cam-1", {"stream": {"rates": 7}, "checkpoint": {"keep": 5}}, print)
     fabric.close()
+    settings = taken.settings
     assert (settings.stream.rates, settings.checkpoint.keep, settings.devices) == (7, 5, 2)
     assert settings.batch.rule == "fixed", "also where that is a default which the method would change"
 

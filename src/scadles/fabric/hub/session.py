@@ -154,8 +154,8 @@ class Session:
     def _connect(self, hello: dict[str, Any], limit_s: float = LONGEST_CONNECT_S) -> Connection:
         """Open a connection, and say hello; the answer to the first one is the welcome."""
         shown = self._credentials
-        trust = (None, None) if shown is None else (shown.context, shown.hub_name)
-        connection, answer = say_hello(self._address, self._name, hello, *trust, limit_s)
+        context, hub_name = (None, None) if shown is None else (shown.context, shown.hub_name)
+        connection, answer = say_hello(self._address, self._name, hello, context, hub_name, limit_s)
         if hello["role"] == "control":
             self.welcome = answer
         return connection
