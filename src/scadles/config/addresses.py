@@ -1,4 +1,4 @@
-"""No secret in a setting: settings are written into run folders, printed and compared."""
+"""What an address may say: no secret, as settings are written into run folders, printed and compared; and no code."""
 
 from __future__ import annotations
 
@@ -11,6 +11,13 @@ _SECRET = re.compile(
     r"|private\.key(?!\.file$)",
     re.IGNORECASE,
 )
+# librdkafka would load a library, run a command, or keep positions in a file of that name
+_RUNS_CODE = re.compile(
+    r"\b(plugins?|library|libraries|engine|providers?|interceptors?|cmd|command)\b|_cb$|^offset\.store\.", re.IGNORECASE
+)
+# these become words of the command by which it gets a ticket
+_WORD_OF_A_COMMAND = re.compile(r"^sasl\.kerberos\.(?!min\.)", re.IGNORECASE)
+_HARMLESS_WORD = re.compile(r"[\w./@:+-]*", re.ASCII)
 _NAME = re.compile(r"[\w.-]+", re.ASCII)
 _PLACE = re.compile(r"(env|file):.")
 _LONGEST, _SHOWN = 300, 60
@@ -27,7 +34,7 @@ def is_secret(parameter: str) -> bool:
 
 
 def without_secrets(url: object) -> str:
-    """Return an address that holds no secret, as it is.
+    """Return an address that holds no secret, and no option by which a client would run code, as it is.
 
     An address in which a secret could not be found is refused as well: one that cannot be taken apart, and one with a
     fragment, the part behind ``#``, which nobody reads.
@@ -43,6 +50,9 @@ def without_secrets(url: object) -> str:
     >>> without_secrets("mqtt://host/camera/#")
     Traceback (most recent call last):
     ValueError: a # ends an address, and nobody reads what is behind it: write %23 for a # in a topic or value
+    >>> without_secrets("kafka://host/topic?plugin.library.paths=mine.so")
+    Traceback (most recent call last):
+    ValueError: plugin.library.paths: an address loads no code and runs no command; leave it out
     """
     if not isinstance(url, str):
         raise ValueError(f"must be an address, such as kafka://host/topic, not {type(url).__name__}")
@@ -65,6 +75,10 @@ def without_secrets(url: object) -> str:
     for name, value in [*parameters, *_stray(url.partition("?")[0], parameters)]:
         if not _NAME.fullmatch(name):
             raise ValueError("names of parameters are letters, digits, dots, dashes and underscores, after one ?")
+        if _RUNS_CODE.search(name):
+            raise ValueError(f"{name}: an address loads no code and runs no command; leave it out")
+        if _WORD_OF_A_COMMAND.match(name) and not _HARMLESS_WORD.fullmatch(value):
+            raise ValueError(f"{name}: it becomes a word of a command: letters, digits and . / @ : + - _ are allowed")
         if is_secret(name) and not _PLACE.match(value):
             raise ValueError(
                 f"{name} is written into run folders: say where it is, env:NAME or file:PATH, not what it is"

@@ -27,7 +27,7 @@ CAMERA = "mqtt://host/camera"
         ("kafka://host/t?sasl.pass\tword=sesame", "sasl.password is written"),
         ("kafka://host/t?sasl.password=env:A&sasl.password=sesame", "sasl.password is written"),
         ("kafka://host/t?sasl.jaas.config=sesame", "sasl.jaas.config is written"),
-        ("kafka://host/t?sasl.kerberos.kinit.cmd=sesame", "sasl.kerberos.kinit.cmd is written"),
+        ("kafka://host/t?sasl.kerberos.kinit.cmd=sesame", "sasl.kerberos.kinit.cmd: an address loads no code"),
         (f"{CAMERA}?client_id=a;password=sesame", "password is written"),
         (f"{CAMERA}?client_id=a%26password=sesame", "password is written"),
         (f"{CAMERA}&password=sesame", "password is written"),
