@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from scadles.config.names import CODE
+from scadles.config.names import CODE, PLAIN
 from scadles.config.section import Section
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class CodecConfig(Section):
     label_bytes: Literal[1, 2, 4, 8] = Field(
         default=1, description="first-bytes: how many, an unsigned little-endian number"
     )
-    avro_schema: dict[str, Any] | None = Field(
+    avro_schema: Annotated[dict[str, Any] | None, PLAIN] = Field(
         default=None,
         description="avro: the schema that messages are written with, a record with fields x and y; none: one that is "
         "made of the data set's samples",

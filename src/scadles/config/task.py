@@ -19,11 +19,15 @@ Option = int | float | str | tuple[float, ...]
 class PartTask(Section):
     """What a model shall say of one part of a target; a name alone is the kind."""
 
-    kind: str = Field(default="classification", description="classification | multilabel | regression | segmentation")
+    kind: Annotated[str, CODE] = Field(
+        default="classification", description="classification | multilabel | regression | segmentation"
+    )
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="of its loss in the sum of all parts'")
-    loss: str | None = Field(default=None, description="as task.loss, of this part")
-    loss_options: dict[str, Option] = Field(default={}, description="as task.loss_options, of this part")
-    metrics: tuple[str, ...] = Field(
+    loss: Annotated[str | None, CODE] = Field(default=None, description="as task.loss, of this part")
+    loss_options: Annotated[dict[str, Option], PLAIN] = Field(
+        default={}, description="as task.loss_options, of this part"
+    )
+    metrics: Annotated[tuple[str, ...], CODE] = Field(
         default=(), description="as task.metrics, of this part; the run calls them PART.METRIC"
     )
 
@@ -41,7 +45,7 @@ class TaskConfig(Section):
         description="classification | multilabel | regression | forecasting | reconstruction | language | segmentation "
         "| multitask | MODULE:CALLABLE, which returns a scadles.Task",
     )
-    parts: dict[str, PartTask] = Field(
+    parts: Annotated[dict[str, PartTask], CODE] = Field(
         default={},
         description="multitask: what is to be told of each part of a target, {kind: classification, box: {kind: "
         "regression, weight: 0.5}}; each with kind, weight, loss, loss_options and metrics",
