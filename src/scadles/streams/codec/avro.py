@@ -53,14 +53,14 @@ class AvroCodec(OneByOneCodec):
             import fastavro
         except ImportError:
             raise MissingExtraError(_NAME, "avro") from None
-        self._fastavro = fastavro
+        self._fastavro: Any = fastavro
         given = dict(schema) if schema is not None else schema_of(sample, target)
         fields = [field.get("name") for field in given.get("fields", ()) if isinstance(field, Mapping)]
         needed = ["x"] if target.is_none else ["x", "y"]
         if given.get("type") != "record" or not set(needed) <= set(fields):
             raise ConfigError(f"stream.codec.avro_schema: expected a record with the fields {' and '.join(needed)}")
         try:
-            self._schema = fastavro.parse_schema(given)
+            self._schema: Any = self._fastavro.parse_schema(given)
         except Exception as error:
             raise ConfigError(
                 f"stream.codec.avro_schema is no schema of Avro: {type(error).__name__}: {error}"
@@ -69,7 +69,7 @@ class AvroCodec(OneByOneCodec):
     def _read(self, value: bytes, key: bytes | None) -> tuple[Tensor, int | Tensor]:
         file = io.BytesIO(value)
         try:
-            record = self._fastavro.schemaless_reader(file, self._schema, None)
+            record: Any = self._fastavro.schemaless_reader(file, self._schema, None)
         except Exception as error:  # noqa: BLE001 - it raises what it likes, and bad bytes must not end a run
             raise UnreadableError(f"no record of the schema ({type(error).__name__})") from None
         if more := len(value) - file.tell():
