@@ -54,10 +54,10 @@ def assert_same(found, expected):
         torch.testing.assert_close(tensor, again[name], rtol=1e-5, atol=1e-5, msg=name)
 
 
-@pytest.mark.parametrize("codec", ["raw", "npy", "safetensors", "json", "avro"])
+@pytest.mark.parametrize("codec", ["raw", "npy", "safetensors", "json", "arrow", "avro"])
 def test_kafka_brings_what_is_replayed(kafka_broker, start, train, replayed, tmp_path, codec):
-    if codec == "avro":
-        pytest.importorskip("fastavro")
+    if codec in ("arrow", "avro"):
+        pytest.importorskip({"arrow": "pyarrow", "avro": "fastavro"}[codec])
     run, config = train(codec, f"kafka://{kafka_broker.address}/drone-{codec}-{{device}}", codec)
     publisher = start(tmp_path, "-m", "scadles", "publish", config, "--records", 2 * STEPS * BATCH, "--create-topics")
     assert publisher.wait(120) == 0, publisher.err

@@ -20,7 +20,7 @@ class CodecConfig(Section):
     """How a message of kafka:// or mqtt:// becomes a sample and its label."""
 
     format: Annotated[str, CODE] = Field(
-        default="raw", description="raw | npy | safetensors | json | avro | image | MODULE:CALLABLE"
+        default="raw", description="raw | npy | safetensors | json | arrow | avro | image | MODULE:CALLABLE"
     )
     shape: tuple[Size, ...] | None = Field(default=None, description="of one sample; none: the data set's")
     dtype: DType | None = Field(default=None, description="of a sample's numbers; none: the data set's")

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import io
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from scadles.errors import ConfigError, MissingExtraError
 from scadles.layout import Layout
-from scadles.streams.codec.labels import integer_label
 from scadles.streams.codec.one_by_one import OneByOneCodec
-from scadles.streams.codec.sample import SampleType, UnreadableError, short
-from scadles.streams.codec.target import check_target, read_target
+from scadles.streams.codec.records import field_name, sample_in, target_in
+from scadles.streams.codec.sample import SampleType, UnreadableError
+from scadles.streams.codec.target import check_target
 from scadles.structures import map_tensors
 from scadles.targets import TargetType
 
@@ -74,24 +72,7 @@ class AvroCodec(OneByOneCodec):
             raise UnreadableError(f"no record of the schema ({type(error).__name__})") from None
         if more := len(value) - file.tell():
             raise UnreadableError(f"{more:,} bytes behind the record")
-        layout = self._sample.layout
-        if layout is None:
-            x = _numbers("x", record["x"], self._sample)
-        else:
-            types = [SampleType(part.shape, part.dtype) for part in layout.parts]
-            x = self._sample.read(_parts(layout, record["x"], types))
-        return x, self._target_in(record)
-
-    def _target_in(self, record: Mapping[str, Any]) -> int | Tensor:
-        target = self._target
-        if target.is_label:
-            return integer_label(record["y"])
-        if target.is_none:
-            return read_target(target, None)
-        if not target.parts:
-            return _numbers("y", record["y"], SampleType(target.shape, target.dtype))
-        types = [None if part.is_label else SampleType(part.shape, part.dtype) for _, part in target.parts]
-        return read_target(target, _parts(target.layout, record["y"], types))
+        return sample_in(self._sample, record["x"]), target_in(self._target, record.get("y"))
 
     def encode(self, x: Tensor, y: int | Tensor) -> tuple[bytes | None, bytes]:
         fields = {field["name"]: field["type"] for field in self._schema["fields"]}
@@ -125,16 +106,11 @@ def schema_of(sample: SampleType, target: TargetType) -> dict[str, Any]:
 
 
 def _record(name: str, layout: Layout) -> dict[str, Any]:
-    # no name in Avro begins with a digit: parts in order are called p0, p1, ...
     fields = [
-        {"name": _field(layout, part.name), "type": _type_of(SampleType(part.shape, part.dtype))}
+        {"name": field_name(layout, part.name), "type": _type_of(SampleType(part.shape, part.dtype))}
         for part in layout.parts
     ]
     return {"type": "record", "name": name, "fields": fields}
-
-
-def _field(layout: Layout, name: str) -> str:
-    return f"p{name}" if layout.in_order else name
 
 
 def _type_of(sample: SampleType) -> Any:
@@ -151,7 +127,7 @@ def _written(whole: Tensor, layout: Layout | None, schema: Any) -> Any:
         return _as_written(whole, schema)
     known = {field["name"]: field["type"] for field in schema.get("fields", ())} if isinstance(schema, Mapping) else {}
     parts = layout.values(map_tensors(lambda x: x[0], layout.unpack(whole[None])))
-    names = [_field(layout, name) for name in layout.names]
+    names = [field_name(layout, name) for name in layout.names]
     items = schema.get("values") if isinstance(schema, Mapping) else None
     return {name: _as_written(x, known.get(name, items)) for name, x in zip(names, parts, strict=True)}
 
@@ -162,43 +138,3 @@ def _as_written(x: Tensor, schema: Any) -> Any:
         return numbers.astype(numbers.dtype.newbyteorder("<")).tobytes()
     nested = isinstance(schema, Mapping) and isinstance(schema.get("items"), Mapping)
     return x.tolist() if nested or not x.dim() else x.reshape(-1).tolist()
-
-
-def _parts(layout: Layout, found: Any, types: Sequence[SampleType | None]) -> Any:
-    """Return the parts in a record as tensors; one without a type as it is."""
-    if layout.in_order and isinstance(found, Mapping):
-        found = {name.removeprefix("p"): value for name, value in found.items()}
-    try:
-        values = layout.values(found)
-    except ValueError as error:
-        raise UnreadableError(str(error)) from None
-    return layout.structure(
-        [
-            value if kind is None else _numbers(f"part {name}", value, kind)
-            for name, value, kind in zip(layout.names, values, types, strict=True)
-        ]
-    )
-
-
-def _numbers(name: str, found: Any, expected: SampleType) -> Tensor:
-    """Return an array of a record in the expected shape and dtype."""
-    size = math.prod(expected.shape)
-    if isinstance(found, bytes):
-        if len(found) != expected.nbytes:
-            raise UnreadableError(f"{name}: {len(found):,} bytes, expected {expected.nbytes:,}")
-        return expected.view(np.frombuffer(found, np.uint8).copy()[None])[0]
-    try:
-        numbers = np.asarray(found)
-    except (ValueError, OverflowError):
-        raise UnreadableError(f"{name} is no array of numbers") from None
-    if numbers.shape not in (expected.shape, (size,)):
-        raise UnreadableError(f"{name}: shape {list(numbers.shape)}, expected {list(expected.shape)}")
-    kinds = {"f": "fiu", "b": "b"}.get(expected.numpy.kind, "iu")
-    if numbers.size and numbers.dtype.kind not in kinds:
-        raise UnreadableError(f"{name}: dtype {numbers.dtype}, expected {short(expected.dtype)}")
-    if numbers.size and expected.numpy.kind in "iu":
-        limits = np.iinfo(expected.numpy)
-        if numbers.min() < limits.min or numbers.max() > limits.max:
-            raise UnreadableError(f"{name} holds a number that does not fit {short(expected.dtype)}")
-    with np.errstate(over="ignore"):
-        return torch.from_numpy(numbers.astype(expected.numpy)).reshape(expected.shape)

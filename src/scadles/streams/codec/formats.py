@@ -10,6 +10,7 @@ from scadles.config import CodecConfig
 from scadles.errors import ConfigError
 from scadles.importing import blame, import_callable
 from scadles.layout import Layout
+from scadles.streams.codec.arrow import ArrowCodec
 from scadles.streams.codec.avro import AvroCodec
 from scadles.streams.codec.contract import Codec
 from scadles.streams.codec.guarded import GuardedCodec
@@ -29,6 +30,7 @@ _FORMATS: dict[str, _Make] = {
     "npy": lambda sample, labels, config, target: NpyCodec(sample, labels, config.max_bytes, target),
     "safetensors": lambda sample, labels, config, target: SafetensorsCodec(sample, config.max_bytes, target),
     "json": lambda sample, labels, config, target: JsonCodec(sample, config.max_bytes, target),
+    "arrow": lambda sample, labels, config, target: ArrowCodec(sample, config.max_bytes, target),
     "avro": lambda sample, labels, config, target: AvroCodec(sample, config.max_bytes, target, config.avro_schema),
     "image": lambda sample, labels, config, target: ImageCodec(sample, labels, config.max_bytes, target),
 }

@@ -560,7 +560,7 @@ def test_what_a_codec_of_the_users_cannot_write_is_said(own_module):
     [
         (
             {"name": "jpg"},
-            "stream.codec.format 'jpg'; there are raw, npy, safetensors, json, avro, image, or write",
+            "stream.codec.format 'jpg'; there are raw, npy, safetensors, json, arrow, avro, image, or write",
         ),
         ({"codec_shape": (4, 5)}, r"stream.codec.shape = \[4, 5\]: samples of the data set"),
         ({"codec_dtype": "float32"}, "stream.codec.dtype = float32: samples of the data set"),

@@ -41,7 +41,8 @@ TARGETS = {
     "none": TargetType.none(),
     "label": TargetType.label(10),
 }
-FORMATS = ("raw", "npy", "safetensors", "json", "avro")
+FORMATS = ("raw", "npy", "safetensors", "json", "arrow", "avro")
+LIBRARY = {"arrow": "pyarrow", "avro": "fastavro"}
 MAX_BYTES = 20_000
 
 
@@ -72,8 +73,8 @@ def target(kind, seed=0):
 
 
 def codec_of(name, kind=TARGET, layout=LAYOUT, **more):
-    if name == "avro":
-        pytest.importorskip("fastavro")
+    if name in LIBRARY:
+        pytest.importorskip(LIBRARY[name])
     config = CodecConfig(format=name, max_bytes=MAX_BYTES, **more)
     return make_codec(config, (layout.nbytes,), torch.uint8, target=kind, layout=layout)
 
@@ -205,7 +206,7 @@ VALUES = {
 
 
 @pytest.mark.parametrize("reason", VALUES)
-@pytest.mark.parametrize("name", ["raw", "npy", "safetensors", "avro"])
+@pytest.mark.parametrize("name", ["raw", "npy", "safetensors", "arrow", "avro"])
 def test_values_that_cannot_be_are_rejected_on_arrival_with_the_part(name, reason):
     x, y = VALUES[reason]
     codec, good, told = codec_of(name), row(), row(TARGET.layout)
@@ -327,3 +328,68 @@ def test_records_of_a_schema_of_the_senders():
 def test_a_schema_that_is_none_is_refused(schema, wrong):
     with pytest.raises(ConfigError, match=wrong):
         codec_of("avro", avro_schema=schema)
+
+
+def arrow(columns, rows=1, batches=1, compression=None):
+    pa = pytest.importorskip("pyarrow")
+    file = io.BytesIO()
+    batch = pa.record_batch({name: pa.array([x] * rows, kind) for name, (x, kind) in columns.items()})
+    with pa.ipc.new_stream(file, batch.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as stream:
+        for _ in range(batches):
+            stream.write_batch(batch)
+    return file.getvalue()
+
+
+def test_record_batches_of_a_senders():
+    pa = pytest.importorskip("pyarrow")
+    layout = Layout([Part("power", (2, 2), torch.float32), Part("wind", (1,), torch.int16)])
+    codec = codec_of("arrow", TARGETS["label"], layout)
+    kind = pa.struct({"power": pa.list_(pa.list_(pa.float64())), "wind": pa.list_(pa.int64(), 1)})
+    flat = pa.struct({"power": pa.list_(pa.float32()), "wind": pa.list_(pa.int8())})
+    good = {"power": [[1, 2], [3, 4]], "wind": [5]}
+    columns = {"at": ("noon", pa.string()), "x": (good, kind), "y": (4, pa.uint8())}
+    values = [
+        arrow(columns),
+        arrow(columns | {"x": (good | {"power": [1.0, 2.0, 3.0, 4.0]}, flat)}),
+        arrow(columns | {"x": (good | {"power": [[1, 2], [3]]}, kind)}),
+        arrow(columns | {"x": (good | {"wind": [40_000]}, kind)}),
+        arrow(columns | {"x": ({"power": None, "wind": [5]}, kind)}),
+        arrow(columns | {"y": (None, pa.int64())}),
+        arrow({"x": (good, kind)}),
+        arrow(columns, rows=2),
+        arrow(columns, batches=2),
+        arrow(columns, compression="zstd"),
+        arrow(columns | {"at": ("noon", pa.dictionary(pa.int8(), pa.string()))}),
+        arrow(columns)[:-40],
+    ]
+    decoded = codec.decode(values, [None] * len(values))
+    assert (decoded.kept.tolist(), decoded.y.tolist()) == ([0, 1], [4, 4])
+    found = layout.unpack(decoded.x)
+    assert found["power"].tolist() == [[[1, 2], [3, 4]]] * 2
+    assert found["wind"].tolist() == [[5]] * 2
+    assert [reason for _, reason in decoded.rejected] == [
+        "part power is no array of numbers",
+        "part wind holds a number that does not fit int16",
+        "part power holds nothing",
+        "y holds nothing",
+        "there is no column y",
+        "2 rows, expected 1",
+        "no schema and one record batch",
+        "a compressed record batch",
+        "no schema and one record batch",
+        "no stream of Arrow's (OSError)",
+    ]
+
+
+def test_tensors_and_bytes_of_arrow_are_numbers():
+    pa = pytest.importorskip("pyarrow")
+    codec = make_codec(CodecConfig(format="arrow"), (2, 2), torch.float32, target=TargetType.none())
+    numbers = np.arange(4, dtype="<f4").reshape(1, 2, 2)
+    file = io.BytesIO()
+    batch = pa.record_batch({"x": pa.FixedShapeTensorArray.from_numpy_ndarray(numbers)})
+    with pa.ipc.new_stream(file, batch.schema) as stream:
+        stream.write_batch(batch)
+    decoded = codec.decode([file.getvalue(), arrow({"x": (numbers.tobytes(), pa.binary())})], [None] * 2)
+    assert decoded.x.tolist() == [numbers[0].tolist()] * 2
+    short = codec.decode([arrow({"x": (numbers.tobytes()[1:], pa.binary())})], [None])
+    assert short.rejected == [(0, "x: 15 bytes, expected 16")]
