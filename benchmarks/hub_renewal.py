@@ -183,7 +183,7 @@ def report(
     print(f"connections made            {len(guard.shown)}, {with_new} of them with a renewed certificate")
     print(f"devices cut off on purpose  {len(said.cuts)}")
     print(
-        f"lost or refused beside that {len(said.lost)}, {refused} refused{''.join(f'; {line}' for line in said.lost)}"
+        f"lost to a renewal           {len(said.lost)}, {refused} refused{''.join(f'; {line}' for line in said.lost)}"
     )
     print(f"steps                       {int(taken[-1])}, {missing} missing, {repeated} taken twice")
     for where, seconds in (("elsewhere", elsewhere), (f"within {NEAR_S:g} s of a renewal", near)):
