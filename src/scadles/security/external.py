@@ -72,7 +72,7 @@ class _Watched:
 def _stamp(path: Path) -> _Stamp | None:
     try:
         found = path.stat()
-    except OSError:
+    except (OSError, ValueError):
         return None
     return _Stamp(found.st_ino, found.st_mtime_ns, found.st_size)
 
@@ -138,7 +138,7 @@ class ExternalGuard:
         self._watched = _Watched(files, say, at_hub=True)
         private_folder(folder / AUTHORITY_FOLDER)
         self._registry = Registry(folder / AUTHORITY_FOLDER)
-        self._run = run
+        self._run, self._say = run, say
         self._now = now
         self._expires: dict[str, float] = {}
         self._names: dict[str, tuple[str, ...]] = {}
@@ -166,7 +166,10 @@ class ExternalGuard:
             )
         for name in identity.names:
             self._registry.check_revoked(name)
-        self._registry.take_note(identity.name, Enrolled(identity.key, identity.serial, issued, identity.expires))
+        try:
+            self._registry.take_note(identity.name, Enrolled(identity.key, identity.serial, issued, identity.expires))
+        except ConfigError as error:  # the list is for people: who may take part does not depend on it
+            self._say(f"{identity.name} is missing in the list of devices: {error}")
         for name in identity.names:
             self._expires[name] = max(identity.expires, self._expires.get(name, identity.expires))
             self._names[name] = identity.names

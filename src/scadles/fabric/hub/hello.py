@@ -78,7 +78,7 @@ def say_hello(
     else:
         is_external = hub_name is None
         connection = SecureConnection(
-            sock, context, at_hub=False, hub_name=hub_name or address[0], external=is_external
+            sock, context, at_hub=False, hub_name=hub_name or address[0].partition("%")[0], external=is_external
         )
     with ExitStack() as failing:
         failing.callback(connection.close)
