@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import socket
 import subprocess
 from contextlib import ExitStack
 
@@ -149,6 +150,27 @@ def test_a_hub_is_known_by_its_host_name(authority, serve, connect):
     serving = serve(authority.hub(names=[dns("localhost")]))
     serving.address = ("localhost", serving.address[1])
     connect(serving, "cam-1", authority.device("cam-1"))
+
+
+@pytest.mark.parametrize("listen", ["::1", "::"])
+def test_a_hub_is_known_by_its_ipv6_address(authority, serve, connect, listen):
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError as error:
+        pytest.skip(f"no IPv6 on loopback here: {error}")
+    serving = serve(authority.hub(names=[loopback("::1")]), host=listen)
+    serving.address = ("::1", serving.address[1])
+    connect(serving, "cam-1", authority.device("cam-1"))
+
+
+def test_a_list_that_cannot_be_written_turns_nobody_away(authority, serve, connect, monkeypatch):
+    def fails(*_):
+        raise ConfigError("cannot write devices.json: No space left on device")
+
+    serving = serve(authority.hub())
+    monkeypatch.setattr(Registry, "take_note", fails)
+    connect(serving, "cam-1", authority.device("cam-1"))
+    assert any("cam-1 is missing in the list of devices: cannot write" in line for line in serving.said)
 
 
 def test_a_device_cannot_stand_in_for_the_hub(authority, tmp_path):

@@ -87,8 +87,10 @@ class Acceptor:
         say: Callable[[str], None],
         make: Callable[[socket.socket], Connection] = Connection,
     ) -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        both = host == "::" and socket.has_dualstack_ipv6()  # IPv4 reaches it too
         try:
-            self._listening = socket.create_server((host, port), backlog=_BACKLOG)
+            self._listening = socket.create_server((host, port), family=family, backlog=_BACKLOG, dualstack_ipv6=both)
         except OSError as error:
             raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --listen") from None
         self._listening.settimeout(_LOOK_S)
