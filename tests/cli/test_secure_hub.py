@@ -182,6 +182,10 @@ def test_more_mistakes(command, fleet, tmp_path):
     assert "no device is called cam-1; none is enrolled" in command("devices", tmp_path / "hub", "revoke", "cam-1")[2]
     code, _, err = command("hub", tmp_path / "c.yaml", "--secure", "--insecure")
     assert (code, "give one of them" in err) == (2, True)
+    code, _, err = command("hub", tmp_path / "c.yaml", *OWN, "--out", tmp_path / "other")
+    assert (code, "cert = c: it cannot be read (No such file or directory)" in err) == (2, True)
+    code, _, err = command("hub", tmp_path / "c.yaml", *OWN[:4])
+    assert (code, "--cert, --key and --ca belong together" in err) == (2, True)
 
 
 PLAIN_TEXT = "what travels is neither encrypted nor authenticated (--insecure)"

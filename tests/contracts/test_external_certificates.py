@@ -9,14 +9,16 @@ from contextlib import ExitStack
 
 import pytest
 import torch
+from cryptography import x509
 
 from other_authority import SERVER, OtherAuthority, dns, loopback, uri
 from scadles.clock import unix_seconds
 from scadles.errors import ConfigError, FabricError
 from scadles.fabric.hub import Hub, HubFabric, enrol, enrolment
 from scadles.fabric.hub.frames import Kind
-from scadles.security import CertificateFiles, Credentials, ExternalCredentials, ExternalGuard, Registry
+from scadles.security import CertificateFiles, Credentials, ExternalCredentials, ExternalGuard, Registry, external
 from scadles.testing.elastic import come_in
+from scadles.training.hub import reach
 from secure_hub import LIMIT_S, RUN, answer_to, until
 
 
@@ -116,6 +118,16 @@ def test_names_that_do_not_count(authority, serve, connect, names, sentence):
         connect(serving, "cam-1", authority.issue("cam-1", names=names))
     assert caught.value.exit_code == 3
     assert serving.hub.refused == 1
+
+
+def test_a_certificate_with_an_extension_twice_is_refused_in_words(authority, serve, connect, monkeypatch):
+    def twice(_):
+        raise x509.DuplicateExtension("twice", x509.SubjectAlternativeName.oid)
+
+    serving = serve(authority.hub())
+    monkeypatch.setattr(external, "_names", twice)
+    with pytest.raises(FabricError, match="its certificate names no device"):
+        connect(serving, "cam-1", authority.device("cam-1"))
 
 
 def test_a_dns_name_comes_before_a_common_name(authority, serve, connect):
@@ -339,6 +351,11 @@ def test_files_that_cannot_be_used(authority, what, sentence):
     assert re.match(sentence, str(caught.value)), str(caught.value)
     assert caught.value.exit_code == 2
     assert "\n" not in str(caught.value)
+
+
+def test_certificates_are_for_tls(authority):
+    with pytest.raises(ConfigError, match="cert, key and ca are for TLS: leave insecure out"):
+        reach("192.0.2.1:1", "cam-1", None, print, identity=authority.device("cam-1"), insecure=True)
 
 
 def test_a_hub_does_not_start_with_what_has_expired(authority, tmp_path):

@@ -16,6 +16,12 @@ from scadles.files import read_file
 from scadles.security.authority import key_hash
 from scadles.security.contexts import external_context
 
+#: What ``cryptography`` raises where it cannot read a certificate or a key.
+UNREADABLE = (
+    *(ValueError, UnsupportedAlgorithm),
+    *(x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType),
+)
+
 _MOST_BYTES = 1 << 20
 _EXPIRED, _NOT_YET, _PURPOSE = 10, 9, 26  # X509_V_ERR_... of OpenSSL
 _NO_WAY_UP = (2, 7, 18, 19, 20, 21)
@@ -68,7 +74,7 @@ def _certificates(what: str, path: Path) -> list[x509.Certificate]:
     content = _content(what, path)
     try:
         return x509.load_pem_x509_certificates(content)
-    except (ValueError, UnsupportedAlgorithm):
+    except UNREADABLE:
         raise ConfigError(
             f"{what} = {path}: it holds no certificate that can be read; PEM is expected, which begins with "
             "-----BEGIN CERTIFICATE-----"
@@ -79,17 +85,18 @@ def _check_key(path: Path, cert: Path, certificate: x509.Certificate) -> None:
     content = _content("key", path)
     try:
         key = load_pem_private_key(content, password=None)
+        fits = key_hash(key.public_key()) == key_hash(certificate.public_key())
     except TypeError:
         raise ConfigError(
             f"key = {path}: it is encrypted with a passphrase, which nobody could type at a start at boot: give the "
             "key without one, in a file that only its owner can read (openssl pkey -in OLD -out NEW; chmod 600 NEW)"
         ) from None
-    except (ValueError, UnsupportedAlgorithm):
+    except UNREADABLE:
         raise ConfigError(
             f"key = {path}: it holds no private key that can be read; PEM is expected, which begins with "
             "-----BEGIN PRIVATE KEY-----"
         ) from None
-    if key_hash(key.public_key()) != key_hash(certificate.public_key()):
+    if not fits:
         raise ConfigError(f"key = {path}: it is not the key of the first certificate in {cert}: give the pair")
 
 

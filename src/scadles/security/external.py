@@ -9,13 +9,12 @@ from threading import Lock
 from typing import Any, NamedTuple
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import NameOID
 
 from scadles.clock import unix_seconds, wall_seconds
 from scadles.errors import ConfigError, UntrustedError
 from scadles.security.authority import AUTHORITY_FOLDER, Identity, key_hash, read_uri
-from scadles.security.certificate_files import CertificateFiles, load_files
+from scadles.security.certificate_files import UNREADABLE, CertificateFiles, load_files
 from scadles.security.registry import Enrolled, Registry
 from scadles.security.store import private_folder
 
@@ -220,7 +219,7 @@ def _read(der: bytes) -> tuple[Identity, float]:
         names = [name for name in names if name.isprintable() and 0 < len(name) <= _LONGEST_NAME]
         name, *aliases = names
         key, expires = key_hash(certificate.public_key()), certificate.not_valid_after_utc.timestamp()
-    except (ValueError, UnsupportedAlgorithm):
+    except UNREADABLE:
         raise UntrustedError(
             "its certificate names no device: it needs a URI scadles://RUN/NAME (scadles:///NAME for any run), DNS "
             "names, or one common name"
