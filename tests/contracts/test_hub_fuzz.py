@@ -214,6 +214,30 @@ def test_one_that_takes_part_is_done_without(meeting, number):
     assert [(device.problem, device.was_cut_off) for device in honest] == [(None, False)] * 2
 
 
+def test_one_that_takes_steps_and_reads_nothing_is_done_without(meeting):
+    """What waits for it is that of two steps, and what lies in buffers of the kernel."""
+    hub, honest, said = meeting
+    hostile = Hostile(hub.address)
+    hostile.come_in(hub)
+    member, sequence, most = hub._views.members[hostile.seat], 0, 0
+    view = hub._views.number
+    zeros = bytes(4 * LENGTH)
+    with suppress(OSError):
+        while not member.is_gone:
+            sequence += 1
+            head = packed(Kind.REDUCE, view=view, sequence=sequence, total=len(zeros), length=len(zeros))
+            hostile.send(head + zeros)
+            hostile.send(text(Kind.PULSE, {}), "control")
+            until(lambda sequence=sequence: honest[0].fabric._sequence >= sequence or member.is_gone, "the step")
+            most = max(most, member.outbox.bytes)
+    until(lambda: any("it takes steps, and does not read what comes of them" in line for line in said), said[-3:])
+    assert most <= 3 * len(zeros)
+    hostile.close()
+    steps = [device.steps for device in honest]
+    until(lambda: all(device.steps > before for device, before in zip(honest, steps, strict=True)), "more steps")
+    assert [(device.problem, device.was_cut_off) for device in honest] == [(None, False)] * 2
+
+
 def test_messages_out_of_order_from_one_that_takes_part(meeting):
     """A piece near the end of a huge message for the others takes no memory anywhere."""
     hub, honest, said = meeting

@@ -74,7 +74,8 @@ class Dispatcher:
         with views.lock:
             if frame.view != views.number:
                 return
-            admits = complete and views.end_of_step(frame.sequence) and views.admits
+            is_end = complete and views.end_of_step(frame.sequence)
+            admits = is_end and views.admits
             for delivery in deliveries:
                 going = delivery._replace(frame=delivery.frame._replace(last=admits))
                 for seat in delivery.seats:
@@ -82,8 +83,12 @@ class Dispatcher:
                         views.members[seat].outbox.put(going, going.frame.length)
             if complete:
                 del views.collectives[frame.sequence]
+            # whoever has brought its part of a step has read all that came of those before
+            behind = [views.members[seat] for seat in views.here if is_end and views.members[seat].outbox.is_behind()]
             if admits:
                 views.change(admit=True)
+            for member in behind:
+                views.lose(member, "it takes steps, and does not read what comes of them")
 
     def _leave_out(self, seat: int, view: int, why: str) -> None:
         with self._views.lock:

@@ -86,12 +86,14 @@ class Outbox:
     def __init__(self) -> None:
         self._items: SimpleQueue[Any] = SimpleQueue()
         self._lock = Lock()
+        self._put = self._taken = self._due = 0
         self.bytes = 0
 
     def put(self, item: Any, size: int = 0) -> None:
         """Add something that takes so many bytes of memory while it waits."""
         with self._lock:
             self.bytes += size
+            self._put += 1
         self._items.put((item, size))
 
     def get(self) -> Any:
@@ -99,7 +101,14 @@ class Outbox:
         item, size = self._items.get()
         with self._lock:
             self.bytes -= size
+            self._taken += 1
         return item
+
+    def is_behind(self) -> bool:
+        """Whether items wait still that were there at the call before: called at the end of each step."""
+        with self._lock:
+            due, self._due = self._due, self._put
+            return self._taken < due
 
 
 def checked_name(name: object) -> str:
