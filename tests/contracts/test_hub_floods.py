@@ -9,7 +9,7 @@ import torch
 
 from scadles.clock import wall_seconds
 from scadles.errors import ConfigError, FabricError
-from scadles.fabric.hub import server
+from scadles.fabric.hub import reception, server
 from scadles.fabric.hub.frames import Kind
 from scadles.fabric.hub.secure import SecureConnection
 from scadles.security import Credentials, Rate, guard, store
@@ -46,7 +46,7 @@ def connect(closing, tmp_path):
 
 
 def test_a_device_that_comes_and_goes_is_let_in_so_often_only(hub, connect, closing, monkeypatch, tmp_path):
-    monkeypatch.setattr(server, "_SESSIONS", Rate(hz=2.0, burst=3))
+    monkeypatch.setattr(reception, "_SESSIONS", Rate(hz=2.0, burst=3))
     serving = hub(least=2)
     steps = two_that_add_up(serving, connect, closing)
     credentials = serving.enrol(tmp_path / "cam-3", "cam-3")

@@ -15,7 +15,7 @@ import torch
 
 from scadles.clock import wall_seconds
 from scadles.errors import FabricError, MembershipChangedError
-from scadles.fabric.hub import Hub, HubFabric, server
+from scadles.fabric.hub import Hub, HubFabric, reception
 from scadles.fabric.hub.connection import ClosedError, Connection
 from scadles.fabric.hub.frames import HEADER_BYTES, MOST_BYTES, PIECE_BYTES, VERSION, FrameError, Kind, parse
 from scadles.security import Rate
@@ -73,7 +73,7 @@ class Hostile:
 @pytest.fixture
 def meeting(monkeypatch):
     """A hub that lets everybody in as often as he comes, two honest devices that add up all the time, what was said."""
-    monkeypatch.setattr(server, "_SESSIONS", Rate(hz=1e6, burst=1000))
+    monkeypatch.setattr(reception, "_SESSIONS", Rate(hz=1e6, burst=1000))
     said = []
     hub = Hub("127.0.0.1", 0, 3, least=2, say=said.append)
     hub.start()

@@ -7,7 +7,6 @@ gives its state to others. A lock guards who is there; sums are added up outside
 
 from __future__ import annotations
 
-import hmac
 import json
 import socket
 from collections.abc import Callable
@@ -19,25 +18,24 @@ from typing import Any
 from scadles.clock import wall_seconds
 from scadles.fabric.hub.acceptor import Acceptor
 from scadles.fabric.hub.collectives import Fold
-from scadles.fabric.hub.connection import BusyError, ClosedError, Connection
+from scadles.fabric.hub.connection import ClosedError, Connection
 from scadles.fabric.hub.dispatcher import Dispatcher
 from scadles.fabric.hub.frames import COLLECTIVES, Frame, FrameError, Kind
 from scadles.fabric.hub.handover import HandOver
 from scadles.fabric.hub.hello import is_loopback
 from scadles.fabric.hub.journal import Journal
-from scadles.fabric.hub.members import MOST_NAME, MOST_REASON, PULSE_S, Member, checked_name
+from scadles.fabric.hub.members import MOST_NAME, MOST_REASON, PULSE_S, Member
+from scadles.fabric.hub.reception import Reception
 from scadles.fabric.hub.rooms import Rooms
 from scadles.fabric.hub.secure import SecureConnection
 from scadles.fabric.hub.state import HubState, state_of
 from scadles.fabric.hub.views import Views
 from scadles.fabric.hub.watch import Watch
-from scadles.security import Authenticator, Bucket, Identity, Limits, Rate
+from scadles.security import Authenticator, Bucket, Rate
 
 _MOST_NOTE_BYTES = 1 << 16
 _FROM_DEVICES = frozenset({Kind.READY, Kind.PULSE, Kind.GOODBYE})
 _LINGER_S = 30.0
-#: Sessions of one name: whoever comes and goes has all others take a step again.
-_SESSIONS = Rate(hz=0.5, burst=32)
 #: What is read from a control connection; a device has something to say ten times a second.
 _TEXTS = Rate(hz=100.0, burst=200)
 
@@ -81,18 +79,21 @@ class Hub:
         guard: Authenticator | None = None,
     ) -> None:
         self._guard = guard
-        self._insecure = guard is None and not is_loopback(host)
         self._acceptor = Acceptor(host, port, self._welcome, say, self._make_connection)
         self.address = self._acceptor.address
-        self._settings = settings or {}
         self._journal = journal or Journal()
-        mark = sha256(json.dumps(self._settings, sort_keys=True).encode()).hexdigest()
+        mark = sha256(json.dumps(settings or {}, sort_keys=True).encode()).hexdigest()
         self._views = Views(seats, least, self._journal, mark, say)
+        told = {
+            "run": self._journal.run,
+            "settings": settings or {},
+            "insecure": guard is None and not is_loopback(host),
+        }
+        self._reception = Reception(self._views, told, guard)
         self._dispatcher = Dispatcher(self._views, fold)
         self._watch = Watch(self._views, deadline_s)
         self._lock = self._views.lock
         self._rooms = Rooms()
-        self._sessions = Limits(_SESSIONS)
         self._refused = 0
         self._closed = Event()
 
@@ -160,52 +161,13 @@ class Hub:
         return SecureConnection(sock, self._guard.context, at_hub=True)
 
     def _welcome(self, connection: Connection, hello: dict[str, Any]) -> Callable[[], None]:
-        role = hello.get("role")
-        identity = None
-        if self._guard is not None:
-            if (answer := self._ask_guard(self._guard, connection, hello)) is not None:
-                connection.send_text(Kind.WELCOME, answer)
-                return connection.release
-            identity = self._guard.identify(connection.certificate)
-        with self._lock:
-            if role == "control":
-                name = checked_name(hello.get("name"))
-                _check_name(identity, name)
-                if not self._sessions.take(name, wall_seconds()):
-                    raise BusyError(f"{name} comes and goes too often: it is let in every {1 / _SESSIONS.hz:g} s")
-                member = self._views.seat(hello, connection)
-                welcome = {"seat": member.seat, "seats": self._views.seats, "session": member.session}
-                if self._guard is not None and identity is not None:
-                    welcome["lifetime"] = self._guard.lifetime(identity.expires)
-                run = {"run": self._journal.run, "settings": self._settings, "insecure": self._insecure}
-                connection.send_text(Kind.WELCOME, welcome | run)
-                return lambda: self._answer(member)
-            sessions = (one for one in self._views.members.values() if _same(one.session, hello.get("session")))
-            known = next(sessions, None)
-            if known is None or role not in ("up", "down", "give"):
-                raise FrameError("a second connection of no device that is here")
-            _check_name(identity, known.name)
-            if role == "give":
-                return self._begin_hand_over(known, connection, hello)
-            if getattr(known, role) is not None:
-                raise FrameError(f"{known.name} has its connection for what goes {role} already")
-            setattr(known, role, connection)
-            connection.send_text(Kind.WELCOME, {})
-        return lambda: self._read(known) if role == "up" else self._write(known)
-
-    def _ask_guard(self, guard: Authenticator, connection: Connection, hello: dict[str, Any]) -> dict[str, Any] | None:
-        """Return what the authority answers a hello; None where it is not for the authority."""
-        if hello.get("role") == "enrol":
-            checked_name(hello.get("name"))
-        return guard.answer(hello, connection.certificate)
-
-    def _begin_hand_over(self, member: Member, connection: Connection, hello: dict[str, Any]) -> Callable[[], None]:
-        handover = self._views.handovers.get(hello.get("view", 0))
-        connection.send_text(Kind.WELCOME, {})
-        if handover is None or handover.source is not member or handover.is_begun:  # whoever waited for it is lost
-            return connection.close
-        handover.is_begun = True
-        return lambda: self._hand_over(handover, connection)
+        found = self._reception.answer(connection, hello)
+        if isinstance(found, HandOver):
+            return lambda: self._hand_over(found, connection)
+        if found is None:
+            return connection.release
+        serve = {found.control: self._answer, found.up: self._read, found.down: self._write}[connection]
+        return lambda: serve(found)
 
     def _answer(self, member: Member) -> None:
         """Hear a device's signs of life and wishes until its control connection ends."""
@@ -356,13 +318,3 @@ class Hub:
     def _leave(self, member: Member, why: str) -> None:
         with self._lock:
             self._views.lose(member, why)
-
-
-def _check_name(identity: Identity | None, name: object) -> None:
-    """Refuse a device that calls itself something else than its certificate does."""
-    if identity is not None and name not in identity.names:
-        raise FrameError(f"its certificate is for the name {identity.name}, and it says that it is {name}")
-
-
-def _same(secret: str, given: object) -> bool:
-    return isinstance(given, str) and hmac.compare_digest(secret.encode(), given.encode(errors="replace"))
