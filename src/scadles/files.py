@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
+from io import BufferedWriter, FileIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 #: The way on where a file cannot be written.
 FREE_SPACE = "free some space and use --resume (at a hub: the same command again)"
 
+_PRIVATE = 0o600
 _KINDS = (
     (stat.S_ISDIR, "a folder, not a file"),
     (stat.S_ISFIFO, "a named pipe, not a file"),
@@ -52,6 +55,19 @@ def read_file(path: Path, most_bytes: int) -> bytes:
     if len(content) > most_bytes:
         raise OSError(errno.EFBIG, f"more than {most_bytes:,} bytes, which is more than such a file ever needs")
     return content
+
+
+def open_private(path: Path, mode: Literal["w", "a"]) -> BinaryIO:
+    """Open a file for writing that only its owner can read, whatever the umask, and whoever could until now."""
+    return BufferedWriter(FileIO(path, mode, opener=private_opener))
+
+
+def private_opener(path: str, flags: int) -> int:
+    """Open a file as :func:`open_private` does, for what takes an ``opener``."""
+    descriptor = os.open(path, flags, _PRIVATE)
+    with suppress(OSError):  # a file system without modes
+        os.fchmod(descriptor, _PRIVATE)
+    return descriptor
 
 
 def sync(path: Path) -> None:

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from scadles.files import read_file, refuse_pipe
+from scadles.files import open_private, read_file, refuse_pipe
 from scadles.streams.rejections import short_reason
 
 #: More bytes of one record are not kept.
@@ -71,7 +71,7 @@ class Quarantine:
             return
         try:
             refuse_pipe(self._path)
-            with self._path.open("ab") as file:
+            with open_private(self._path, "a") as file:
                 file.write(line)
         except OSError as error:
             self.missed += 1
@@ -91,7 +91,7 @@ class Quarantine:
         try:
             content = read_file(self._path, self._room)
             if content and not content.endswith(b"\n"):
-                with self._path.open("ab") as file:
+                with open_private(self._path, "a") as file:
                     file.write(b"\n")
         except FileNotFoundError:
             return

@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from scadles.errors import CheckpointError
+from scadles.files import open_private
 
 FORMAT = 5
 # of version 0: neither checksum nor identity
@@ -50,7 +51,9 @@ DTYPES = {name: dtype for dtype, name in TYPES.items()}
 
 
 def write_file(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a file and bring it to the disk; the checksum is computed while the system takes the content.
+    """Write a file that only its owner can read, and bring it to the disk.
+
+    The checksum is computed while the system takes the content.
 
     Args:
         path: where.
@@ -61,7 +64,7 @@ def write_file(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str,
         OSError, TypeError: it cannot be written.
     """
     parts = _laid_out(tensors, {_CHECKSUM: _UNKNOWN.decode(), "format": str(FORMAT), **metadata})
-    with path.open("wb") as file, ThreadPoolExecutor(1) as other:
+    with open_private(path, "w") as file, ThreadPoolExecutor(1) as other:
         computing = other.submit(_crc32, parts)
         for part in parts:
             file.write(part)

@@ -13,13 +13,14 @@ import secrets
 import socket
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from scadles.clock import WallClock, timestamp, wall_seconds
+from scadles.config.addresses import is_secret
 from scadles.errors import ConfigError
 from scadles.observe.console import print_note
 
@@ -138,7 +139,7 @@ class RunLock:
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "since": timestamp(),
-            "command": " ".join(["scadles", *sys.argv[1:]])[:_MOST_OF_A_COMMAND],
+            "command": " ".join(["scadles", *told(sys.argv[1:])])[:_MOST_OF_A_COMMAND],
         }
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(mine).encode() + b"\n", 0)
@@ -166,6 +167,20 @@ def alone_in(run_dir: Path) -> Iterator[None]:
         if lock.notice is not None:
             print_note(lock.notice)
         yield
+
+
+def told(words: Sequence[str]) -> Iterator[str]:
+    """Yield the words of a command, those that are secrets by the names of their options left out.
+
+    >>> " ".join(told(["join", "hub:29400", "--token", "5f0c", "--password=sesame", "--quiet"]))
+    'join hub:29400 --token ... --password=... --quiet'
+    """
+    is_next = False
+    for word in words:
+        name, equals, _ = word.partition("=")
+        told = f"{name}=..." if equals and is_secret(name) else word
+        yield "..." if is_next else told
+        is_next = word.startswith("-") and not equals and is_secret(name)
 
 
 # a child that a user's loop forks must not keep the lock of a device that was killed

@@ -16,7 +16,7 @@ from typing import Any
 
 from scadles.clock import wall_seconds
 from scadles.errors import ConfigError
-from scadles.files import sync
+from scadles.files import private_opener, sync
 
 JOURNAL_FILE = "hub.jsonl"
 _MOST_BYTES = 1 << 23
@@ -187,7 +187,7 @@ class Journal:
         temporary, file = path.with_suffix(".tmp"), None
         try:
             temporary.unlink(missing_ok=True)
-            file = FileIO(temporary, "a")
+            file = FileIO(temporary, "a", opener=private_opener)
             _write_all(file, b"".join(map(_as_line, lines)))
             os.fsync(file.fileno())
             with self._lock:
