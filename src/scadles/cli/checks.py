@@ -105,13 +105,17 @@ def gloo() -> Finding:
 def network() -> Finding:
     """Tell on which network the devices of a run connect."""
     try:
-        from scadles.fabric.rendezvous import choose_interface
+        from scadles.fabric.rendezvous import choose_interface, public_address
     except (ImportError, OSError):
         return Finding("network", ok=False, value="not known without PyTorch", remedy="see torch above")
     master = os.environ.get("MASTER_ADDR")
     chosen = choose_interface() if master else os.environ.get("GLOO_SOCKET_IFNAME")
+    if master and (address := public_address()):
+        remedy = "use a network that you trust, such as a VPN, or a hub (scadles hub): without one nothing is encrypted"
+        return Finding("network", ok=False, value=f"devices connect by {address}, which is public", remedy=remedy)
     if chosen:
-        return Finding("network", ok=True, value=f"{chosen}" + (f", towards {master}" if master else ""))
+        where = f"{chosen}, towards {master}" if master else chosen
+        return Finding("network", ok=True, value=f"{where}; not encrypted, for networks that you trust")
     if master:
         remedy = "give an address of MASTER_ADDR that other hosts reach, or: export GLOO_SOCKET_IFNAME=NAME"
         return Finding("network", ok=False, value=f"MASTER_ADDR = {master} is no way to other hosts", remedy=remedy)

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
 import sys
 from datetime import timedelta
+from ipaddress import ip_address
 from typing import Any
 
 import torch.distributed as dist
-from torch.distributed import FileStore  # type: ignore[attr-defined]
+from torch.distributed import FileStore, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
 from scadles.errors import ConfigError, PeerLostError
 
 #: Names, in the environment of devices that one launcher started, the file in which they meet.
 RENDEZVOUS_FILE = "SCADLES_RENDEZVOUS_FILE"
+#: What is to be known of an address of the internet.
+PUBLIC = (
+    "which is public: nothing that travels is encrypted, and whoever reaches the ports can end or spoil the run; use a "
+    "network that you trust (a VPN), or a hub (scadles hub)"
+)
 _INTERFACE = "GLOO_SOCKET_IFNAME"
 _SIOCGIFADDR = 0x8915
 _stores: dict[str, Any] = {}
@@ -63,6 +70,8 @@ def first_line(error: BaseException) -> str:
 
 def _from_torchrun(where: str, deadline_s: float) -> Any:
     try:
+        if os.environ.get("RANK") == "0" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+            return _own_store(where, timedelta(seconds=deadline_s))
         return next(rendezvous("env://", timeout=timedelta(seconds=deadline_s)))[0]
     except dist.DistNetworkError as error:
         if "in use" in str(error) or "EADDRINUSE" in str(error):
@@ -72,6 +81,55 @@ def _from_torchrun(where: str, deadline_s: float) -> Any:
         raise PeerLostError([], "joining", first_line(error)) from None
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"cannot meet the other devices at {where}: {first_line(error)}") from None
+
+
+def _own_store(where: str, timeout: timedelta) -> Any:
+    """Return a store that listens on MASTER_ADDR alone: torch's own listens on every address of this host."""
+    host, _, port = where.rpartition(":")
+    if not (host and port.isdecimal() and port.isascii() and int(port) < 65536):
+        raise ConfigError(f"MASTER_ADDR:MASTER_PORT = {where}: give an address of this host and a port")
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, kind, protocol)
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"MASTER_ADDR = {host} cannot be looked up: {error}") from None
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(place)
+    except OSError as error:
+        listening.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(f"port {where} is in use: choose another MASTER_PORT") from None
+        raise ConfigError(
+            f"MASTER_ADDR = {host}: device 0 cannot listen there ({error.strerror}): give an address of the host that "
+            "it runs on"
+        ) from None
+    size, fd = int(os.environ["WORLD_SIZE"]), listening.detach()
+    return TCPStore(host, int(port), size, is_master=True, timeout=timeout, multi_tenant=True, master_listen_fd=fd)
+
+
+def public_address() -> str | None:
+    """Return an address of the public internet that devices connect by; None where none is, as far as can be told.
+
+    Not public are addresses of loopback, of private networks (10/8, 172.16/12, 192.168/16, fc00::/7), of a link
+    (169.254/16, fe80::/10) and of carriers (100.64/10).
+    """
+    master = os.environ.get("MASTER_ADDR", "")
+    if not master or os.environ.get(RENDEZVOUS_FILE):
+        return None
+    try:
+        found = {str(place[0]) for *_, place in socket.getaddrinfo(master, None, type=socket.SOCK_STREAM)}
+    except OSError:
+        found = set()
+    addresses = (*sorted(found), _own_address_towards(master) or "")
+    return next((address for address in addresses if _is_public(address)), None)
+
+
+def _is_public(address: str) -> bool:
+    try:
+        return ip_address(address.partition("%")[0]).is_global
+    except ValueError:
+        return False
 
 
 def spans_hosts() -> bool:

@@ -20,8 +20,8 @@ from scadles.config import ConfigLike, RunConfig, load_config
 from scadles.data import Dataset
 from scadles.device.connected import ConnectedDevice
 from scadles.errors import ConfigError, NotAdmittedError
-from scadles.fabric import ElasticFabric, Fabric
-from scadles.fabric.rendezvous import RENDEZVOUS_FILE
+from scadles.fabric import ElasticFabric, Fabric, TorchFabric
+from scadles.fabric.rendezvous import PUBLIC, RENDEZVOUS_FILE, public_address
 from scadles.observe import CONFIG_FILE, Summary, events_path, new_run_folder, occupied, write_config
 from scadles.observe.console import print_note
 from scadles.security import CertificateFiles
@@ -220,6 +220,8 @@ def _start(
         start = start_anew(*place, f"{attempt:016x}")
     if fabric.insecure:
         start = start._replace(notices=[*start.notices, PLAIN_TEXT])
+    if isinstance(fabric, TorchFabric) and fabric.rank == 0 and (address := public_address()):
+        start = start._replace(notices=[*start.notices, f"devices connect by {address}, {PUBLIC}"])
     return start if settings.init_from is None else _with_values(start, settings.init_from, network, fabric)
 
 

@@ -16,7 +16,8 @@ def test_somebody_has_decided_about_every_setting_that_holds_text():
     undecided = [name for name, text in TEXTS.items() if text.names is UNDECIDED]
     assert not undecided, "mark them, for example: name: Annotated[str, CODE] (scadles/config/names.py)"
     named = {name for name, text in TEXTS.items() if text.names.what}
-    code = {"model", "task.kind", "task.loss", "task.metrics", "stream.codec.format", "data.dataset"}
+    parts = {"task.parts", "task.parts.kind", "task.parts.loss", "task.parts.metrics"}
+    code = {"model", "task.kind", "task.loss", "task.metrics", *parts, "stream.codec.format", "data.dataset"}
     assert named == code | {"init_from", "data.root", "stream.url", "cost.profile"}
 
 
