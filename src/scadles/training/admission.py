@@ -16,8 +16,9 @@ from torch import Tensor
 from scadles.config import RunConfig
 from scadles.device.connected import ConnectedDevice
 from scadles.device.intake import IntakeState
-from scadles.errors import CheckpointError, ConfigError, MembershipChangedError, NotAdmittedError
+from scadles.errors import CheckpointError, ConfigError, MembershipChangedError, NotAdmittedError, UntrustedError
 from scadles.fabric import ElasticFabric, View
+from scadles.training.arrived import AnotherModelError, check_state, is_note, of_others
 from scadles.training.changes import hash_of_compression
 from scadles.training.checkpoint import Checkpoint
 from scadles.training.hooks import StepHooks
@@ -93,14 +94,7 @@ class Admission:
             self._device.intake.open(IntakeState(**own.state["run"]["intake"]) if own is not None else None)
             return Entry(view, statistics, None, carried)
         mine = _as_noted(own, view.note)
-        try:
-            statistics = self._restore(joined(common, mine, replayed=self._replayed), opens=True)
-        except CheckpointError:
-            raise ConfigError(
-                "this device's network or optimizer is not that of the run, whose settings say model = "
-                f"{self._model} and optimizer.name = {self._optimizer}: give the loop the same, or name yours at the "
-                "hub (model: MODULE:CALLABLE)"
-            ) from None
+        statistics = self._take_up(self._joined(common, mine), opens=True)
         since = mine.step if mine is not None else 0
         return Entry(view, statistics, since if common.step else None, carried)
 
@@ -129,8 +123,8 @@ class Admission:
         is_void = noted < device.last_taken
         if is_void:
             own = _as_noted(own, view.note, or_nothing=True)
-        checkpoint = joined(common, own, replayed=self._replayed)
-        statistics = self._restore(checkpoint, opens=False)
+        checkpoint = self._joined(common, own)
+        statistics = self._take_up(checkpoint, opens=False)
         if is_void:  # the others that took these steps were lost
             device.intake.go_back(IntakeState(**checkpoint.state["run"]["intake"]))
             device.last_taken = noted
@@ -143,16 +137,50 @@ class Admission:
         fabric = self.fabric
         while True:
             view = fabric.enter(self._device.learner.step_number if step is None else step)
+            if view.note is not None and not is_note(view.note):
+                raise UntrustedError("the hub says that this device has left a note which no device leaves")
             if fabric.gives:
                 state = {name: t.clone() for name, t in common_state(self._state(statistics, carried)).items()}
                 fabric.give(partial(state_bytes, state))
             if fabric.rank not in view.receivers:
                 return view, None, carried
             try:
-                common = read_common_state(fabric.take(self._most_bytes()))
+                message = fabric.take(self._most_bytes())
             except MembershipChangedError:
                 continue
+            common = self._read(message)
             return view, common, common.state["run"]["carried"]
+
+    def _read(self, message: Tensor) -> Checkpoint:
+        """Return the common state that has come, once it has been looked at."""
+        with of_others("a state"):
+            try:
+                common = read_common_state(message)
+                check_state(common, self._device)
+            except AnotherModelError:
+                raise self._another_model() from None
+            except CheckpointError as error:
+                raise UntrustedError(f"what comes from the hub as the state of the others cannot be: {error}") from None
+        return common
+
+    def _joined(self, common: Checkpoint, own: Checkpoint | None) -> Checkpoint:
+        with of_others("a state"):
+            return joined(common, own, replayed=self._replayed)
+
+    def _take_up(self, checkpoint: Checkpoint, *, opens: bool) -> RunStatistics:
+        """Go on from a state that others have sent."""
+        with of_others("a state"):
+            try:
+                return self._restore(checkpoint, opens=opens)
+            except CheckpointError:
+                raise self._another_model() from None
+
+    def _another_model(self) -> ConfigError:
+        return ConfigError(
+            "this device's network or optimizer is not that of the run, whose settings say model = "
+            f"{self._model} and optimizer.name = {self._optimizer}: give the loop the same, or name yours at the "
+            "hub (model: MODULE:CALLABLE)"
+        )
 
     def _most_bytes(self) -> int:
         model: Mapping[str, Tensor] = self._device.learner.model.state_dict()

@@ -26,6 +26,7 @@ from scadles.observe import (
     events_path,
 )
 from scadles.training.admission import Admission, Entry
+from scadles.training.arrived import is_note
 from scadles.training.changes import hash_of_compression
 from scadles.training.course import Course
 from scadles.training.fingerprint import fingerprint
@@ -241,7 +242,8 @@ class ElasticCourse(Course):
         known = dict(enumerate(self._accounts))
         notes = self._admission.fabric.away if self._admission is not None else {}
         absent = sorted((known.keys() | notes.keys()).difference(self._device.fabric.present))
-        gone = [self._gone(device, known.get(device, {}), notes.get(device), model_sha256) for device in absent]
+        said = {device: note for device, note in notes.items() if is_note(note)}
+        gone = [self._gone(device, known.get(device, {}), said.get(device), model_sha256) for device in absent]
         return (*super()._away(model_sha256), *(one for one in gone if one.samples.received))
 
     def _gone(self, device: int, account: Mapping[str, Any], note: Mapping[str, Any] | None, model_sha256: str) -> Away:

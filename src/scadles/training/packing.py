@@ -14,7 +14,7 @@ from scadles.errors import CheckpointError
 from scadles.training.checkpoint import Checkpoint
 from scadles.training.portable import extra_state, flatten, load_model, model_tensors, unflatten
 
-_MODEL, _OPTIMIZER, _KEPT_BACK, _BESIDE = "model/", "optimizer/", "exchange/", "beside/"
+MODEL, OPTIMIZER, _KEPT_BACK, BESIDE = "model/", "optimizer/", "exchange/", "beside/"
 _GENERATOR, _CUDA_GENERATOR = "generator/torch", "generator/cuda"
 #: Names of what is one device's own begin with these.
 OF_THE_DEVICE = (_KEPT_BACK, "generator/")
@@ -40,8 +40,8 @@ def pack(
     tensors = {f"{_KEPT_BACK}{name}": tensor for name, tensor in (kept_back or {}).items()}
     beside = dict(beside or {})
     extra = {"extra": flatten(found, "extra state", beside)} if (found := extra_state(model)) else {}
-    tensors |= {f"{_BESIDE}{name}": tensor for name, tensor in beside.items()}
-    tensors |= {f"{_MODEL}{name}": tensor for name, tensor in model_tensors(model).items()}
+    tensors |= {f"{BESIDE}{name}": tensor for name, tensor in beside.items()}
+    tensors |= {f"{MODEL}{name}": tensor for name, tensor in model_tensors(model).items()}
     tensors[_GENERATOR] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors[_CUDA_GENERATOR] = torch.cuda.get_rng_state()
@@ -50,7 +50,7 @@ def pack(
     for index, slots in saved["state"].items():
         for name, value in slots.items():
             if isinstance(value, Tensor):
-                tensors[f"{_OPTIMIZER}{index}/{name}"] = value
+                tensors[f"{OPTIMIZER}{index}/{name}"] = value
             else:
                 scalars.setdefault(str(index), {})[name] = value
     groups = [{k: float(v) if isinstance(v, Tensor) else v for k, v in g.items()} for g in saved["param_groups"]]
@@ -77,10 +77,10 @@ def unpack(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> di
         )
     slots: dict[int, dict[str, Any]] = {int(i): dict(s) for i, s in state["optimizer"]["scalars"].items()}
     for name, tensor in tensors.items():
-        if name.startswith(_OPTIMIZER):
-            index, slot = name.removeprefix(_OPTIMIZER).split("/", 1)
+        if name.startswith(OPTIMIZER):
+            index, slot = name.removeprefix(OPTIMIZER).split("/", 1)
             slots.setdefault(int(index), {})[slot] = tensor
-    weights = {name.removeprefix(_MODEL): t for name, t in tensors.items() if name.startswith(_MODEL)}
+    weights = {name.removeprefix(MODEL): t for name, t in tensors.items() if name.startswith(MODEL)}
     try:
         load_model(model, weights, unflatten(state["extra"], kept_beside(checkpoint)) if "extra" in state else {})
         optimizer.load_state_dict({"state": slots, "param_groups": groups})
@@ -106,7 +106,7 @@ def model_part(
         extra = json.loads(metadata["state"]).get("extra")
     except (KeyError, AttributeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"the checkpoint's state is not one ({error!r})") from None
-    return _below(_MODEL, tensors), extra, _below(_BESIDE, tensors)
+    return _below(MODEL, tensors), extra, _below(BESIDE, tensors)
 
 
 def kept_back(checkpoint: Checkpoint) -> dict[str, Tensor]:
@@ -116,7 +116,7 @@ def kept_back(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 def kept_beside(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """Return the tensors of whatever else there is."""
-    return _below(_BESIDE, checkpoint.tensors)
+    return _below(BESIDE, checkpoint.tensors)
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from scadles.clock import wall_seconds
-from scadles.errors import FabricError, NotAdmittedError, PeerLostError
+from scadles.errors import FabricError, NotAdmittedError, PeerLostError, UntrustedError
 from scadles.fabric.contract import View, check_length
+from scadles.fabric.hub.answers import view_of
 from scadles.fabric.hub.enrolment import Renewal
 from scadles.fabric.hub.frames import Frame, Kind
 from scadles.fabric.hub.hello import connect_limit_s, is_loopback
-from scadles.fabric.hub.members import MOST_REASON, PULSE_S
+from scadles.fabric.hub.members import MOST_REASON, PULSE_S, reason_of
 from scadles.fabric.hub.messages import HubMessages, bytes_of
 from scadles.fabric.hub.session import Session
 from scadles.security import DeviceCredentials
@@ -75,7 +76,7 @@ class HubFabric(HubMessages):
         self._say = say
         self._process = secrets.token_hex(8)
         self._was_welcome = False
-        self._over = ""
+        self._over = self._distrusts = ""
         self._sent_before = 0
         self._owed: list[int] = []  # views whose receivers wait for this device's state
         self._took = False
@@ -111,8 +112,11 @@ class HubFabric(HubMessages):
         Raises:
             FabricError: the hub refuses this device.
             NotAdmittedError: the run has ended, or this device was told to stop while it waited.
+            UntrustedError: the hub says what cannot be.
         """
         while True:
+            if self._distrusts:
+                raise UntrustedError(f"the hub says what no hub says, and is not asked again: {self._distrusts}")
             with self._changed:
                 if self._next_view is None and not self._session.over.is_set() and self._view is not None:
                     return self._view
@@ -157,10 +161,10 @@ class HubFabric(HubMessages):
         self._arrivals.expect(key, bytearray(), most)
         session = self._session
         arrival = self._arrivals.wait(
-            key, lambda arrival: arrival.is_here or session.over.is_set() or self.stopped(), PULSE_S
+            *(key, lambda found: found.is_here or found.is_too_long or session.over.is_set() or self.stopped()), PULSE_S
         )
         self._took = True
-        if arrival.is_here:
+        if arrival.is_here or arrival.is_too_long:
             check_length(int(self._present.source or 0), arrival.total, most, "the state of the others")
             return torch.frombuffer(arrival.content(), dtype=torch.uint8)
         if session.over.is_set():
@@ -183,12 +187,7 @@ class HubFabric(HubMessages):
             self._changed.notify_all()
 
     def hear_of_view(self, session: Session, content: dict[str, Any]) -> None:
-        members = {int(seat): str(name) for seat, name in content["members"].items()}
-        view = View(
-            *(int(content["view"]), members, content.get("source")),
-            *(tuple(content.get("receivers", ())), content.get("note")),
-            {int(seat): note for seat, note in content.get("away", {}).items()},
-        )
+        view = view_of(content)
         with self._changed:
             while not session.over.is_set() and self._is_behind():
                 self._changed.wait(PULSE_S)
@@ -198,7 +197,7 @@ class HubFabric(HubMessages):
                 self._say(f"nobody takes a step until {wanted} more of the devices are there (fabric.min_devices)")
             self._owe_state(self._next_view)
             self._next_view = view
-            self._over = str(content.get("ended_by", ""))
+            self._over = reason_of(content.get("ended_by", ""))
             self._changed.notify_all()
 
     def _is_behind(self) -> bool:
@@ -231,6 +230,9 @@ class HubFabric(HubMessages):
 
     def news(self) -> dict[str, Any]:
         return {"moves": self.progress(), **({"step": self._step} if self.follows else {})}
+
+    def distrust(self, why: str) -> None:
+        self._distrusts = why
 
     def end(self) -> None:
         with self._changed:

@@ -38,6 +38,10 @@ class FrameError(FabricError):
     """Bytes that are no frame of this protocol, or one that does not fit those before it."""
 
 
+class FalseFrameError(FrameError):
+    """A frame that has come as it was sent, and says what no end of this protocol says."""
+
+
 class Kind(IntEnum):
     """What a frame is about."""
 
@@ -123,18 +127,18 @@ def parse(data: bytes | bytearray | memoryview) -> Frame:
     try:
         kind = Kind(kind)
     except ValueError:
-        raise FrameError(f"a frame of unknown kind {kind}") from None
+        raise FalseFrameError(f"a frame of unknown kind {kind}") from None
     most = MOST_BYTES if kind in _IN_PIECES else MOST_TEXT_BYTES
     if total > most or length > PIECE_BYTES or offset + length > total:
-        raise FrameError(f"{kind.name}: {length} bytes at {offset} of {total}, at most {most} are agreed")
+        raise FalseFrameError(f"{kind.name}: {length} bytes at {offset} of {total}, at most {most} are agreed")
     if kind not in _IN_PIECES and length != total:
-        raise FrameError(f"{kind.name}: {length} bytes of {total}, and it travels in one piece")
+        raise FalseFrameError(f"{kind.name}: {length} bytes of {total}, and it travels in one piece")
     if length < min(PIECE_BYTES, total - offset):
-        raise FrameError(f"{kind.name}: {length} bytes at {offset} of {total}, and only a last piece may be short")
+        raise FalseFrameError(f"{kind.name}: {length} bytes at {offset} of {total}, and only a last piece may be short")
     if offset % PIECE_BYTES:
-        raise FrameError(f"{kind.name}: a piece at {offset}, which is no multiple of {PIECE_BYTES}")
+        raise FalseFrameError(f"{kind.name}: a piece at {offset}, which is no multiple of {PIECE_BYTES}")
     if dtype >= len(DTYPES) or (kind is Kind.REDUCE and (dtype == len(DTYPES) - 1 or total % DTYPES[dtype].itemsize)):
-        raise FrameError(f"{kind.name}: {total} bytes of unknown numbers ({dtype})")
+        raise FalseFrameError(f"{kind.name}: {total} bytes of unknown numbers ({dtype})")
     return Frame(kind, dtype, seat, view, sequence, offset, total, length, bool(last))
 
 

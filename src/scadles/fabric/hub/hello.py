@@ -11,11 +11,13 @@ from typing import Any
 from scadles.errors import FabricError
 from scadles.fabric.hub.connection import BusyError, Connection
 from scadles.fabric.hub.frames import FrameError, Kind
+from scadles.fabric.hub.members import reason_of
 from scadles.fabric.hub.secure import SecureConnection
 from scadles.security.authority import HUB_NAME
 
 _ANSWER_S = 10.0
 _LEAST_S = 1.0
+_MOST_REFUSAL = 1000
 #: The longest that an attempt to connect may take.
 LONGEST_CONNECT_S = 10.0
 
@@ -89,9 +91,9 @@ def say_hello(
         answer = connection.receive_text(frame)
         connection.limit(None)
         if frame.kind is Kind.REFUSAL and answer.get("again"):
-            raise BusyError(str(answer.get("why")))
+            raise BusyError(reason_of(answer.get("why"), _MOST_REFUSAL))
         if frame.kind is Kind.REFUSAL:
-            raise FabricError(f"the hub refuses {name}: {answer.get('why')}")
+            raise FabricError(f"the hub refuses {name}: {reason_of(answer.get('why'), _MOST_REFUSAL)}")
         if frame.kind is not Kind.WELCOME:
             raise FrameError(f"the hub answers a hello with {frame.kind.name}")
         failing.pop_all()

@@ -76,6 +76,15 @@ def is_name(name: object) -> bool:
     return isinstance(name, str) and 0 < len(name) <= MOST_NAME and name.isprintable()
 
 
+def reason_of(said: object, most: int = MOST_REASON) -> str:
+    r"""Return a reason that the other end gives as one short line, which can be shown and written into events.
+
+    >>> reason_of("its disk\x1b[2J\n is full")
+    'its disk[2J is full'
+    """
+    return "".join(c for c in str(said)[: 2 * most] if c.isprintable())[:most]
+
+
 class Outbox:
     """What is for a device, in order: texts, pieces of collectives, states of others; None ends it.
 

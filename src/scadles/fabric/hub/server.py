@@ -24,7 +24,7 @@ from scadles.fabric.hub.frames import COLLECTIVES, Frame, FrameError, Kind
 from scadles.fabric.hub.handover import HandOver
 from scadles.fabric.hub.hello import is_loopback
 from scadles.fabric.hub.journal import Journal
-from scadles.fabric.hub.members import MOST_NAME, MOST_REASON, PULSE_S, Member
+from scadles.fabric.hub.members import MOST_NAME, PULSE_S, Member, reason_of
 from scadles.fabric.hub.reception import Reception
 from scadles.fabric.hub.rooms import Rooms
 from scadles.fabric.hub.secure import SecureConnection
@@ -186,9 +186,9 @@ class Hub:
                     if frame.kind is Kind.READY:
                         self._become_ready(member, content)
                     elif frame.kind is Kind.GOODBYE:
-                        failure = "".join(c for c in str(content.get("failure", "")) if c.isprintable())[:MOST_REASON]
+                        failure = reason_of(content.get("failure", ""))
                         why = f"it has failed: {failure}" if failure else "it has said goodbye"
-                        self._views.goodbye(member, str(content.get("ended_by", ""))[:MOST_NAME])
+                        self._views.goodbye(member, reason_of(content.get("ended_by", ""))[:MOST_NAME])
                         break
                     else:
                         self._hear_pulse(member, content)

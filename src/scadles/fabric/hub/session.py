@@ -10,9 +10,10 @@ from threading import Event, Thread
 from typing import Any, Protocol
 
 from scadles.errors import FabricError
+from scadles.fabric.hub.answers import checked_welcome
 from scadles.fabric.hub.connection import ClosedError, Connection
 from scadles.fabric.hub.control import ControlLine
-from scadles.fabric.hub.frames import PIECE_BYTES, Frame, FrameError, Kind, pieces
+from scadles.fabric.hub.frames import PIECE_BYTES, FalseFrameError, Frame, FrameError, Kind, pieces
 from scadles.fabric.hub.hello import LONGEST_CONNECT_S, say_hello
 from scadles.fabric.hub.members import LEAST_S
 from scadles.security import DeviceCredentials
@@ -32,6 +33,9 @@ class Receiving(Protocol):
 
     def news(self) -> dict[str, Any]:
         """Return what the hub is to know with each sign of life."""
+
+    def distrust(self, why: str) -> None:
+        """Take note that the hub says what no hub says, before the session ends for it."""
 
     def end(self) -> None:
         """Take note that the session has ended."""
@@ -71,6 +75,7 @@ class Session:
         self._credentials = credentials
         self._outgoing: SimpleQueue[Any] = SimpleQueue()
         self._sent_beside = 0
+        self.welcome: dict[str, Any] = {}
         self.over = Event()
         self.why = ""
         with ExitStack() as failing:
@@ -81,6 +86,7 @@ class Session:
                 return connection
 
             self.control = connect(connect_s, role="control", **who)
+            self.welcome = checked_welcome(self.welcome)
             self.up = connect(role="up", session=self.welcome["session"])
             self.down = connect(role="down", session=self.welcome["session"])
             failing.pop_all()
@@ -170,7 +176,7 @@ class Session:
                 else:
                     _send_in_pieces(self.up, frame, content, partial(self._receiving.is_over, frame.view))
         except (ClosedError, FrameError) as error:
-            self._end(str(error))
+            self._end(error)
         finally:
             self.up.release()
 
@@ -184,7 +190,7 @@ class Session:
                 else:
                     self._receiving.take_piece(self, frame)
         except (ClosedError, FrameError) as error:
-            self._end(str(error))
+            self._end(error)
         finally:
             self.down.release()
 
@@ -193,7 +199,7 @@ class Session:
         try:
             self._line.serve(self.over.is_set)
         except (ClosedError, FrameError) as error:
-            self._end(str(error))
+            self._end(error)
         finally:
             self.control.release()
             self._line.close()
@@ -202,8 +208,10 @@ class Session:
         """Whether bytes come from the hub or reach it: on a thin link signs of life queue up behind them."""
         return min(self.down.since_data_s(), self.up.since_taken_s(), self._giving.since_taken_s()) <= LEAST_S
 
-    def _end(self, why: str) -> None:
-        self.close(why)
+    def _end(self, error: Exception) -> None:
+        if isinstance(error, FalseFrameError):
+            self._receiving.distrust(str(error))
+        self.close(str(error))
         self._receiving.end()
 
 
