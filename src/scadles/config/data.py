@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from scadles.config.names import FILE, PLAIN, Names
+from scadles.config.names import CODE, FILE, PLAIN, Names
 from scadles.config.section import Section
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class DataConfig(Section):
         "training part, divided by its deviation, and targets that are numbers likewise; running: samples alone, by "
         "what all devices have trained on so far; or nothing",
     )
-    transform: str | None = Field(
+    transform: Annotated[str | None, CODE] = Field(
         default=None,
         description="MODULE:CALLABLE, what becomes of a device's batch [b, ...] before it trains on it, as it comes "
         "and of the same form; tests are not transformed",

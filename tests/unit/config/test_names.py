@@ -17,7 +17,16 @@ def test_somebody_has_decided_about_every_setting_that_holds_text():
     assert not undecided, "mark them, for example: name: Annotated[str, CODE] (scadles/config/names.py)"
     named = {name for name, text in TEXTS.items() if text.names.what}
     parts = {"task.parts", "task.parts.kind", "task.parts.loss", "task.parts.metrics"}
-    code = {"model", "task.kind", "task.loss", "task.metrics", *parts, "stream.codec.format", "data.dataset"}
+    code = {
+        "model",
+        "task.kind",
+        "task.loss",
+        "task.metrics",
+        *parts,
+        "stream.codec.format",
+        "data.dataset",
+        "data.transform",
+    }
     assert named == code | {"init_from", "data.root", "stream.url", "cost.profile"}
 
 
