@@ -243,7 +243,7 @@ def test_one_that_has_grown_is_added_to_where_there_is_no_room_for_another(tmp_p
     said = []
     with journal_of(tmp_path, say=said.append) as kept:
         kept.note("a", 1, {})
-        monkeypatch.setattr(journal, "FileIO", lambda *_: os.close(-1))
+        monkeypatch.setattr(journal, "FileIO", lambda *_, **__: os.close(-1))
         kept.sync()
         kept.note("a", 2, {})
         assert (tmp_path / "hub.jsonl").read_text().count("note") == 2
