@@ -87,7 +87,10 @@ def test_load_dataset_by_name():
     ("spec", "message"),
     [
         ("digit", "did you mean digits"),
-        ("imagenet", "there are csv, digits, npz, parquet, synthetic-images, synthetic-windows, torchvision, breast-cancer"),
+        (
+            "imagenet",
+            "there are csv, digits, npz, parquet, synthetic-images, synthetic-windows, torchvision, breast-cancer",
+        ),
         ("npz", "npz:PATH"),
         ("torchvision:", "torchvision:NAME"),
         ("csv", "csv:PATH"),
