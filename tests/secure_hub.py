@@ -102,10 +102,12 @@ def go_on(serving, steps, more=20):
 
 def answer_to(address, context, hub_name=HUB_NAME, **hello):
     """Say hello, by a context of one's own; return the kind of the answer and what it says, or the error."""
-    sock = socket.create_connection(address, LIMIT_S)
-    connection = (
-        Connection(sock) if context is None else SecureConnection(sock, context, at_hub=False, hub_name=hub_name)
-    )
+    secure = {"at_hub": False, "hub_name": hub_name}
+    try:
+        sock = socket.create_connection(address, LIMIT_S)
+        connection = Connection(sock) if context is None else SecureConnection(sock, context, **secure)
+    except OSError as error:
+        return None, {"why": str(error)}
     try:
         connection.limit(LIMIT_S)
         connection.shake_hands()

@@ -9,7 +9,7 @@ import torch
 
 from scadles.clock import wall_seconds
 from scadles.errors import ConfigError, FabricError
-from scadles.fabric.hub import reception, server
+from scadles.fabric.hub import acceptor, reception, server
 from scadles.fabric.hub.frames import Kind
 from scadles.fabric.hub.secure import SecureConnection
 from scadles.security import Credentials, Rate, guard, store
@@ -73,6 +73,16 @@ def test_a_session_has_one_connection_for_each_way(hub, connect, tmp_path, role)
     kind, answer = answer_to(serving.address, own, role=role, session=session)
     assert kind is Kind.REFUSAL
     assert answer["why"] == f"cam-1 has its connection for what goes {role} already"
+
+
+def test_states_that_nobody_waits_for_are_heard_so_often_only(hub, connect, tmp_path, monkeypatch):
+    monkeypatch.setattr(acceptor, "_OF_ONE_ADDRESS", Rate(hz=NEVER, burst=20))
+    serving = hub()
+    device = connect(serving, "cam-1")
+    own, session = Credentials(tmp_path / "cam-1").context, device._session.welcome["session"]
+    kinds = [answer_to(serving.address, own, role="give", session=session, view=9)[0] for _ in range(40)]
+    assert kinds.count(Kind.WELCOME) == 20 - 2, "two were to enrol it"
+    assert not device.changed
 
 
 def test_a_flood_of_texts_waits_on_the_device(hub, connect, closing, tmp_path):

@@ -38,8 +38,9 @@ _TOO_OFTEN = "too many connections in too short a time"
 _NO_HELLO = "it has not said hello"
 _OWN_FAULT = "the hub cannot read or write its list of devices; whoever looks after it is told why"
 
-#: Given a connection and what it said, returns what serves it until it ends; raises ScadlesError where it is refused.
-Welcome = Callable[[Connection, dict[str, Any]], Callable[[], None]]
+#: Given a connection and what it said, returns what serves it until it ends, None where all is said; raises
+#: ScadlesError where it is refused.
+Welcome = Callable[[Connection, dict[str, Any]], Callable[[], None] | None]
 
 
 @dataclass(eq=False)
@@ -197,7 +198,7 @@ class Acceptor:
             serve()
 
     def _hear(self, greeting: _Greeting) -> Callable[[], None] | None:
-        """Hear a hello, and return what serves the connection; None where it is refused."""
+        """Hear a hello, and return what serves the connection; None where it is refused, or all is said."""
         connection, who = greeting.connection, ""
         try:
             connection.limit(_READ_S)
@@ -217,8 +218,10 @@ class Acceptor:
         except (ScadlesError, ClosedError) as error:
             self._turn_away(greeting, str(error), who, tell=error)
             return None
-        if hello.get("role") != "authority":  # which everybody is told
-            self._limits.trust(greeting.address)
+        if serve is None:
+            connection.release()
+            return None
+        self._limits.trust(greeting.address)
         connection.limit(None)
         return serve
 

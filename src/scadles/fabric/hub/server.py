@@ -160,12 +160,12 @@ class Hub:
             return Connection(sock)
         return SecureConnection(sock, self._guard.context, at_hub=True)
 
-    def _welcome(self, connection: Connection, hello: dict[str, Any]) -> Callable[[], None]:
+    def _welcome(self, connection: Connection, hello: dict[str, Any]) -> Callable[[], None] | None:
         found = self._reception.answer(connection, hello)
         if isinstance(found, HandOver):
             return lambda: self._hand_over(found, connection)
         if found is None:
-            return connection.release
+            return None
         serve = {found.control: self._answer, found.up: self._read, found.down: self._write}[connection]
         return lambda: serve(found)
 
