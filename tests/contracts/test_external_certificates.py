@@ -12,7 +12,7 @@ import torch
 from cryptography import x509
 
 from other_authority import SERVER, OtherAuthority, dns, loopback, uri
-from scadles.clock import unix_seconds
+from scadles.clock import unix_seconds, wall_seconds
 from scadles.errors import ConfigError, FabricError
 from scadles.fabric.hub import Hub, HubFabric, enrol, enrolment
 from scadles.fabric.hub.frames import Kind
@@ -280,6 +280,16 @@ def test_a_renewed_certificate_is_shown_without_a_new_session(authority, serve, 
     assert serving.hub.refused == 0, serving.said
     fabric._session.close("cut off")
     takes_part(fabric)
+
+
+def test_a_hub_cannot_have_a_device_look_without_a_pause(authority, serve, connect, monkeypatch):
+    serving = serve(authority.hub())
+    fabric = connect(serving, "cam-1", authority.device("cam-1"))
+    looks = []
+    monkeypatch.setattr(fabric._credentials, "renewal", lambda: looks.append(wall_seconds()))
+    fabric._renewal.learn({"left_s": -1e9, "life_s": -1e9})
+    until(lambda: len(looks) > 3, "some looks")
+    assert looks[3] - looks[0] > 0.25
 
 
 def test_a_hub_shows_its_renewed_certificate(authority, serve, connect):

@@ -14,7 +14,7 @@ from scadles.fabric.hub.hello import say_hello
 from scadles.security import Credentials, DeviceCredentials, ca_hash, context_of_a_stranger, device_context, known_hub
 from scadles.security.authority import HUB_NAME
 
-_LONGEST_PAUSE_S = 60.0
+_LEAST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 60.0
 _PATIENCE_S, _PAUSE_S = 10.0, 0.5
 _PAUSES_IN_A_LIFE = 40
 
@@ -89,7 +89,8 @@ class Renewal:
         """Take note of what the hub says of the certificate, as :meth:`.Guard.lifetime` has it."""
         with self._lock:
             self._life_s = float(lifetime["life_s"])
-            self._due_s = wall_seconds() + float(lifetime["left_s"]) - self._life_s / 2
+            due_in_s = float(lifetime["left_s"]) - self._life_s / 2
+            self._due_s = wall_seconds() + max(_LEAST_PAUSE_S, due_in_s)  # whatever a hub says
             if not self._is_running:
                 self._is_running = True
                 Thread(target=self._work, daemon=True).start()
@@ -121,7 +122,8 @@ class Renewal:
 
     def _pause(self) -> None:
         with self._lock:
-            self._due_s = wall_seconds() + min(self._life_s / _PAUSES_IN_A_LIFE, _LONGEST_PAUSE_S)
+            pause_s = min(self._life_s / _PAUSES_IN_A_LIFE, _LONGEST_PAUSE_S)
+            self._due_s = wall_seconds() + max(_LEAST_PAUSE_S, pause_s)
 
     def _renew(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         hello = {"role": "renew", "name": self._name, **asked}
