@@ -45,6 +45,7 @@ def publish(
     Exit codes: 0 all records arrived, 1 some did not, 2 a setting cannot work, 130 ended by Ctrl-C or SIGTERM.
     """
     from scadles.config import load_config
+    from scadles.observe.console import print_note
     from scadles.publishing.publish import publish as run_publisher
     from scadles.streams.producing import Retention
 
@@ -55,7 +56,7 @@ def publish(
         duration_s=duration,
         records=records,
         create=Retention(retention_s, retention_mb) if create_topics else None,
-        say=lambda line: None if quiet else typer.echo(line, err=True),
+        say=lambda line: None if quiet else print_note(line),
     )
     report.print()
     if report.stopped:
