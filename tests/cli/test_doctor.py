@@ -41,6 +41,9 @@ def test_only_what_is_needed_decides_the_exit_code(monkeypatch):
     assert "BROKEN" in result.stdout
 
 
+TRUSTED = "not encrypted, for networks that you trust"
+
+
 class TestNetwork:
     @pytest.fixture(autouse=True)
     def surroundings(self, monkeypatch):
@@ -56,11 +59,17 @@ class TestNetwork:
         assert (finding.ok, finding.value) == (False, "MASTER_ADDR = 127.0.1.1 is no way to other hosts")
         assert "export GLOO_SOCKET_IFNAME=NAME" in finding.remedy
 
+    def test_an_address_of_the_internet_is_told_with_its_remedy(self, monkeypatch):
+        monkeypatch.setenv("MASTER_ADDR", "8.8.8.8")
+        finding = module.network()
+        assert (finding.ok, finding.value) == (False, "devices connect by 8.8.8.8, which is public")
+        assert "or a hub (scadles hub)" in finding.remedy
+
     def test_where_devices_will_connect_is_told(self, monkeypatch):
-        assert module.network().value == "the interface that leads to MASTER_ADDR, once it is set"
+        assert module.network().value == f"the interface that leads to MASTER_ADDR, once it is set; {TRUSTED}"
         monkeypatch.setenv("MASTER_ADDR", "10.7.0.1")
         monkeypatch.setenv("GLOO_SOCKET_IFNAME", "wlan0")
-        assert module.network().value == "wlan0, towards 10.7.0.1"
+        assert module.network().value == f"wlan0, towards 10.7.0.1; {TRUSTED}"
 
 
 def test_gloo_really_sums():

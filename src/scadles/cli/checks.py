@@ -26,6 +26,7 @@ _EXTRAS = {
     "vision": "torchvision",
 }
 _BROKERS = {"kafka": ("SCADLES_KAFKA", 9092), "mqtt": ("SCADLES_MQTT", 1883)}
+_TRUSTED = "not encrypted, for networks that you trust"
 _MIN_FREE_BYTES = 100e6
 _SLOW_LOOKUP_S = 0.5
 _GIVE_UP_S = 10.0
@@ -115,11 +116,11 @@ def network() -> Finding:
         return Finding("network", ok=False, value=f"devices connect by {address}, which is public", remedy=remedy)
     if chosen:
         where = f"{chosen}, towards {master}" if master else chosen
-        return Finding("network", ok=True, value=f"{where}; not encrypted, for networks that you trust")
+        return Finding("network", ok=True, value=f"{where}; {_TRUSTED}")
     if master:
         remedy = "give an address of MASTER_ADDR that other hosts reach, or: export GLOO_SOCKET_IFNAME=NAME"
         return Finding("network", ok=False, value=f"MASTER_ADDR = {master} is no way to other hosts", remedy=remedy)
-    return Finding("network", ok=True, value="the interface that leads to MASTER_ADDR, once it is set")
+    return Finding("network", ok=True, value=f"the interface that leads to MASTER_ADDR, once it is set; {_TRUSTED}")
 
 
 def backend(name: str, remedy: str) -> Finding:
