@@ -169,7 +169,17 @@ def test_a_view_that_cannot_be_ends_the_device(monkeypatch, lie):
 
 @pytest.mark.parametrize(
     "lie",
-    [{"seat": "0"}, {"seat": 2}, {"seat": -1}, {"seats": 10**12}, {"run": "../x\n"}, {"run": 5}, {"settings": []}],
+    [
+        {"seat": "0"},
+        {"seat": 2},
+        {"seat": -1},
+        {"seats": 10**12},
+        {"run": "../x\n"},
+        {"run": 5},
+        {"settings": []},
+        {"lifetime": {}},
+        {"lifetime": {"life_s": "1", "left_s": 1}},
+    ],
     ids=str,
 )
 def test_a_welcome_that_cannot_be_is_refused(monkeypatch, lie):

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from scadles.device.buffer import Ledger
 from scadles.device.connected import ConnectedDevice
 from scadles.device.intake import IntakeState
+from scadles.device.optimizers import JointOptimizer
 from scadles.errors import CheckpointError, UntrustedError
 from scadles.observe import Away
 from scadles.training.checkpoint import Checkpoint
@@ -26,7 +27,7 @@ from scadles.training.portable import model_tensors, unflatten
 from scadles.training.run_statistics import RunStatistics
 
 _INTAKE = TypeAdapter(IntakeState)
-# beside whatever slots of another shape an optimizer may have
+# their slots are as their parameters, or one number; those of others may be of any shape
 _SAME_SHAPE = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)
 _UNLIKE = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RuntimeError)
 
@@ -96,15 +97,16 @@ def _check_tensors(state: Checkpoint, device: ConnectedDevice) -> None:
     found = {name: (t.shape, t.dtype) for name, t in state.tensors.items() if name.startswith(MODEL)}
     if found != wanted:
         raise AnotherModelError("its model has tensors of other names, shapes or types")
-    parameters = [p for group in learner.optimizer.param_groups for p in group["params"]]
+    optimizer = learner.optimizer
+    several = optimizer.optimizers if isinstance(optimizer, JointOptimizer) else (optimizer,)
+    parameters = [(p, isinstance(one, _SAME_SHAPE)) for one in several for g in one.param_groups for p in g["params"]]
     for name, tensor in state.tensors.items():
         if name.startswith(OPTIMIZER):
             number, _, slot = name.removeprefix(OPTIMIZER).partition("/")
             if not (number.isdecimal() and number.isascii() and int(number) < len(parameters) and slot.isidentifier()):
                 raise CheckpointError(f"{name[:80]!r} is no slot of the optimizer")
-            of = parameters[int(number)]
-            fits = tensor.shape == of.shape or tensor.dim() == 0
-            if not fits and (isinstance(learner.optimizer, _SAME_SHAPE) or tensor.numel() > of.numel()):
+            parameter, is_alike = parameters[int(number)]
+            if is_alike and tensor.dim() and tensor.shape != parameter.shape:
                 raise AnotherModelError(f"{name} has shape {list(tensor.shape)}")
         elif not name.startswith((MODEL, BESIDE)):
             raise CheckpointError(f"{name[:80]!r} is no part of a state")

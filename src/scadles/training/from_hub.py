@@ -113,6 +113,8 @@ def take_settings(
     """
     if _is_deeper(said, DEEPEST):
         raise UntrustedError(f"the hub's settings have more than {DEEPEST} levels, one in the other: they are not read")
+    if _has_odd_names(said):
+        raise UntrustedError("the hub's settings have names that no setting has: they are not read")
     tree = _without(said, own)
     texts = texts_in(RunConfig)
     if has_model:
@@ -169,6 +171,14 @@ def _without(said: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
         elif isinstance(mine, Mapping):
             kept[name] = _without(value, mine) if isinstance(value, Mapping) else value
     return kept
+
+
+def _has_odd_names(value: Any) -> bool:
+    """Whether there is a name that could not be told in a message as it is."""
+    if isinstance(value, Mapping):
+        odd = any(not name.isprintable() or len(name) > _MOST_SHOWN for name in value)
+        return odd or any(map(_has_odd_names, value.values()))
+    return isinstance(value, list) and any(map(_has_odd_names, value))
 
 
 def _is_deeper(value: Any, levels: int) -> bool:

@@ -118,6 +118,13 @@ def test_depth_is_bounded():
         take({"x": tree})
 
 
+@pytest.mark.parametrize("name", ["a\nerror: all is well", "\x1b[2J", "x" * 1000])
+def test_names_that_no_setting_has_are_not_even_told(name):
+    for tree in ({name: 1}, {"task": {name: {}}}, {"x": [{name: 1}]}):
+        with pytest.raises(UntrustedError, match="names that no setting has: they are not read"):
+            take(tree)
+
+
 def test_settings_that_are_none_are_refused_in_words():
     with pytest.raises(ConfigError, match="model = 5: input should be a valid string"):
         take({"model": 5})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -28,10 +29,21 @@ def checked_welcome(answer: dict[str, Any]) -> dict[str, Any]:
             raise FalseFrameError(f"the hub says no {part} that can be")
     if not isinstance(answer.get("settings"), dict):
         raise FalseFrameError("the hub says no settings")
-    lifetime = answer.get("lifetime", {})
-    if not isinstance(lifetime, dict) or not all(isinstance(value, int | float) for value in lifetime.values()):
-        raise FalseFrameError("the hub says of the certificate what cannot be")
+    if "lifetime" in answer:
+        checked_lifetime(answer["lifetime"])
     return answer
+
+
+def checked_lifetime(said: Any) -> dict[str, Any]:
+    """Return what a hub says of a certificate's life, as :meth:`.Guard.lifetime` has it.
+
+    Raises:
+        FalseFrameError: it lacks something, or something in it is no number.
+    """
+    numbers = [said.get(name) for name in ("life_s", "left_s")] if isinstance(said, dict) else [None]
+    if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+        raise FalseFrameError("the hub says of the certificate's life what cannot be")
+    return dict(said)
 
 
 def view_of(content: dict[str, Any]) -> View:

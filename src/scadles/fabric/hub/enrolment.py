@@ -9,6 +9,7 @@ from typing import Any
 
 from scadles.clock import wall_seconds
 from scadles.errors import ConfigError, FabricError, UntrustedError
+from scadles.fabric.hub.answers import checked_lifetime
 from scadles.fabric.hub.connection import BusyError, ClosedError
 from scadles.fabric.hub.hello import say_hello
 from scadles.security import Credentials, DeviceCredentials, ca_hash, context_of_a_stranger, device_context, known_hub
@@ -131,7 +132,7 @@ class Renewal:
         answer = _ask(self._address, self._name, hello, shown.context, shown.hub_name)
         shown.renewed(answer)
         self._failed = ""
-        return dict(answer["lifetime"])
+        return checked_lifetime(answer.get("lifetime"))
 
 
 def _ask(
