@@ -1,12 +1,15 @@
 """Samples and targets of several parts over real brokers: the same model as from replayed streams."""
 
+import json
+import signal
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from mqtt_tools import new_topic
-from scadles.observe import CheckpointWritten, RunFolder
-from two_inputs import SETTINGS, write_files
+from mqtt_tools import Sender, new_topic
+from scadles.observe import CheckpointWritten, Rejection, RunFolder, Step
+from two_inputs import SETTINGS, arrays, write_files
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -27,9 +30,9 @@ def train(start_training, write_config, tmp_path):
     """Start two devices; ``train(name, url, codec)`` returns the process and the file of settings."""
     write_files(tmp_path)
 
-    def begin(name, url, codec="raw", rates=400):
+    def begin(name, url, codec="raw", rates=400, **more):
         stream = {"url": url, "rates": rates, "codec": {"format": codec}}
-        config = write_config(tmp_path / f"{name}.yaml", **SETTINGS, **EVERY_RECORD, stream=stream)
+        config = write_config(tmp_path / f"{name}.yaml", **SETTINGS | EVERY_RECORD | more, stream=stream)
         return start_training(tmp_path, config, "--local", 2, "--quiet", "--out", name), config
 
     return begin
@@ -74,3 +77,52 @@ def test_mqtt_brings_what_is_replayed(mosquitto_broker, start, train, replayed, 
     assert publisher.wait(120) == 0, publisher.err
     assert run.wait(180) == 0, run.err
     assert_same(tmp_path / codec, replayed)
+
+
+def message(number, **changed):
+    """What a device's sensor sends, as JSON: ``x`` and ``y`` by part."""
+    parts = {name: part[number % 400].tolist() for name, part in PARTS.items()} | changed
+    left = {name: part for name, part in parts.items() if part is not None}
+    split = {which: {name[2:]: part for name, part in left.items() if name[0] == which} for which in "xy"}
+    return json.dumps(split).encode()
+
+
+PARTS = arrays()
+BAD = {
+    "part telemetry is missing": {"x.telemetry": None},
+    "1 part beyond picture, telemetry": {"x.depth": 3},
+    "part telemetry is no list in the shape [3]": {"x.telemetry": [1, 2]},
+    "part telemetry holds something else than numbers": {"x.telemetry": ["1", 2, 3]},
+    "part picture holds a number that does not fit uint8": {"x.picture": [[[256] * 6] * 6] * 2},
+    "part telemetry: NaN or infinite values": {"x.telemetry": [1, float("nan"), 3]},
+    "part kind is missing": {"y.kind": None},
+    "part kind: label 3, expected 0 to 2": {"y.kind": 3},
+    "part kind: the label is no integer": {"y.kind": 1.5},
+    "part place: a target with NaN or infinite values": {"y.place": [float("nan"), 1]},
+}
+
+
+def test_bad_messages_are_rejected_exactly_with_the_part(mosquitto_broker, train, finding, tmp_path):
+    good, topic = 200, new_topic()
+    run, _ = train("bad", f"mqtt://{mosquitto_broker.address}/{topic}/{{device}}", "json", steps=1_000_000)
+    found = finding(tmp_path / "bad", 2)
+    run.until(lambda: all(found.events(device, CheckpointWritten) for device in (0, 1)), "open streams", 90)
+    with Sender(mosquitto_broker) as sender:
+        for device in (0, 1):
+            for number in range(good):
+                sent = sender.send(f"{topic}/{device}", message(number), 2 * number, wait=False)
+                if number < 5 * len(BAD):
+                    changed = list(BAD.values())[number % len(BAD)]
+                    sent = sender.send(f"{topic}/{device}", message(number, **changed), 2 * number + 1, wait=False)
+        sent.wait_for_publish(30)
+    whole = good - good % BATCH
+    run.until(lambda: all(sum(s.batch for s in found.events(d, Step)) >= whole for d in (0, 1)), "all records", 120)
+    run.signal(signal.SIGTERM)
+    assert run.wait(60) == 143, run.err
+    for row in RunFolder(tmp_path / "bad").summary.per_device:
+        told = found.events(row.device, Rejection)
+        counts = {reason: sum(e.count for e in told if e.reason == reason) for reason in {e.reason for e in told}}
+        assert counts == dict.fromkeys(BAD, 5)
+        samples = row.samples
+        assert (samples.received, samples.rejected) == (good + 5 * len(BAD), 5 * len(BAD))
+        assert samples.received == samples.trained + samples.dropped + samples.held + samples.rejected
