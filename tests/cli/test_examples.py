@@ -1,5 +1,6 @@
 """The examples of tasks, as a user runs them: simulated, and as four processes; DDL beside ScaDLES."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -98,3 +99,15 @@ def test_the_series_of_the_example_may_be_a_file(simulated, tmp_path):
 def test_real_windows(simulated, name, file, settings):
     summary = simulated(name, f"data={{dataset: 'npz:{REAL}/{file}.npz'}}", *settings).summary
     assert summary.ended_by == "target"
+
+
+def test_two_inputs_and_two_answers_are_learnt_and_used(tmp_path, start):
+    run = start(tmp_path, EXAMPLES / "two_inputs.py")
+    assert run.wait(100) == 0, run.err
+    reached, *told = run.out.splitlines()
+    assert re.match(r"after [\d.]+ s of stream: .'place.mae': [012]\.", reached), reached
+    assert len(told) == 5
+    for line in told:
+        x, y, true_x, true_y = map(int, re.findall(r"-?\d+", line))
+        assert abs(x - true_x) + abs(y - true_y) < 60
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith("run-")] == []
