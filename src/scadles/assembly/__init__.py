@@ -15,6 +15,7 @@ from scadles.assembly.exchange import build_exchange
 from scadles.assembly.injection import build_injection, build_sample_exchange, build_senders, injects
 from scadles.assembly.optimizer import build_optimizer
 from scadles.assembly.streams import build_source
+from scadles.assembly.task import build_task as build_task
 from scadles.clock import Clock, VirtualClock, WallClock
 from scadles.config import RunConfig, load_config
 from scadles.data import (
@@ -22,8 +23,6 @@ from scadles.data import (
     Dataset,
     JoinedPartition,
     Partition,
-    Preparation,
-    Scale,
     load_dataset,
     make_partition,
 )
@@ -49,9 +48,7 @@ from scadles.streams.python import Stream
 from scadles.streams.quarantine import Quarantine, quarantine_path
 from scadles.streams.rejections import RejectionLimit
 from scadles.structures import map_tensors
-from scadles.tasks import Task, make_task, targets_of
-from scadles.tasks.kinds import Samples as TaskSamples
-from scadles.tasks.kinds import scale_told
+from scadles.tasks import targets_of
 
 _INSPECTED_AT_ONCE = 4096
 
@@ -69,38 +66,6 @@ def build_dataset(config: RunConfig) -> Dataset:
         targets=targets_of(config.task.kind, {name: part.kind for name, part in config.task.parts.items()}),
         normalize=data.normalize == "dataset",
         columns=Columns(data.features, data.targets, data.window),
-    )
-
-
-def build_task(config: RunConfig, dataset: Dataset) -> Task:
-    """Return what is learnt of a data set.
-
-    Raises:
-        ConfigError: the data set does not suit it.
-    """
-    return make_task(config, _as_the_task_sees_it(config, dataset))
-
-
-def build_preparation(config: RunConfig, dataset: Dataset) -> Preparation:
-    """Return what samples and answers go through, for whoever uses the model later."""
-    parts = {name: part.kind for name, part in config.task.parts.items()}
-    told = scale_told(config.task.kind, _as_the_task_sees_it(config, dataset), parts)
-    answers = {name: _scale(part) for name, part in told.items()} if isinstance(told, dict) else _scale(told)
-    return Preparation(dataset.preparation, answers)
-
-
-def _scale(told: tuple[torch.Tensor, torch.Tensor] | None) -> Scale:
-    return Scale() if told is None else Scale(told[0].tolist(), told[1].tolist())
-
-
-def _as_the_task_sees_it(config: RunConfig, dataset: Dataset) -> TaskSamples:
-    return TaskSamples(
-        dataset.name,
-        tuple(dataset.shape) if dataset.layout is None else dataset.layout.shapes,
-        dataset.target,
-        vocabulary=dataset.vocabulary,
-        scale=dataset.target_scale,
-        horizon=config.task.horizon,
     )
 
 

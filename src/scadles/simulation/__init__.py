@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from scadles import assembly
 from scadles.assembly.label_distribution import draw_label_distribution
+from scadles.assembly.task import build_preparation
 from scadles.config import ConfigLike, RunConfig, load_config
 from scadles.data import Dataset
 from scadles.errors import ConfigError
@@ -81,7 +82,7 @@ def simulate(
         tell = partial(print, file=sys.stderr) if not quiet else lambda _: None
         summary = with_stream_limit(summary, settings, dataset, lambda: copy.deepcopy(fresh), task, tell)
     draw = partial(_draw, settings, dataset) if settings.picture else None
-    write_results(summary, simulator.learner, assembly.build_preparation(settings, dataset), run_dir, draw)
+    write_results(summary, simulator.learner, build_preparation(settings, dataset), run_dir, draw)
     return summary
 
 

@@ -9,10 +9,11 @@ from typing import Any
 from scadles.config import PartTask, RunConfig, TaskConfig
 from scadles.errors import ConfigError, did_you_mean
 from scadles.importing import call_with, import_callable
-from scadles.tasks.kinds import KINDS, Form, Samples, find_metric, metric_names
+from scadles.tasks.kinds import KINDS, Form, Samples
 from scadles.tasks.losses import find_loss
 from scadles.tasks.metrics import Metric
 from scadles.tasks.multitask import Weighted, multitask, taking_apart
+from scadles.tasks.named_metrics import find_metric, metric_names
 from scadles.tasks.task import Goal, Task
 
 PART_KINDS = ("classification", "multilabel", "regression", "segmentation")

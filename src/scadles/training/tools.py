@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from scadles._version import __version__
-from scadles.assembly import build_preparation
 from scadles.assembly.label_distribution import draw_label_distribution
+from scadles.assembly.task import build_preparation
 from scadles.clock import timestamp
 from scadles.config import RunConfig
 from scadles.data import Dataset, Preparation

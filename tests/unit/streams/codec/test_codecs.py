@@ -24,6 +24,7 @@ DTYPES = ("uint8", "int16", "int64", "float16", "float32", "float64")
 FORMATS = ("raw", "npy", "safetensors", "json", "image")
 LABELS = ({"label": "key"}, {"label": "first-bytes"}, {"label": "first-bytes", "label_bytes": 4})
 MAX_BYTES = 20_000
+LIBRARIES = {"arrow": "pyarrow", "avro": "fastavro"}
 
 
 def codec_of(name="raw", dtype="uint8", shape=SHAPE, **more):
@@ -76,11 +77,13 @@ def target_of(kind, seed=0):
 
 
 def codec_with(name, target, dtype="float32", shape=(9, 16)):
+    if name in LIBRARIES:
+        pytest.importorskip(LIBRARIES[name])
     return make_codec(CodecConfig(format=name, max_bytes=MAX_BYTES), shape, getattr(torch, dtype), target=target)
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("name", ["raw", "npy", "safetensors", "json"])
+@pytest.mark.parametrize("name", ["raw", "npy", "safetensors", "json", "arrow", "avro"])
 @pytest.mark.parametrize(("dtype", "shape"), [("float32", (9, 16)), ("int32", (20,)), ("bool", (5,)), ("float64", ())])
 def test_samples_of_any_form_travel_with_any_target(name, target, dtype, shape):
     kind = TARGETS[target]
@@ -97,7 +100,7 @@ def test_samples_of_any_form_travel_with_any_target(name, target, dtype, shape):
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("name", ["raw", "npy", "safetensors", "json"])
+@pytest.mark.parametrize("name", ["raw", "npy", "safetensors", "json", "arrow", "avro"])
 @given(data=st.data())
 @settings(max_examples=60, deadline=None)
 def test_damaged_messages_with_any_target_are_kept_or_rejected_and_never_an_error(name, target, data):
