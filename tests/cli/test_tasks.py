@@ -87,6 +87,7 @@ def test_what_cannot_be_learnt_from_is_rejected_with_a_reason(tmp_path, settings
     train_x[3, 0], train_y[5], train_y[9] = np.nan, np.nan, np.inf
     config = settings | {"data": {"dataset": table(train_x=train_x, train_y=train_y)}, "steps": 99, "target": None}
     config["stream"] = {"rates": 60, "end": "stop"}
+    config["buffer"] = {"policy": "persistence"}  # a busy machine would drop some before they are looked at
     real = scadles.train(config, out=tmp_path / "real", quiet=True)
     virtual = scadles.simulate(config, out=tmp_path / "virtual", quiet=True)
     for name, summary in (("real", real), ("virtual", virtual)):
