@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 from torch.utils.data import IterableDataset
 
 import scadles
 from scadles.assembly import build_dataset, build_network, build_partition, samples_of
 from scadles.config import load_config
 from scadles.errors import ConfigError
+from scadles.structures import answer, pick
 
 DEVICES = 2
 SETTINGS = {
@@ -23,34 +25,65 @@ SETTINGS = {
 }
 
 
+class Drone(nn.Module):
+    """Two inputs by name, two answers."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.kind, self.box = nn.Linear(21, 16), nn.Linear(16, 2), nn.Linear(16, 2)
+
+    def forward(self, telemetry, picture):
+        hidden = torch.tanh(self.body(torch.cat([picture.flatten(1), telemetry], 1)))
+        return {"box": self.box(hidden), "kind": self.kind(hidden)}
+
+
+@pytest.fixture(params=["one part", "several parts"])
+def settings(request, tmp_path):
+    if request.param == "one part":
+        return SETTINGS
+    rng = np.random.default_rng(0)
+    picture, telemetry = rng.integers(256, size=(240, 2, 3, 3), dtype=np.uint8), rng.normal(3, 2, size=(240, 3))
+    arrays = {"x.picture": picture, "x.telemetry": telemetry}
+    arrays |= {"y.kind": (picture[:, 0].mean((1, 2)) > 128) + 0, "y.box": 20 + 4 * telemetry[:, :2]}
+    parts = {"train": slice(200), "test": slice(200, None)}
+    named = {f"{part}_{name}": x[rows] for name, x in arrays.items() for part, rows in parts.items()}
+    np.savez(tmp_path / "drone.npz", **named)
+    task = {"parts": {"kind": "classification", "box": "regression"}}
+    return SETTINGS | {"data": {"dataset": f"npz:{tmp_path}/drone.npz"}, "task": task}
+
+
 class Played(IterableDataset):
     """What a replayed stream would bring."""
 
     def __init__(self, config, device):
         dataset = build_dataset(config)
         partition = build_partition(config, dataset)
+        self._layout, self._target = dataset.layout, dataset.target
         self._samples, self._count = samples_of(dataset, partition, device), partition.pass_size(device)
 
     def __iter__(self):
         for number in range(self._count):
             x, y = self._samples(np.array([number]))
-            yield x[0], y[0]
+            x = x if self._layout is None else self._layout.unpack(x)
+            yield pick(x, 0), pick(self._target.unpack(y), 0)
 
 
 @pytest.fixture
-def run(in_threads, tmp_path):
+def run(in_threads, settings, tmp_path):
     """Run on threads; ``streams(device)`` are given. Returns device 0's summary and the model."""
 
     def make(name, streams, **surroundings):
-        config = load_config(SETTINGS)
+        config = load_config(settings)
         torch.manual_seed(0)
-        models = [build_network(config, build_dataset(config)) for _ in range(DEVICES)]
+        own = Drone if config.task.parts else lambda: build_network(config, build_dataset(config))
+        models = [own() for _ in range(DEVICES)]
 
         def work(fabric):
             more = {"stream": streams(fabric.rank)} if streams else {"clock": scadles.VirtualClock()}
             with scadles.join(config, model=models[fabric.rank], out=tmp_path / name, fabric=fabric, **more) as device:
                 for batch in device.batches():
-                    outputs = device.model(batch.x)
+                    outputs = answer(device.model, batch.x)
                     device.step(device.task.minimised(outputs, batch.y), outputs)
             return device.summary
 
@@ -59,8 +92,8 @@ def run(in_threads, tmp_path):
     return make
 
 
-def test_the_same_arrivals_by_python_end_in_the_same_model(run):
-    config = load_config(SETTINGS)
+def test_the_same_arrivals_by_python_end_in_the_same_model(run, settings):
+    config = load_config(settings)
     replayed, model = run("replayed", None)
     played, again = run("played", lambda device: Played(config, device))
     assert played.model_sha256 == replayed.model_sha256
