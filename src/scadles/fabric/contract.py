@@ -52,6 +52,13 @@ class Fabric(ABC):
         The sum is the same to the bit on every device. Several reductions may be on their way at once.
         """
 
+    def reduce_step(self, bucket: Tensor, phase: str) -> Pending:
+        """Do what :meth:`reduce` does with a message that ends with a row of numbers about each device.
+
+        A fabric may look at these on the way, and do without a device that says there what cannot be.
+        """
+        return self.reduce(bucket, phase)
+
     @abstractmethod
     def gather(self, values: Tensor, phase: str) -> Tensor:
         """Return everybody's ``values`` (1-d, same length and dtype everywhere) as ``[size, len(values)]``."""

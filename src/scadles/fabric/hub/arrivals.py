@@ -6,7 +6,7 @@ from collections.abc import Callable
 from threading import Condition
 
 from scadles.fabric.hub.connection import Connection
-from scadles.fabric.hub.frames import Frame, FrameError, Kind, pieces
+from scadles.fabric.hub.frames import SUMS, Frame, FrameError, pieces
 from scadles.fabric.hub.members import PULSE_S
 
 #: Memory for messages that nobody waits for yet.
@@ -182,6 +182,6 @@ class Arrivals:
 def _room_for(frame: Frame) -> memoryview | bytearray:
     """Return room for a message that nobody waits for yet; pieces of sums may come in any order."""
     try:
-        return memoryview(bytearray(frame.total)) if frame.kind is Kind.REDUCE else bytearray()
+        return memoryview(bytearray(frame.total)) if frame.kind in SUMS else bytearray()
     except MemoryError:
         raise FrameError(f"a sum of {frame.total} bytes, for which there is no memory") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
@@ -9,11 +10,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from scadles.fabric.hub.frames import PIECE_BYTES, Frame, FrameError, Kind, pieces
+from scadles.fabric.hub.frames import PIECE_BYTES, SUMS, Frame, FrameError, Kind, pieces
 from scadles.fabric.hub.rooms import Room
 
 #: Makes one message for everybody of those that members bring, by seat; None of who is no member.
 Fold = Callable[[Sequence[bytearray | None]], bytes]
+
+
+#: Says what is wrong with a piece of a step's sum, given the seat that brings it, its numbers, and how many numbers of
+#: the message come after them; empty where nothing is.
+CheckPiece = Callable[[int, np.ndarray, int], str]
 
 
 class FoldError(FrameError):
@@ -94,7 +100,9 @@ class Collective:
         self._sums: dict[int, _Sum] = {}
         self._rows: dict[int, bytearray] = {}
         self._brought: set[tuple[int, int]] = set()
-        self._left = len(pieces(first.total)) * (1 if first.kind is Kind.REDUCE else len(members))
+        self._claims: dict[int, tuple[int, int, int]] = {}
+        self._is_disputed = False
+        self._left = len(pieces(first.total)) * (1 if first.kind in SUMS else len(members))
 
     def bring(self, seat: int, frame: Frame, room: Room) -> tuple[list[Delivery], bool]:
         """Add a member's piece; return what goes out, and whether this completes the collective.
@@ -105,23 +113,42 @@ class Collective:
             room: where it lies; the collective keeps it, and may write to it.
 
         Raises:
-            FrameError: the member brings something else than the others.
-            FoldError: somebody's message is not what it should be.
+            FoldError: somebody's message is not what it should be, or what most others bring.
         """
-        expected = self._first
-        if (frame.kind, frame.dtype, frame.total) != (expected.kind, expected.dtype, expected.total):
-            raise FrameError(
-                f"device {seat} brings {frame.total} bytes to a {frame.kind.name.lower()} where others bring "
-                f"{expected.total} to a {expected.kind.name.lower()}"
-            )
-        if frame.kind is Kind.REDUCE:
+        if not self._agrees(seat, (frame.kind, frame.dtype, frame.total)):
+            return [], False  # somebody is going to be left out, and this will be void
+        if frame.kind in SUMS:
             return self._add(seat, frame, room)
         return self._collect(seat, frame, room[: frame.length])
+
+    def _agrees(self, seat: int, claim: tuple[int, int, int]) -> bool:
+        """Whether all bring one kind of message so far.
+
+        Raises:
+            FoldError: one of the few brings another one than most do, who need not have come first.
+        """
+        with self._lock:
+            claims = self._claims
+            if claims.setdefault(seat, claim) != claim:
+                raise FoldError(seat, "it brings two kinds of messages to one collective")
+            if claim == (self._first.kind, self._first.dtype, self._first.total) and not self._is_disputed:
+                return True
+            self._is_disputed = True
+            (usual, count), *_ = Counter(claims.values()).most_common()
+            if 2 * count <= len(self._members) and len(claims) < len(self._members):
+                return False
+            wrong = next(one for one, said in reversed(claims.items()) if said != usual)
+        kind, _, total = claims[wrong]
+        raise FoldError(
+            wrong,
+            f"device {wrong} brings {total} bytes to a {Kind(kind).name.lower()} where others bring {usual[2]} to a "
+            f"{Kind(usual[0]).name.lower()}",
+        )
 
     def awaited(self) -> set[int]:
         """Return the seats of which something is still to come."""
         with self._lock:
-            if self._first.kind is not Kind.REDUCE:
+            if self._first.kind not in SUMS:
                 last = pieces(self._first.total)[-1]
                 return {seat for seat in self._members if (seat, last) not in self._brought}
             whole = len(self._sums) == len(pieces(self._first.total))
@@ -178,6 +205,19 @@ class Collective:
             here = [empty if row is None else row[receiver * width : (receiver + 1) * width] for row in rows]
             deliveries += _cut([receiver], frame, b"".join(here))
         return deliveries, True
+
+
+def problem_of(values: np.ndarray) -> str:
+    """Return what is wrong with numbers that are to be added up; empty where nothing is.
+
+    The scalar product of numbers with themselves is finite where they are, unless large ones overflow it.
+    """
+    if not np.issubdtype(values.dtype, np.floating):
+        return ""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(np.dot(values, values)) or np.isfinite(values).all():
+            return ""
+    return "NaN or infinity in a sum, which no device sends"
 
 
 def _cut(seats: Sequence[int], frame: Frame, content: bytes) -> list[Delivery]:

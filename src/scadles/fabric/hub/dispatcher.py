@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from scadles.fabric.hub.collectives import Collective, Delivery, Fold, FoldError
-from scadles.fabric.hub.frames import Frame, FrameError, Kind
+import numpy as np
+
+from scadles.fabric.hub.collectives import CheckPiece, Collective, Delivery, Fold, FoldError, problem_of
+from scadles.fabric.hub.frames import SUMS, Frame, FrameError, Kind
 from scadles.fabric.hub.members import Member
 from scadles.fabric.hub.rooms import Room
 from scadles.fabric.hub.views import Views
@@ -19,11 +21,13 @@ class Dispatcher:
     Args:
         views: who is there.
         fold: makes one message for everybody of all devices'; None where that is not asked for.
+        check: looks at pieces of what ends a step.
     """
 
-    def __init__(self, views: Views, fold: Fold | None) -> None:
+    def __init__(self, views: Views, fold: Fold | None, check: CheckPiece = lambda *_: "") -> None:
         self._views = views
         self._fold = fold
+        self._check = check
 
     def bring(self, member: Member, frame: Frame, room: Room) -> None:
         """Take a piece of what a member brings, and send on what is whole with it.
@@ -52,6 +56,8 @@ class Dispatcher:
                     raise FrameError(f"more than {_MOST_AT_ONCE} collectives at once")
                 collective = Collective(frame, views.here, views.seats, self._fold, views.following)
                 views.collectives[frame.sequence] = collective
+        if frame.kind in SUMS:
+            self._look_at(member.seat, frame, np.frombuffer(room[: frame.length], frame.numpy_dtype))
         try:
             deliveries, complete = collective.bring(member.seat, frame, room)
         except FoldError as error:
@@ -59,6 +65,14 @@ class Dispatcher:
             return
         if deliveries or complete:
             self._deliver(frame, deliveries, complete=complete)
+
+    def _look_at(self, seat: int, frame: Frame, values: np.ndarray) -> None:
+        """Refuse numbers that must not be added to those of others."""
+        why = problem_of(values)
+        if frame.kind is Kind.STEP and not why:
+            why = self._check(seat, values, (frame.total - frame.offset - frame.length) // values.itemsize)
+        if why:
+            raise FrameError(why)
 
     def _relay(self, member: Member, frame: Frame, room: Room) -> None:
         """Pass a piece on to all others."""

@@ -18,7 +18,7 @@ import torch
 from scadles.errors import FabricError
 
 #: Of this protocol; both ends must have the same.
-VERSION = 1
+VERSION = 2
 #: The longest piece.
 PIECE_BYTES = 1 << 20
 #: The longest message.
@@ -59,10 +59,13 @@ class Kind(IntEnum):
     RELAY = 19
     FOLD = 20
     STATE = 21
+    STEP = 22
 
 
 #: Frames that carry a piece of a collective.
-COLLECTIVES = frozenset({Kind.REDUCE, Kind.GATHER, Kind.SWAP, Kind.RELAY, Kind.FOLD})
+COLLECTIVES = frozenset({Kind.REDUCE, Kind.STEP, Kind.GATHER, Kind.SWAP, Kind.RELAY, Kind.FOLD})
+#: Those that are added up; a step's ends with what devices say of themselves.
+SUMS = frozenset({Kind.REDUCE, Kind.STEP})
 _IN_PIECES = COLLECTIVES | {Kind.STATE}  # those of all other kinds are whole messages of text
 
 DTYPES = (torch.float32, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bool)
@@ -137,7 +140,7 @@ def parse(data: bytes | bytearray | memoryview) -> Frame:
         raise FalseFrameError(f"{kind.name}: {length} bytes at {offset} of {total}, and only a last piece may be short")
     if offset % PIECE_BYTES:
         raise FalseFrameError(f"{kind.name}: a piece at {offset}, which is no multiple of {PIECE_BYTES}")
-    if dtype >= len(DTYPES) or (kind is Kind.REDUCE and (dtype == len(DTYPES) - 1 or total % DTYPES[dtype].itemsize)):
+    if dtype >= len(DTYPES) or (kind in SUMS and (dtype == len(DTYPES) - 1 or total % DTYPES[dtype].itemsize)):
         raise FalseFrameError(f"{kind.name}: {total} bytes of unknown numbers ({dtype})")
     return Frame(kind, dtype, seat, view, sequence, offset, total, length, bool(last))
 

@@ -40,6 +40,12 @@ class HubMessages(ElasticFabric):
             self._session.send_note({"step": step, **content}, self._view.number, self._sequence + 1)
 
     def reduce(self, bucket: Tensor, phase: str) -> Pending:
+        return self._reduce(Kind.REDUCE, bucket, phase)
+
+    def reduce_step(self, bucket: Tensor, phase: str) -> Pending:
+        return self._reduce(Kind.STEP, bucket, phase)
+
+    def _reduce(self, kind: Kind, bucket: Tensor, phase: str) -> Pending:
         self._count()
         if self._view is None:
             return _Nothing()
@@ -47,7 +53,7 @@ class HubMessages(ElasticFabric):
         here = bucket.detach()
         on_cpu = here if here.device.type == "cpu" and here.is_contiguous() else here.cpu().contiguous()
         memory = bytes_of(on_cpu)
-        key = self._send(Kind.REDUCE, memory, memory, len(memory), dtype)
+        key = self._send(kind, memory, memory, len(memory), dtype)
         return _HubPending(self, key, phase, (here, on_cpu) if on_cpu is not here else None)
 
     def gather(self, values: Tensor, phase: str) -> Tensor:

@@ -17,7 +17,7 @@ from typing import Any
 
 from scadles.clock import wall_seconds
 from scadles.fabric.hub.acceptor import Acceptor
-from scadles.fabric.hub.collectives import Fold
+from scadles.fabric.hub.collectives import CheckPiece, Fold
 from scadles.fabric.hub.connection import ClosedError, Connection
 from scadles.fabric.hub.dispatcher import Dispatcher
 from scadles.fabric.hub.frames import COLLECTIVES, Frame, FrameError, Kind
@@ -54,6 +54,7 @@ class Hub:
         settings: what a device is told of the run when it joins.
         fold: makes one message for everybody of all devices', for :meth:`.HubFabric.fold`; called by one thread at a
             time for each step.
+        check: looks at what devices say of themselves at the end of a step's sum, before it is added.
         say: told one line about whoever comes, goes or is refused.
         guard: judges who may take part; connections are TLS then. None lets in whoever comes, in plain text.
 
@@ -75,6 +76,7 @@ class Hub:
         journal: Journal | None = None,
         settings: dict[str, Any] | None = None,
         fold: Fold | None = None,
+        check: CheckPiece = lambda *_: "",
         say: Callable[[str], None] = lambda _: None,
         guard: Authenticator | None = None,
     ) -> None:
@@ -90,7 +92,7 @@ class Hub:
             "insecure": guard is None and not is_loopback(host),
         }
         self._reception = Reception(self._views, told, guard)
-        self._dispatcher = Dispatcher(self._views, fold)
+        self._dispatcher = Dispatcher(self._views, fold, check)
         self._watch = Watch(self._views, deadline_s)
         self._lock = self._views.lock
         self._rooms = Rooms()
@@ -275,6 +277,8 @@ class Hub:
             if frame.view == self._views.number and member.seat in self._views.here:
                 if frame.sequence <= member.boundary or (member.note is not None and not member.has_brought):
                     raise FrameError("a second note of one step")
+                if step != self._views.step:
+                    raise FrameError(f"a note of step {step}, and this is step {self._views.step}")
                 self._journal.begun(step)
                 member.note, member.boundary, member.has_brought = (step, content), frame.sequence, False
 

@@ -51,6 +51,7 @@ class Views:
         collectives: of the present view, by sequence.
         handovers: states on their way, by the view with which that began.
         since_s: when the last of those that took part was lost.
+        step: that is being taken now; None before the first.
         ended_by: why the run ended, as the first device said that came to its end; empty before.
         closed: whether the hub closes, and nobody needs to hear of anything more.
         received, sent: bytes of connections that have ended.
@@ -68,6 +69,7 @@ class Views:
         self.collectives: dict[int, Collective] = {}
         self.handovers: dict[int, HandOver] = {}
         self.since_s = wall_seconds()
+        self.step: int | None = None
         ended_by, ended_mark = journal.ended_by
         self.ended_by = ended_by if ended_mark == mark else ""
         self.closed = False
@@ -139,6 +141,7 @@ class Views:
         for member in noted:
             if member.note is not None:
                 self._journal.note(member.name, *member.note)
+                self.step = member.note[0] + 1
         return bool(noted)
 
     @property
@@ -164,7 +167,8 @@ class Views:
         elif len(waiting) < self.least or self._nobody_can_begin(waiting) or self._somebody_is_further(waiting):
             return
         if waiting:
-            self._journal.begun(max(one.step for one in waiting) + 1)
+            self.step = max(one.step for one in waiting) + 1
+            self._journal.begun(self.step)
             self.change(admit=True)
 
     def lose(self, member: Member, why: str) -> None:
