@@ -18,6 +18,8 @@ from torch import nn
 
 import scadles
 from scadles.assembly import build_dataset, build_network
+from scadles.assembly.exchange import build_tail_check
+from scadles.assembly.hub import build_hub_fold
 from scadles.config import load_config
 from scadles.fabric.hub import Hub, HubFabric
 from scadles.observe import CheckpointWritten, Header, events_path, read_events
@@ -108,6 +110,13 @@ CONFIGS = {
         "stream": {"profile": "poisson"},
         "optimizer": {"name": "adam", "lr": 0.003},
     },
+    "outliers rejected": {"model": "cnn", "batch": {"min": 4}, "aggregation": {"outliers": "reject"}},
+    "median": {"model": "mlp", "aggregation": {"mean": "median", "outliers": "clip"}},
+    "outliers rejected, compressed": {
+        "model": "mlp",
+        "aggregation": {"outliers": "reject"},
+        "compression": {"ratio": 0.05, "gate": "norm", "delta": 0.8, "values": "float32"},
+    },
     "windows, smoothed labels": {
         "model": "cnn",
         "batch": {"min": 4},
@@ -157,7 +166,11 @@ CONFIGS = {
         "compression": {"ratio": 0.1, "gate": "norm", "delta": 0.8, "values": "float32"},
         "optimizer": {"momentum": 0},
     },
-    "language": {"data": {"dataset": "npz:tokens.npz"}, "task": "language"},
+    "language": {
+        "data": {"dataset": "npz:tokens.npz"},
+        "task": "language",
+        "aggregation": {"max_weight": 9},  # tokens of a sample
+    },
     "segmentation, ddl": {
         "method": "ddl",
         "batch": {"size": 16},
@@ -415,7 +428,8 @@ def test_through_a_hub_all_end_where_threads_end(whole, in_threads, tmp_path, na
     expected, model, *_ = whole(name)
     config = load_config(make_config(name, STEPS), ["fabric.backend=hub"])
     models = [make_model(config) for _ in range(DEVICES)]
-    hub = Hub("127.0.0.1", 0, DEVICES, least=DEVICES)
+    ways = {"fold": build_hub_fold(config), "check": build_tail_check(config).problem}
+    hub = Hub("127.0.0.1", 0, DEVICES, least=DEVICES, **ways)
     hub.start()
     try:
         fabrics = [HubFabric(*hub.address, name=f"device-{i}", deadline_s=60.0) for i in range(DEVICES)]

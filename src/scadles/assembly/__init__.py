@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from scadles.assembly.exchange import build_exchange
+from scadles.assembly.exchange import build_exchange, build_report_check
 from scadles.assembly.injection import build_injection, build_sample_exchange, build_senders, injects
 from scadles.assembly.optimizer import build_optimizer
 from scadles.assembly.streams import build_source
@@ -38,7 +38,7 @@ from scadles.device.optimizers import JointOptimizer, adopt
 from scadles.device.transform import Transform
 from scadles.errors import ConfigError, RunError
 from scadles.exchange.aggregation import GradientExchange, LearningRate, scaling_for
-from scadles.fabric import Fabric, LocalFabric, TorchFabric
+from scadles.fabric import ElasticFabric, Fabric, LocalFabric, TorchFabric
 from scadles.importing import import_callable
 from scadles.models import BUILT_IN, build_model, convert_batchnorm
 from scadles.records import Records
@@ -154,7 +154,7 @@ def build_learner(
     prepare = RunningStatistics(dataset) if config.data.normalize == "running" else dataset.prepare
     return Learner(
         *(model, optimizer, rate, exchange, prepare),
-        mean=config.aggregation.mean,
+        mean="plain" if config.aggregation.mean == "plain" else "weighted",
         clip_norm=clip_norm,
         pair=build_task(config, dataset).pair,
     )
@@ -258,6 +258,7 @@ def build_device(
         clock,
         build_sample_exchange(config, dataset, partition, fabric),
         build_transform(config, dataset),
+        build_report_check(config) if isinstance(fabric, ElasticFabric) else None,
     )
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from torch import nn
 from torch.nn import Parameter
 
+from scadles.assembly.injection import injects
 from scadles.clock import wall_seconds
 from scadles.config import RunConfig
 from scadles.exchange.aggregation import GradientExchange
+from scadles.exchange.aggregation.folding import StepFold
+from scadles.exchange.aggregation.outliers import Judge
+from scadles.exchange.aggregation.report_check import ReportCheck, TailCheck
 from scadles.exchange.compression import (
     CostGate,
     ErrorFeedback,
@@ -29,13 +34,18 @@ from scadles.exchange.reduction import (
     Collectives,
     CompressedExchange,
     Compressor,
+    DenseFold,
     Folding,
     Gates,
+    GatheredFold,
     GatherReducer,
+    HubFold,
     HubReducer,
+    JudgedClusterExchange,
     OncePerStep,
     PowerSgdReducer,
     QuantizedDenseReducer,
+    SparseReducer,
     SplitReducer,
     TimedLink,
     VectorOwner,
@@ -58,26 +68,87 @@ def build_exchange(config: RunConfig, parameters: Sequence[Parameter], fabric: F
     keeps = isinstance(fabric, ElasticFabric)
     if config.compression.ratio is not None and fabric.size > 1:
         link = TimedLink(fabric, wall_seconds)
-        return CompressedExchange(parameters, link, build_compressor(config, parameters, link), keeps=keeps)
+        compressor, judge = build_compressor(config, parameters, link), build_judge(config)
+        _let_judge(compressor.reducer, judge)
+        folding = build_step_fold(config, link, judge)
+        return CompressedExchange(parameters, link, compressor, keeps=keeps, folding=folding)
     on_cuda = parameters[0].is_cuda
     overlap = config.fabric.overlap == "on" or (config.fabric.overlap == "auto" and on_cuda)
-    bucket_bytes = int(config.fabric.bucket_mb * 2**20) if overlap and not keeps else None
-    return GradientExchange(parameters, fabric.reduce, fabric.rank, fabric.size, bucket_bytes, keeps=keeps)
+    folding = build_step_fold(config, fabric, build_judge(config))
+    bucket_bytes = int(config.fabric.bucket_mb * 2**20) if overlap and not keeps and folding is None else None
+    reduce = fabric.reduce_step if keeps else fabric.reduce
+    ends = (reduce, fabric.rank, fabric.size)
+    return GradientExchange(parameters, *ends, bucket_bytes, keeps=keeps, folding=folding)
+
+
+def build_judge(config: RunConfig) -> Judge | None:
+    """Return what judges the gradients of each step; None where they are accepted as they are."""
+    return None if config.aggregation.outliers == "accept" else Judge(config.aggregation.outliers)
+
+
+def build_fold(config: RunConfig, judge: Judge | None) -> DenseFold | None:
+    """Return what makes one of whole gradients by looking at each; None where they are only added up."""
+    mean = config.aggregation.mean
+    return (
+        DenseFold(judge, mean if mean == "trimmed" or mean == "median" else None) if config.aggregation.folds else None
+    )
+
+
+def build_report_check(config: RunConfig) -> ReportCheck:
+    """Return what devices may say in their reports to a hub."""
+    own = 1 + (config.batch.size if config.batch.rule == "fixed" else config.batch.max)  # one more where a stream ends
+    injection = config.injection
+    most = own + (config.devices - 1) * math.ceil(injection.beta * own) if injects(config) else own
+    weight = config.aggregation.max_weight
+    if weight is None:
+        given = config.task.loss_options.get("weight")
+        weight = max(1.0, *(float(one) for one in given)) if isinstance(given, Sequence) else 1.0
+    return ReportCheck(most, 1.0 if config.aggregation.mean == "plain" else most * weight)
+
+
+def build_tail_check(config: RunConfig) -> TailCheck:
+    """Return what looks at the reports at the end of dense messages as they come to a hub."""
+    exchange = GradientExchange if config.compression.ratio is None else CompressedExchange
+    return TailCheck(build_report_check(config), config.devices, exchange.fields)
+
+
+def build_step_fold(config: RunConfig, fabric: Collectives, judge: Judge | None) -> StepFold | None:
+    """Return where whole gradients are looked at one by one; None where they are only added up, or of one device."""
+    fold = build_fold(config, judge)
+    if fold is None or fabric.size == 1:
+        return None
+    if config.fabric.backend == "hub" and isinstance(fabric, Folding):
+        return HubFold(fabric)
+    return GatheredFold(fabric, fold)
+
+
+def _let_judge(reducer: SparseReducer, judge: Judge | None) -> None:
+    """Let sparse messages be judged: where they are added up, which is at the hub or on this device."""
+    if isinstance(reducer, HubReducer):
+        reducer.judged = judge is not None
+    elif isinstance(reducer, GatherReducer):
+        reducer.judge = judge
 
 
 def build_cluster_exchange(config: RunConfig, parameters: Sequence[Parameter], fabric: Fabric) -> GradientExchange:
     """Return the exchange of all devices of a cluster that share this process, and one end of a fabric."""
+    judge = build_judge(config)
+    judges = build_fold(config, judge) if config.devices > 1 else None
     if config.compression.ratio is not None and config.devices > 1:
         # reducers that work together send nothing, and ask a fabric only for rank and size
-        through_hub, fold = config.fabric.backend == "hub", VectorOwner().fold
+        through_hub, fold = config.fabric.backend == "hub", VectorOwner(judge=judge).fold
         ends: Sequence[LocalFabric] = LocalFabric.create(config.devices)
         if through_hub:
             ends = LocalHubFabric.around(fold, config.devices)
         charged = config.cost.message_bytes
         n = None if charged is None else charged // _FLOAT32
         compressors = [build_compressor(config, parameters, end, n) for end in ends]
-        folds = compressors[0].reducer.name == HubReducer.name
-        return ClusterExchange(parameters, compressors, through_hub=through_hub, fold=fold if folds else None)
+        for compressor in compressors:
+            _let_judge(compressor.reducer, judge)
+        at_owner = fold if compressors[0].reducer.name == HubReducer.name else None
+        return ClusterExchange(parameters, compressors, through_hub=through_hub, fold=at_owner, judges=judges)
+    if judges is not None:
+        return JudgedClusterExchange(parameters, config.devices, judges)
     return GradientExchange(parameters, fabric.reduce, fabric.rank, config.devices)
 
 
@@ -129,6 +200,8 @@ def _way(config: RunConfig, n: int, k: int, fabric: Collectives, charged: int | 
         return "hub", "the hub adds up, and what it sends does not grow with the number of devices"
     if settings.reduction != "auto":
         return settings.reduction, "as configured"
+    if config.aggregation.folds:
+        return "gather", "each message is looked at by itself"
     if charged is not None:
         n, k = charged, charged_entries(config, charged)
     link = config.cost.link

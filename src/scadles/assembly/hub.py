@@ -6,9 +6,11 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from scadles.assembly.exchange import build_fold, build_judge, build_report_check, build_tail_check
 from scadles.config import RunConfig
-from scadles.exchange.reduction import VectorOwner
+from scadles.exchange.reduction import DenseOwner, EitherOwner, VectorOwner
 from scadles.fabric.hub import Hub, Journal, journal_of
+from scadles.fabric.hub.collectives import Fold
 from scadles.security import Authenticator
 
 
@@ -48,7 +50,20 @@ def build_hub(
         deadline_s=config.fabric.deadline_s,
         journal=journal,
         settings=config.model_dump(mode="json"),
-        fold=VectorOwner(config.compression.ratio).fold if config.compression.ratio is not None else None,
+        fold=build_hub_fold(config),
+        check=build_tail_check(config).problem,
         say=say,
         guard=guard,
     )
+
+
+def build_hub_fold(config: RunConfig) -> Fold | None:
+    """Return what makes one message of all devices', sparse or whole; None where they are only added up."""
+    judge, check = build_judge(config), build_report_check(config)
+    sparse = None
+    if config.compression.ratio is not None:
+        sparse = VectorOwner(config.compression.ratio, judge, check.problem)
+    fold = build_fold(config, judge)
+    if fold is None:
+        return sparse.fold if sparse is not None else None
+    return EitherOwner(DenseOwner(fold, check.problem), sparse).fold

@@ -72,13 +72,38 @@ class BatchConfig(Section):
 class AggregationConfig(Section):
     """How gradients become one."""
 
-    mean: Literal["weighted", "plain"] = Field(
-        default="weighted", description="weighted by batch size, or every device alike"
+    mean: Literal["weighted", "plain", "trimmed", "median"] = Field(
+        default="weighted",
+        description="weighted by batch size, or every device alike; trimmed and median: of each coordinate, weighted, "
+        "which few wrong gradients cannot move far",
+    )
+    outliers: Literal["accept", "clip", "reject"] = Field(
+        default="accept",
+        description="a gradient far outside of its fleet's norms is taken, scaled down, or set aside; reject sets "
+        "aside what points against the others as well",
     )
     batchnorm: Literal["aggregate", "local"] = Field(
         default="aggregate",
         description="running statistics: average them over devices, or let each device keep and be tested with its own",
     )
+    max_weight: float | None = Field(
+        default=None,
+        gt=0,
+        description="weight of a sample at most where you give weights of your own, for a hub to hold devices to: "
+        "tokens, say; null: 1, or the largest of task.loss_options.weight",
+    )
+
+    @property
+    def folds(self) -> str:
+        """The setting for which each gradient is looked at by itself; empty where they are only added up."""
+        if self.outliers != "accept":
+            return f"aggregation.outliers {self.outliers}"
+        return f"aggregation.mean {self.mean}" if self.is_robust else ""
+
+    @property
+    def is_robust(self) -> bool:
+        """Whether the mean is one that few wrong gradients cannot move far."""
+        return self.mean in ("trimmed", "median")
 
 
 class OptimizerConfig(Section):
@@ -276,6 +301,34 @@ class RunConfig(Section):
                 "compression.reduction split: each device would add up a slice for all others, and through a hub any "
                 "may be absent; set auto (the hub adds up) or gather"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _folds(self) -> Self:
+        folds, compression = self.aggregation.folds, self.compression
+        if folds and self.fabric.overlap == "on":
+            raise ValueError(
+                f"{folds}: each gradient is looked at as a whole, after the backward pass; set fabric.overlap to auto "
+                "or off"
+            )
+        if not folds or compression.ratio is None:
+            return self
+        if self.aggregation.is_robust:
+            raise ValueError(
+                f"aggregation.mean {self.aggregation.mean}: of what compression sends most coordinates come from few "
+                "devices, and their median is 0; set aggregation.outliers to reject, or leave compression.ratio out"
+            )
+        if compression.method in ("whole", "powersgd"):
+            raise ValueError(
+                f"{folds}: with compression.method {compression.method} nobody sees a gradient by itself; set topk or "
+                "randomk"
+            )
+        if compression.reduction == "split":
+            raise ValueError(
+                f"{folds}: with compression.reduction split nobody sees a gradient by itself; set auto or gather"
+            )
+        if self.fabric.backend == "hub" and compression.reduction == "gather":
+            raise ValueError(f"{folds}: with a hub the hub judges; set compression.reduction to auto")
         return self
 
     @model_validator(mode="after")

@@ -28,10 +28,13 @@ from scadles.exchange.aggregation import (
     Report,
     Reports,
 )
+from scadles.exchange.aggregation.report_check import ReportCheck
 from scadles.fabric import ElasticFabric, Fabric
 from scadles.observe.events import Step
 from scadles.records import Records
 from scadles.structures import Structure, count, to_torch_device
+
+_MOST_LOSS = float(np.finfo(np.float32).max)  # a message has no room for more
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class ConnectedDevice(Device):
         clock: stream time.
         samples: shares samples with the others; None where none are shared.
         transform: makes something else of samples that are trained on; None leaves them as they are.
+        check: says what is wrong with a report before a hub, which has the same, refuses this device for it.
 
     Attributes:
         last_taken: the last step that this device took part in since it was started; 0 before.
@@ -73,6 +77,7 @@ class ConnectedDevice(Device):
     """
 
     __slots__ = (
+        "_check",
         "_counts_for_nothing",
         "_has_shared",
         "_parts",
@@ -96,11 +101,13 @@ class ConnectedDevice(Device):
         clock: Clock,
         samples: SampleExchange | None = None,
         transform: Transform | None = None,
+        check: ReportCheck | None = None,
     ) -> None:
         super().__init__(fabric.rank, intake, rule, learner, clock, samples.sender if samples else None)
         self.fabric = fabric
         self._samples = samples
         self._transform = transform
+        self._check = check
         self._has_shared = False
         self._shared_before: dict[str, Any] | None = None  # kept while nobody is there to share with
         self._parts: Parts | None = None
@@ -241,7 +248,8 @@ class ConnectedDevice(Device):
         else:
             self.last_taken = self.learner.step_number
         self.rejecting, self.all_ended = result.rejecting, result.ended
-        self.settle(trained=trained or self._counts_for_nothing)
+        counts = trained or self._counts_for_nothing
+        self.settle(trained=counts, set_aside=not counts and self.number in self.learner.exchange.found)
         if trained:
             self.batchnorm.trained(size)
         elif size:
@@ -310,7 +318,10 @@ class ConnectedDevice(Device):
         if self.intake.rejects_too_much:
             wish = REJECTS_TOO_MUCH
         news = self.learner.hyperparameters.news()
-        mine = Report(size, weight, self._ready_s, self._elapsed_s, value if weight else 0.0, wish, news)
+        told = max(-_MOST_LOSS, min(_MOST_LOSS, value)) if weight else 0.0
+        mine = Report(size, weight, self._ready_s, self._elapsed_s, told, wish, news)
+        if self._check is not None and (why := self._check.problem(self.number, mine)):
+            raise RunError(f"{self._phase}: {why}")
         return self._send(mine)
 
     def _send(self, report: Report) -> Reports:

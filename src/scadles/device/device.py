@@ -52,13 +52,14 @@ class Device:
 
     Attributes:
         non_finite_steps: steps from which its gradient was left out, because it was not finite.
+        set_aside_steps: steps since the start from which it was left out, because it was unlike all others.
         injected: samples of others in the present step's batch.
     """
 
     __slots__ = (
         *("_computes_from_s", "_elapsed_s", "_gather_started_s", "_gathered_s", "_last_end_s", "_last_message_s"),
         *("_last_take_s", "_ready_s", "_rule", "_taken"),
-        *("clock", "injected", "intake", "learner", "non_finite_steps", "number", "sender"),
+        *("clock", "injected", "intake", "learner", "non_finite_steps", "number", "sender", "set_aside_steps"),
     )
 
     def __init__(
@@ -76,7 +77,7 @@ class Device:
         self.intake = intake
         self.learner = learner
         self.clock = clock
-        self.non_finite_steps = 0
+        self.non_finite_steps = self.set_aside_steps = 0
         self._rule = rule
         self._last_take_s = self._last_message_s = self._last_end_s = 0.0
         self._gather_started_s = self._gathered_s = self._computes_from_s = self._ready_s = self._elapsed_s = 0.0
@@ -227,10 +228,17 @@ class Device:
         self._last_message_s = self._last_end_s + ready_s
         self._last_take_s = self.clock.now()
 
-    def settle(self, *, trained: bool) -> None:
-        """Account for what was taken: it was trained on, or is rejected where its gradient was left out."""
+    def settle(self, *, trained: bool, set_aside: bool = False) -> None:
+        """Account for what was taken: it was trained on, or is rejected where its gradient was left out.
+
+        Args:
+            trained: whether it was trained on.
+            set_aside: whether its gradient was left out because it was unlike all others.
+        """
         if trained:
             self.intake.ledger.injected += self.injected
+        elif set_aside:
+            self.set_aside_steps += 1
         elif self.batch_size:
             self.non_finite_steps += 1
         self.intake.settle(trained=trained)

@@ -170,6 +170,20 @@ class NonFinite(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SetAside(Event):
+    """A gradient of this device that was left out of the step, because it was unlike all others.
+
+    Attributes:
+        batch: samples that it was of, which are rejected.
+        why: what is unlike.
+    """
+
+    kind: ClassVar[str] = "set_aside"
+    batch: int
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckpointWritten(Event):
     """Everything up to here survives a crash."""
 
@@ -271,7 +285,7 @@ class Membership(Event):
 EVENTS: dict[str, type[Event]] = {
     cls.kind: cls
     for cls in (
-        *(Header, Thinned, Step, Evaluation, Rejection, Loss, Notice, NonFinite, CheckpointWritten, Resumed),
-        *(InitialValues, Membership, Finished),
+        *(Header, Thinned, Step, Evaluation, Rejection, Loss, Notice, NonFinite, SetAside, CheckpointWritten),
+        *(Resumed, InitialValues, Membership, Finished),
     )
 }

@@ -27,6 +27,7 @@ from scadles.observe.events import (
     Notice,
     Rejection,
     Resumed,
+    SetAside,
     Step,
 )
 from scadles.observe.summary import why_ended
@@ -94,7 +95,7 @@ class Progress:
         self._best = math.nan
         self._waiting, self._ended = "", False
         self._devices, self._here = devices, ""
-        self._rejected = self._missing = self._non_finite = 0
+        self._rejected = self._missing = self._non_finite = self._set_aside = 0
 
     def __enter__(self) -> Self:
         if not self._quiet and self._console.is_terminal:
@@ -150,6 +151,8 @@ class Progress:
             self._missing += event.count
         elif isinstance(event, NonFinite):
             self._non_finite += 1
+        elif isinstance(event, SetAside):
+            self._set_aside += 1
 
     def waiting(self, text: str) -> None:
         """Say what the device is waiting for, for example ``"gathering 31/64 samples, 3.1 s"``."""
@@ -228,6 +231,7 @@ class Progress:
 
     def _trouble(self) -> dict[str, str]:
         found = {"rejected": self._rejected, "missing": self._missing, "non-finite": self._non_finite}
+        found["set aside"] = self._set_aside
         return {name: human_count(count) for name, count in found.items() if count}
 
     def _left(self) -> str:

@@ -95,6 +95,27 @@ class DeviceSummary(_Frozen):
         return fields
 
 
+class Outlier(_Frozen):
+    """A device whose gradients were unlike those of all others.
+
+    Attributes:
+        steps: in which they were.
+        of_steps: of the run.
+        action: what was done to them: ``reject`` set them aside, ``clip`` scaled them down.
+        why: what was unlike, when it was last.
+    """
+
+    device: int
+    steps: int
+    of_steps: int
+    action: Literal["clip", "reject"]
+    why: str
+
+    def __str__(self) -> str:
+        done = "set aside" if self.action == "reject" else "scaled down"
+        return f"device {self.device}: gradient {done} in {self.steps} of {self.of_steps} steps: {self.why}"
+
+
 class Away(_Frozen):
     """A device that took part in a run and did not go on with it.
 
@@ -204,6 +225,7 @@ class Summary(_Frozen):
         per_device: of all devices, or of those that a large simulated cluster records.
         away: devices that took part in steps of the run and not in its last attempt. Samples, bytes and what was shared
             are those of all, away or not; everything else is that of the devices of the last attempt.
+        outliers: devices with gradients that were set aside or scaled down, in the order of their numbers.
         shared: of a run with data injection only, the sum over all devices.
         compressed: of a run with compression only.
         simulated: of a simulated run only.
@@ -249,17 +271,17 @@ class Summary(_Frozen):
     stream_efficiency: float | None = None
     insecure: bool = False
     away: tuple[Away, ...] = ()
+    outliers: tuple[Outlier, ...] = ()
 
     @model_serializer(mode="wrap")
     def _only_what_happened(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out ``away`` where nobody is, ``measured`` where accuracy is all there is, ``insecure`` otherwise."""
+        """Leave out what there is nothing to say of; ``measured`` where accuracy is all there is."""
         fields: dict[str, Any] = write(self)
+        for name in ("away", "outliers", "insecure"):
+            if not fields.get(name):
+                fields.pop(name, None)
         if self.measured is None:
             fields.pop("measured", None)
-        if not self.away:
-            fields.pop("away", None)
-        if not self.insecure:
-            fields.pop("insecure", None)
         return fields
 
     @property

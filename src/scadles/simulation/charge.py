@@ -11,16 +11,20 @@ from scadles.exchange.reduction import (
     SCALARS,
     ClusterExchange,
     HubReducer,
+    JudgedClusterExchange,
     PowerSgdReducer,
     SparseReducer,
     Volume,
+    answer_bytes,
     dense_volume,
     gather_volume,
     hub_volume,
+    packed_bytes,
     powersgd_volume,
     quantized_dense_volume,
     reply_bytes,
     split_volume,
+    whole_volume,
 )
 from scadles.simulation.costs import Costs, ExchangeCost
 
@@ -50,9 +54,12 @@ class Charge:
         self._n = self.message_bytes // _FLOAT32 if config.cost.message_bytes is not None else _values(exchange)
         self.collectives = 0
         self._is_hub = config.fabric.backend == "hub"
+        self._folds = bool(config.aggregation.folds) and config.devices > 1
         self._reply_bytes: int | None = None
         if isinstance(exchange, ClusterExchange):
             dense = dense_volume(self.message_bytes // _FLOAT32, config.devices)
+            if self._folds:
+                dense = whole_volume(self.message_bytes, config.devices)
             for compressor in exchange.compressors:
                 compressor.charge(self._volume(compressor.reducer, config.devices), dense)
             if self._is_hub:
@@ -62,12 +69,13 @@ class Charge:
     def ways(self) -> str:
         """The collectives that are charged, in words."""
         exchange = self._exchange
+        collective = "gather" if self._folds and not self._is_hub else self.costs.collective
         sparse = f" and {exchange.compressor.reducer.name}" if isinstance(exchange, ClusterExchange) else ""
-        return self.costs.collective + sparse
+        return collective + sparse
 
     def announce(self, present: np.ndarray) -> None:
         """Say which devices take part in the exchange that comes next, bool ``[N]``."""
-        if isinstance(self._exchange, ClusterExchange):
+        if isinstance(self._exchange, ClusterExchange | JudgedClusterExchange):
             self._exchange.present = present
 
     def exchange(self, present: np.ndarray, step: int, now_s: float) -> ExchangeCost:
@@ -92,13 +100,19 @@ class Charge:
 
     def sending_s(self, present: np.ndarray, step: int, now_s: float) -> float:
         """Return for how long these devices code and send to the hub in the exchange that comes next, bool ``[N]``."""
-        members, nbytes, coding_s = np.flatnonzero(present), self.message_bytes, 0.0
+        nbytes = packed_bytes(self.message_bytes) if self._folds else self.message_bytes
+        members, coding_s = np.flatnonzero(present), 0.0
         if isinstance(exchange := self._exchange, ClusterExchange) and exchange.compressor.will_compress():
             nbytes = self._volume(exchange.compressor.reducer, len(members)).message_bytes
             coding_s = self.costs.coding_s(members, step, now_s)
         return coding_s + self.costs.sending_s(members, nbytes, step, now_s)
 
     def _dense(self, members: np.ndarray, step: int, now_s: float) -> ExchangeCost:
+        if self._folds and self._is_hub:
+            up, down = packed_bytes(self.message_bytes), answer_bytes(self.message_bytes, self._config.devices)
+            return self.costs.through_hub(members, up, down, step, now_s)
+        if self._folds:
+            return self.costs.sparse(members, whole_volume(self.message_bytes, len(members)), step, now_s)
         if self._is_hub:  # one device alone sends its message there, too
             return self.costs.summed_by_hub(members, self.message_bytes, step, now_s)
         return self.costs.dense(members, self.message_bytes, step, now_s)
@@ -134,7 +148,9 @@ class Charge:
         """Return the bytes that a hub answers each device with in a compressed step."""
         config = self._config
         if reducer.name == HubReducer.name:
-            return reply_bytes(self._n, self._k(reducer), config.devices, config.compression.values, SCALARS)
+            judged = config.aggregation.outliers != "accept"
+            sizes = (self._n, self._k(reducer), config.devices, config.compression.values, SCALARS)
+            return reply_bytes(*sizes, judged=judged)
         return config.devices * self._volume(reducer, config.devices).message_bytes
 
     def _k(self, reducer: SparseReducer) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from scadles.config import RunConfig
 from scadles.device.learner import Learner
 from scadles.errors import ConfigError
-from scadles.exchange.reduction import ClusterExchange
+from scadles.exchange.reduction import ClusterExchange, JudgedClusterExchange
 from scadles.models import Nothing
 from scadles.simulation.batchnorm import ClusterStatistics
 from scadles.simulation.gradients import (
@@ -49,7 +49,7 @@ def _choose(
     if isinstance(learner.model, Nothing):
         return NoGradients(learner)
     looped = LoopedGradients(learner, lookup, task, statistics)
-    if isinstance(learner.exchange, ClusterExchange):
+    if isinstance(learner.exchange, ClusterExchange | JudgedClusterExchange):
         return SeparateGradients(learner.exchange, looped)
     if task.sample_losses is None:
         if config.simulation.gradients == "fused":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +33,7 @@ class StepDone:
         synced_s: when the mean gradient was there: now.
         duration_s: how long it took, in stream seconds.
         bytes_sent: what left all devices in its exchanges.
+        found: devices whose gradients were unlike all others, as in :class:`.Judgement`.
     """
 
     result: StepResult
@@ -43,6 +44,7 @@ class StepDone:
     synced_s: float
     duration_s: float
     bytes_sent: int
+    found: Mapping[int, float]
 
 
 class Cluster:
@@ -245,12 +247,13 @@ class Cluster:
         mine = self._reports()
         self._charge.announce(self._present)
         reports = learner.exchange.finish_many(mine)
-        result = self._update(reports)
+        result, found = self._update(reports), learner.exchange.found
         cost = self._charge.exchange(self._present, learner.step_number, now_s)
         ended_s = now_s + cost.seconds
         duration_s = ended_s - self._step_began_s
         bytes_sent = cost.bytes_sent + self._shared_bytes
-        done = StepDone(result, reports, self._members, self._present, self._correct, ended_s, duration_s, bytes_sent)
+        what = (result, reports, self._members, self._present, self._correct, ended_s, duration_s, bytes_sent)
+        done = StepDone(*what, found)
         self._queue.at(ended_s, self._end_step, done)
 
     def _update(self, reports: Reports) -> StepResult:
@@ -299,7 +302,7 @@ class Cluster:
         self._meet(now_s)
         trained = (done.reports.weight > 0).tolist()
         for device in done.members:
-            device.settle(trained=trained[device.number])
+            device.settle(trained=trained[device.number], set_aside=device.number in done.found)
         go_on = self._on_step(done)
         for device in self._devices:
             device.end_step()

@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from scadles.device.buffer import Chunk
 from scadles.device.learner import Learner
-from scadles.exchange.reduction import ClusterExchange
+from scadles.exchange.reduction import SeparateExchange
 from scadles.simulation.batchnorm import ClusterStatistics
 from scadles.simulation.gradients import Gradients, Lookup, Shares
 from scadles.simulation.injected import NO_MESSAGES, SampleMessages
@@ -83,7 +83,7 @@ class LoopedGradients(Gradients):
 
 
 class SeparateGradients(Gradients):
-    """Each device's gradient kept apart, for devices that compress what they send.
+    """Each device's gradient kept apart, where devices compress what they send, or it is looked at by itself.
 
     Args:
         exchange: takes each device's.
@@ -92,7 +92,7 @@ class SeparateGradients(Gradients):
 
     description = "per device, kept apart"
 
-    def __init__(self, exchange: ClusterExchange, one_by_one: Gradients) -> None:
+    def __init__(self, exchange: SeparateExchange, one_by_one: Gradients) -> None:
         self._exchange = exchange
         self._one_by_one = one_by_one
 

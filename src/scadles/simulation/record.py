@@ -14,6 +14,7 @@ from scadles._version import __version__
 from scadles.config import RunConfig
 from scadles.device.device import Device
 from scadles.device.learner import Learner
+from scadles.exchange.aggregation.outliers import described
 from scadles.models import Nothing
 from scadles.observe import (
     DeviceSummary,
@@ -27,6 +28,7 @@ from scadles.observe import (
     Rejection,
     Samples,
     Seconds,
+    SetAside,
     Shared,
     evenly,
     events_path,
@@ -107,6 +109,10 @@ class Record:
             event = kind(step=self._learner.step_number, time_s=time_s, **of(self._devices[number]))
             self._write(number, event, show=number == self.shown[0])
 
+    def first(self, event: Event) -> None:
+        """Write down an event for the first of the devices that are shown, and show it."""
+        self._write(self.shown[0], event, show=True)
+
     def rows(self) -> Iterator[DeviceSummary]:
         """Yield each device's part in the summary; an exchange's bytes are shared out evenly, the rest to the first."""
         each, rest = divmod(self._bytes_sent, len(self._devices))
@@ -155,6 +161,11 @@ class Record:
         if device.non_finite_steps > self._non_finite[number]:
             self._non_finite[number] = device.non_finite_steps
             self._write(number, NonFinite(step=step.step, time_s=step.time_s, batch=device.batch_size), show=True)
+        if device.number in done.found and not trained:
+            why = described(done.found[number])
+            self._write(
+                number, SetAside(step=step.step, time_s=step.time_s, batch=device.batch_size, why=why), show=True
+            )
         for reason, count, first_offset in device.intake.rejected_since_last_time():
             told = Rejection(step=step.step, time_s=step.time_s, count=count, reason=reason, first_offset=first_offset)
             self._write(number, told, show=True)

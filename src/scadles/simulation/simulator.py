@@ -20,7 +20,7 @@ from scadles.device.managed import find_parameters
 from scadles.errors import ConfigError
 from scadles.fabric import LocalFabric
 from scadles.models import Nothing
-from scadles.observe import InitialValues, Progress, Simulated, Summary, evenly, write_config
+from scadles.observe import InitialValues, Notice, Progress, Simulated, Summary, evenly, write_config
 from scadles.seeding import derive_seed
 from scadles.simulation.batchnorm import ClusterStatistics
 from scadles.simulation.charge import Charge
@@ -34,6 +34,7 @@ from scadles.simulation.sharing import Sharing
 from scadles.tasks import Task
 from scadles.training.evaluation import Evaluator, Score, on_test_part
 from scadles.training.fingerprint import fingerprint
+from scadles.training.outliers import count_found, outliers
 from scadles.training.run_statistics import RunStatistics
 from scadles.training.schedule import Schedule
 from scadles.training.signals import StopRequest
@@ -134,6 +135,7 @@ class Simulator:
     def _on_step(self, done: StepDone) -> bool:
         self._record.step(done)
         self._run_statistics.steps += 1
+        self._tell_of_outliers(done)
         self._run_statistics.lr_scale += done.result.lr_scale
         if self._schedule.evaluation_due(self.learner):
             self._evaluate()
@@ -143,6 +145,13 @@ class Simulator:
         if self._reason is None and self.learner.step_number % self._config.checkpoint.every_steps == 0:
             self._share_statistics()  # as writing a checkpoint does
         return self._reason is None
+
+    def _tell_of_outliers(self, done: StepDone) -> None:
+        told = count_found(self._run_statistics.found, done.found)
+        steps, action = self._learner.step_number, self._config.aggregation.outliers
+        for outlier in outliers(self._run_statistics.found, steps, action):
+            if outlier.device in told:
+                self._record.first(Notice(step=steps, time_s=self._cluster.now_s, message=str(outlier)))
 
     def _evaluate(self) -> None:
         if self._test is None:

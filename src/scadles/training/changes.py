@@ -31,7 +31,11 @@ _FREE_ON_RESUME = {
 # What it may change of how the run learns from then on, which its events say; the rest decides what has been learnt.
 _SAID_ON_RESUME = {"lr", "batch", "compression"}
 _FREE_PARTS = {"stream": {"max_rejected_share", "quarantine_mb"}}
-_SAID_PARTS = {"stream": {"rates", "end"}, "optimizer": {"lr", "momentum", "weight_decay", "clip_norm"}}
+_SAID_PARTS = {
+    "stream": {"rates", "end"},
+    "optimizer": {"lr", "momentum", "weight_decay", "clip_norm"},
+    "aggregation": {"outliers", "max_weight"},
+}
 # the optimizer's own groups say it of these, also where it is not the built-in one
 _SAID_BY_GROUPS = {"optimizer.lr", "optimizer.momentum", "optimizer.weight_decay"}
 

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from scadles.clock import timestamp, wall_seconds
 from scadles.config import RunConfig
 from scadles.device.connected import ConnectedDevice
+from scadles.exchange.aggregation.outliers import described
+from scadles.fabric import ElasticFabric
 from scadles.observe import (
     Away,
     CheckpointWritten,
@@ -26,6 +28,7 @@ from scadles.observe import (
     Notice,
     Rejection,
     Resumed,
+    SetAside,
     Step,
     Summary,
 )
@@ -35,6 +38,7 @@ from scadles.training.evaluation import evaluation_fields
 from scadles.training.fingerprint import agree, digest, fingerprint
 from scadles.training.hooks import StepHooks
 from scadles.training.membership import account, accounts, packed
+from scadles.training.outliers import count_found, outliers
 from scadles.training.run_statistics import RunStatistics
 from scadles.training.saving import restore, save
 from scadles.training.schedule import Schedule
@@ -151,11 +155,13 @@ class Course:
         device = self._device
         self._tools.progress.waiting("exchanging gradients")
         bad_before, size = device.non_finite_steps, device.batch_size
+        aside_before = device.set_aside_steps
         event = self._take_step(loss, correct, weight)
         self._record(event)
         self.statistics.add(event, self.rank)
         if device.non_finite_steps > bad_before:
             self._emit(NonFinite, batch=size)
+        self._tell_of_outliers(size if device.set_aside_steps > aside_before else 0)
         for reason, count, first_offset in device.intake.rejected_since_last_time():
             self._emit(Rejection, count=count, reason=reason, first_offset=first_offset)
         self._tell_of_losses()
@@ -234,6 +240,22 @@ class Course:
         self._tools.log.check()
         for message in self._device.intake.notices():
             self._emit(Notice, message=f"device {self.rank}: {message}")
+
+    def _tell_of_outliers(self, set_aside: int) -> None:
+        """Say whose gradients are unlike all others; of this device's own batch so many samples were set aside."""
+        found, statistics = self._learner.exchange.found, self.statistics
+        if set_aside:
+            self._emit(SetAside, batch=set_aside, why=described(found[self.rank]))
+        told = count_found(statistics.found, found)
+        if self._tells_of_others:
+            for outlier in outliers(statistics.found, self._learner.step_number, self.config.aggregation.outliers):
+                if outlier.device in told:
+                    self._emit(Notice, message=str(outlier))
+
+    @property
+    def _tells_of_others(self) -> bool:
+        """Whether somebody looks at this device who sees none of the others."""
+        return isinstance(self._device.fabric, ElasticFabric) or self.rank == self._who_writes()
 
     def _tell_of_losses(self, *, at_the_end: bool = False) -> None:
         if count := self._device.intake.missing_since_last_time(at_the_end=at_the_end):

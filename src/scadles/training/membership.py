@@ -34,7 +34,7 @@ _PHASE = "giving the checkpoint to devices that come later"
 _STATE = "state"
 #: What of a device's sums is that of the run, and the same on all devices.
 _OF_THE_RUN = (
-    "steps", "lr_scale", "collectives", "best", "final", "metrics", "time_to_target_s", "per_label", "spread",
+    "steps", "lr_scale", "collectives", "best", "final", "metrics", "time_to_target_s", "per_label", "spread", "found",
 )  # fmt: skip
 _MOST_NAMED = 8
 
@@ -213,7 +213,7 @@ def joined(common: Checkpoint, own: Checkpoint | None, *, replayed: bool) -> Che
     sums = RunStatistics.of(run["tally"]).as_dict()
     of_the_run = {name: sums[name] for name in _OF_THE_RUN}
     run["tally"] = {**asdict(RunStatistics()), **mine.get("tally", {}), **of_the_run}
-    if run["exchange"] and mine.get("exchange"):
+    if "selector" in run["exchange"] and "selector" in mine.get("exchange", {}):
         run["exchange"] = {**run["exchange"], "selector": mine["exchange"]["selector"]}
     kept = {n: t for n, t in own.tensors.items() if n.startswith(OF_THE_DEVICE)} if own is not None else {}
     return common._replace(tensors=common.tensors | kept, state={**common.state, "run": run})

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from scadles.device.connected import ConnectedDevice
 from scadles.observe.events import Step
 from scadles.tasks import Goal
+from scadles.training.outliers import Found
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -32,6 +33,7 @@ class RunStatistics:
         best, final: of the run's own metric, at the best and the last test.
         metrics: all metrics at the last test.
         time_to_target_s, per_label: from tests as well.
+        found: devices whose gradients were unlike all others (:mod:`scadles.training.outliers`).
         spread: lowest and highest of the metric of a device's own model at the last one; empty where it is common.
     """
 
@@ -52,6 +54,7 @@ class RunStatistics:
     time_to_target_s: float | None = None
     per_label: Sequence[float | None] = ()
     spread: Sequence[float] = ()
+    found: Found = field(default_factory=dict)
 
     def add(self, step: Step, device: int) -> None:
         """Count one step of ``device``."""

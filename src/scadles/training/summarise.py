@@ -36,6 +36,7 @@ from scadles.observe import (
 )
 from scadles.observe.console import print_warning
 from scadles.tasks import Task
+from scadles.training.outliers import outliers
 from scadles.training.packing import own_copy
 from scadles.training.portable import extra_state, flatten, model_tensors
 from scadles.training.run_statistics import RunStatistics
@@ -178,6 +179,7 @@ def compose(
         simulated=ending.simulated,
         insecure=ending.insecure,
         away=tuple(away),
+        outliers=outliers(statistics.found, learner.step_number, config.aggregation.outliers),
     )
 
 

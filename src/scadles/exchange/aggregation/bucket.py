@@ -13,7 +13,7 @@ from scadles.errors import ConfigError
 
 # What is not there travels as -0.0, the one number that any sum leaves as it is: x + -0.0 = x, also for x = -0.0. So a
 # sum is -0.0 only where every device sent that, and no byte more than the gradients is needed to tell this.
-_ABSENT = -0.0
+ABSENT = -0.0
 _BITS = {torch.float32: torch.int32, torch.float64: torch.int64}
 
 
@@ -49,7 +49,7 @@ class Bucket:
 
     def clear(self) -> None:
         """Make the message hold no gradient at all."""
-        self.message.fill_(_ABSENT)
+        self.message.fill_(ABSENT)
 
     def forget(self) -> None:
         """Take the parameters' gradients away."""
@@ -63,7 +63,7 @@ class Bucket:
             return True
         for parameter, view in zip(self.parameters, self.views, strict=True):
             if parameter.grad is None:
-                view.fill_(_ABSENT)
+                view.fill_(ABSENT)
             elif parameter.grad is not view:
                 view.copy_(parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad)
         for place in self.absent():

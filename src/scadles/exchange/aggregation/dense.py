@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Collection, Iterable
-from typing import Any, Protocol
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,15 +13,10 @@ from torch import Tensor
 from scadles.errors import RunError
 from scadles.exchange.aggregation.bucket import Bucket, check_parameters, make_buckets, on_gradient
 from scadles.exchange.aggregation.buffers import ForwardBuffers
+from scadles.exchange.aggregation.folding import Layout, StepFold, Waitable
 from scadles.exchange.aggregation.reports import NEWLY_CHANGED, Report, Reports, disagreement
 
 _WEIGHT, _REDO = Report._fields.index("weight"), Report._fields.index("redo")
-
-
-class Waitable(Protocol):
-    """A reduction on its way."""
-
-    def wait(self) -> None: ...
 
 
 class GradientExchange:
@@ -40,6 +35,7 @@ class GradientExchange:
         bucket_bytes: None sends one message after the backward pass; otherwise messages of about this size leave while
             the backward pass runs.
         keeps: whether gradients stay outside of the messages, so that :meth:`again` can send them once more.
+        folding: takes the place of ``reduce`` where each gradient is looked at by itself; there is one message then.
 
     Attributes:
         parameters: those that require gradients, or did since the start, in the order of the model. A parameter that no
@@ -64,8 +60,10 @@ class GradientExchange:
         bucket_bytes: int | None = None,
         *,
         keeps: bool = False,
+        folding: StepFold | None = None,
     ) -> None:
         self._keeps = keeps
+        self._folding = folding
         self._managed = list(parameters)
         self._reduce = reduce
         self._rank = rank
@@ -90,6 +88,11 @@ class GradientExchange:
         """Make buffers the same on all devices with every step; on all of them the same ones are active."""
         self._buffers = buffers
         self._lay_out()
+
+    @property
+    def found(self) -> Mapping[int, float]:
+        """What was wrong with gradients of the last step, by device, as in :class:`.Judgement`."""
+        return {} if self._folding is None else self._folding.found
 
     @property
     def message_bytes(self) -> int:
@@ -256,7 +259,12 @@ class GradientExchange:
             bucket.clear()
 
     def _launch(self, bucket: Bucket) -> None:
-        self._launched.append(self._reduce(bucket.message, self._phase))
+        if self._folding is None:
+            self._launched.append(self._reduce(bucket.message, self._phase))
+            return
+        values = sum(parameter.numel() for parameter in bucket.parameters)
+        layout = Layout(values, len(bucket.message), self._size, self.fields)
+        self._launched.append(self._folding.start(bucket.message, layout, self._phase))
 
     def _pack_rest(self) -> None:
         for bucket in self._buckets[len(self._launched) :]:
@@ -287,13 +295,17 @@ class GradientExchange:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the tensors and numbers that a checkpoint must hold for the next step to be the same."""
-        return {}, {}
+        judged = {} if self._folding is None else self._folding.state()
+        return {}, {"judged": judged} if judged else {}
 
     def load(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Go on from what :meth:`state` returned."""
+        if self._folding is not None and "judged" in state:
+            self._folding.load(state["judged"])
 
     def go_on(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Go on from what :meth:`state` returned of an exchange between fewer or more devices."""
+        GradientExchange.load(self, tensors, state)
 
     def take_over(self, tensors: dict[str, Tensor]) -> None:
         """Begin anew with what an exchange that was set otherwise had kept, as far as it fits."""

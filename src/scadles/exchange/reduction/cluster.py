@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,10 +10,11 @@ from torch import Tensor
 
 from scadles.exchange.aggregation import GradientExchange, Report, Reports
 from scadles.exchange.aggregation.bucket import Bucket
-from scadles.exchange.aggregation.dense import Waitable
+from scadles.exchange.aggregation.folding import Waitable
 from scadles.exchange.reduction.compressed import check_compressible
 from scadles.exchange.reduction.compressor import Compressor
 from scadles.exchange.reduction.contract import Reduction, reduce_together
+from scadles.exchange.reduction.judged_dense import DenseFold, fold_rows
 from scadles.exchange.reduction.used import Used
 from scadles.fabric.hub.collectives import Fold
 
@@ -27,10 +28,12 @@ class ClusterExchange(GradientExchange):
         through_hub: whether those take part alone that are present, as through a hub; otherwise an absent device brings
             a message of zeros.
         fold: of the hub, where one owner adds up.
+        judges: looks at whole gradients, in steps that send them, where gradients are judged.
 
     Attributes:
         updates: each device's weighted gradient, to be filled in before :meth:`finish_many`, float32 ``[N, n]``.
         present: which devices take part in the present step, bool ``[N]``.
+        found: what was wrong with gradients of the last step, by device, as in :class:`.Judgement`.
         coding_s, transfer_s: how long the last step's coding and messages took.
     """
 
@@ -43,16 +46,25 @@ class ClusterExchange(GradientExchange):
         *,
         through_hub: bool = False,
         fold: Fold | None = None,
+        judges: DenseFold | None = None,
     ) -> None:
         super().__init__(parameters, _nothing_to_send, 0, len(compressors))
         check_compressible(self.parameters)
         self.compressors = compressors
         self._through_hub = through_hub
         self._fold = fold
+        self._judges = judges
+        self._found: Mapping[int, float] = {}
+        for compressor in compressors:
+            compressor.revokes = judges is not None
         self.updates = torch.zeros(len(compressors), compressors[0].reducer.n)
         self.present = np.ones(len(compressors), dtype=bool)
         self.coding_s = self.transfer_s = 0.0
         self._used = Used(len(self.parameters))
+
+    @property
+    def found(self) -> Mapping[int, float]:
+        return self._found
 
     @property
     def compressor(self) -> Compressor:
@@ -86,11 +98,15 @@ class ClusterExchange(GradientExchange):
         ]
         present = np.flatnonzero(self.present).tolist() if self._through_hub else None
         total, reports, reductions = (
-            self._reduce_sparse(corrected, mine, present) if self.compressor.compressed else _dense(corrected, mine)
+            self._reduce_sparse(corrected, mine, present)
+            if self.compressor.compressed
+            else self._add_up(corrected, mine)
         )
         self._buckets[0].message[: len(total)].copy_(total)
+        weight = Report._fields.index("weight")
         for rank, compressor in enumerate(self.compressors):
-            compressor.end(reports, reductions.get(rank), present)
+            set_aside = bool(mine[rank, weight] > 0 and not reports.weight[rank])
+            compressor.end(reports, reductions.get(rank), present, set_aside=set_aside)
         self.updates.zero_()
         return reports
 
@@ -108,15 +124,19 @@ class ClusterExchange(GradientExchange):
         reducers = [compressor.reducer for compressor in self.compressors]
         about = (self.compressor.step, self._phase, present, self._fold)
         done = reduce_together(reducers, corrected, mine.tolist(), *about)
+        self._found = done[0].found
         here = range(len(reducers)) if present is None else present
         return done[0].total, Reports(done[0].scalars), dict(zip(here, done, strict=True))
 
-
-def _dense(corrected: list[Tensor], mine: np.ndarray) -> tuple[Tensor, Reports, dict[int, Reduction]]:
-    total = corrected[0].clone()
-    for update in corrected[1:]:
-        total += update
-    return total, Reports(mine.astype(np.float32).astype(np.float64)), {}
+    def _add_up(self, corrected: list[Tensor], mine: np.ndarray) -> tuple[Tensor, Reports, dict[int, Reduction]]:
+        if self._judges is not None:
+            here = np.flatnonzero(self.present).tolist() if self._through_hub else range(len(corrected))
+            total, rows, self._found = fold_rows(self._judges, {rank: corrected[rank] for rank in here}, mine)
+            return total, Reports(rows), {}
+        total = corrected[0].clone()
+        for update in corrected[1:]:
+            total += update
+        return total, Reports(mine.astype(np.float32).astype(np.float64)), {}
 
 
 def _nothing_to_send(message: Tensor, phase: str) -> Waitable:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 from scadles.errors import ConfigError, RunError
 from scadles.exchange.aggregation import GradientExchange, Report, Reports
 from scadles.exchange.aggregation.bucket import Bucket
+from scadles.exchange.aggregation.folding import StepFold
 from scadles.exchange.aggregation.reports import NEWLY_USED
 from scadles.exchange.reduction.compressor import Compressor
 from scadles.exchange.reduction.through_hub import HubReducer
@@ -30,6 +31,8 @@ class CompressedExchange(GradientExchange):
         link: connects the devices, and tells waiting for them from coding, for the gate that decides by cost.
         compressor: what this device carries from step to step; its reducer must use the same link.
         keeps: whether :meth:`again` can send once more.
+        folding: takes the place of a sum in steps that send everything, where gradients are judged; its reducer judges
+            as well then.
     """
 
     def __init__(
@@ -39,16 +42,22 @@ class CompressedExchange(GradientExchange):
         compressor: Compressor,
         *,
         keeps: bool = False,
+        folding: StepFold | None = None,
     ) -> None:
-        super().__init__(parameters, link.reduce, link.rank, link.size, keeps=keeps)
+        super().__init__(parameters, link.reduce_step, link.rank, link.size, keeps=keeps, folding=folding)
         check_compressible(self.parameters)
         self.compressor = compressor
-        compressor.revokes = keeps
+        compressor.revokes = keeps or folding is not None
         self._link = link
         self._used = Used(len(self.parameters))
         self._coding_s = self._transfer_s = 0.0
+        self._found: Mapping[int, float] = {}
 
     fields = len(Report._fields)
+
+    @property
+    def found(self) -> Mapping[int, float]:
+        return self._found
 
     def _exchange(self, mine: np.ndarray) -> Reports:
         report, update = mine[0], self._buckets[0].message[: self.compressor.reducer.n]
@@ -65,15 +74,17 @@ class CompressedExchange(GradientExchange):
                 reduction = reducer.reduce(whole, report.tolist(), *about)
             came = reduction or reducer.follow(len(report), *about)
             update.copy_(came.total)
-            reports = Reports(came.scalars)
+            reports, self._found = Reports(came.scalars), came.found
             self._link.reduce(self._beside, self._phase).wait() if len(self._beside) else None
         else:
             update.copy_(whole)
             reports = super()._exchange(mine)
+            self._found = super().found
         sent_s = self._link.transfer_s
         reports = self._hear_of_use(reports)  # what may fail comes before anything counts as sent
         heard_s = self._link.transfer_s - sent_s
-        self.compressor.end(reports, reduction, self._link.present)
+        set_aside = report[_WEIGHT] > 0 and not reports.weight[self._link.rank]
+        self.compressor.end(reports, reduction, self._link.present, set_aside=bool(set_aside))
         self._transfer_s = sent_s - waited_s
         self._coding_s = self._link.seconds() - began_s - self._transfer_s - heard_s
         return reports
@@ -107,17 +118,19 @@ class CompressedExchange(GradientExchange):
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, numbers = self.compressor.state()
         times = {"coding_s": self._coding_s, "transfer_s": self._transfer_s}
-        return tensors, {**numbers, **times, **self._used.state()}
+        return tensors, {**numbers, **times, **self._used.state(), **super().state()[1]}
 
     def load(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         self.compressor.load(tensors, state)
         self._coding_s, self._transfer_s = state["coding_s"], state["transfer_s"]
         self._used.load(state)
+        super().load(tensors, state)
 
     def go_on(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         self.compressor.go_on(tensors, state)
         if state:
             self._used.load(state)
+        super().go_on(tensors, state)
 
     def take_over(self, tensors: dict[str, Tensor]) -> None:
         self.compressor.take_over(tensors)

@@ -163,20 +163,32 @@ class Compressor:
         elif self._present:
             self._feedback.sent_all()
 
-    def end(self, reports: Reports, reduction: Reduction | None, present: Sequence[int] | None = None) -> None:
+    def end(
+        self,
+        reports: Reports,
+        reduction: Reduction | None,
+        present: Sequence[int] | None = None,
+        *,
+        set_aside: bool = False,
+    ) -> None:
         """Take note of what came of the step.
 
         Args:
             reports: of all devices; zeros of those that are absent.
             reduction: what came of the messages; None where all of the update was sent.
             present: who took part, ascending; None where all did.
+            set_aside: whether this device's part was left out: then it keeps what it had kept before the step, and
+                nothing of the update, whose samples are not trained on.
         """
-        self._before = None
+        before, self._before = self._before, None
+        if set_aside and before is not None:
+            self._feedback.load(before[0])
         if float(reports.weight.sum()) > 0:  # otherwise nobody applies anything, and nothing counts as sent
             if reduction is not None:
-                self._feedback.sent(*reduction.taken, reduction.left)
                 self.reducer.confirm(self.step)
-            elif self._present:
+            if reduction is not None and not set_aside:
+                self._feedback.sent(*reduction.taken, reduction.left)
+            elif self._present and not set_aside:
                 self._feedback.sent_all()
         self._compressed_steps += self.compressed
         norm_sq, kept_sq = float(reports.norm_sq.sum()), float(reports.kept_sq.sum())

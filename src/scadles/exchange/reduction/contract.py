@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -30,6 +31,7 @@ class Reduction(NamedTuple):
             decoded, less what came back to it to keep.
         kept_sq: squared norm of what this device sent, before rounding.
         left: entries of this device's own, picked among others, that left it; int64, ascending.
+        found: what was wrong with devices' messages, by device, where that is judged.
     """
 
     total: Tensor
@@ -37,6 +39,7 @@ class Reduction(NamedTuple):
     taken: Sparse
     kept_sq: float
     left: Tensor
+    found: Mapping[int, float] = MappingProxyType({})
 
 
 class Sums(NamedTuple):
@@ -47,12 +50,14 @@ class Sums(NamedTuple):
         scalars: float64 ``[size, s]``.
         bounds: of the next step's slices, where there are slices.
         start: what the next step's factors begin with, where there are factors.
+        found: as in :class:`Reduction`.
     """
 
     total: Tensor
     scalars: NDArray[np.float64]
     bounds: NDArray[np.int64] | None = None
     start: Tensor | None = None
+    found: Mapping[int, float] = MappingProxyType({})
 
 
 class Collectives(Protocol):

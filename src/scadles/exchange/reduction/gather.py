@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from scadles.exchange.compression import WireError, add_message, budget_bytes, encode, squared_norm
+from scadles.exchange.aggregation.outliers import Judge
+from scadles.exchange.compression import Sparse, WireError, add_message, budget_bytes, decode, encode, squared_norm
 from scadles.exchange.reduction.contract import Reduction, SparseReducer, Sums, as_float32, whose_fault
+from scadles.exchange.reduction.judged_sparse import WEIGHT, add_judged
 from scadles.exchange.reduction.volumes import Volume, gather_volume
 
 
@@ -25,6 +27,8 @@ class GatherReducer(SparseReducer):
     """
 
     name = "gather"
+    #: Sets messages aside, or scales them down, the same on every device; None adds up what comes.
+    judge: Judge | None = None
 
     def begin(self, v: Tensor, step: int) -> None:
         self._picked = self._selector.pick(v, step)
@@ -42,9 +46,13 @@ class GatherReducer(SparseReducer):
     def add_up(self, messages: Tensor, senders: Sequence[int], step: int, phase: str) -> Sums:
         total = self._zeros()
         rows: dict[int, tuple[float, ...]] = {}
+        sent: dict[int, Sparse] = {}
         for rank in senders:
             try:
-                header = add_message(messages[rank], total)
+                if self.judge is None:
+                    header = add_message(messages[rank], total)
+                else:
+                    header, sent[rank] = decode(messages[rank], self.n)
                 if header.step != step:
                     raise WireError(f"a message of step {header.step}, this is step {step}")
                 first = rows.get(senders[0], header.scalars)
@@ -58,10 +66,14 @@ class GatherReducer(SparseReducer):
         scalars = np.zeros((len(messages), len(rows[senders[0]])))
         for rank, row in rows.items():
             scalars[rank] = row
-        return Sums(total, scalars)
+        if self.judge is None:
+            return Sums(total, scalars)
+        judged = add_judged(self.judge, sent, {rank: float(scalars[rank, WEIGHT]) for rank in sent}, total)
+        judged.mark(scalars)
+        return Sums(total, scalars, found=judged.found)
 
     def settle(self, sums: Sums) -> Reduction:
-        return Reduction(sums.total, sums.scalars, self._picked, self._kept_sq, self._picked.indices)
+        return Reduction(sums.total, sums.scalars, self._picked, self._kept_sq, self._picked.indices, sums.found)
 
     def volume(self, scalars: int) -> Volume:
         return gather_volume(self.n, self.k, self._fabric.size, self.value_type, scalars)

@@ -40,6 +40,8 @@ class HubReducer(GatherReducer):
     """
 
     name = "hub"
+    #: Whether the owner judges, and says of each device what it has found.
+    judged: bool = False
 
     def __init__(self, fabric: Collectives, selector: Selector, n: int, value_type: str = "int8") -> None:
         super().__init__(fabric, selector, n, value_type)
@@ -68,13 +70,17 @@ class HubReducer(GatherReducer):
             if header.step != step:
                 raise WireError(f"a message of step {header.step}, this is step {step}")
             rows, rest = divmod(len(header.scalars) - OWN_SCALARS, self._fabric.size)
-            if rest or rows < 0:
+            if rest or rows < self.judged:
                 raise WireError(f"{len(header.scalars)} scalars for {self._fabric.size} devices")
         except WireError as error:
             raise WireError(f"the hub, {phase}: {error}") from None
         identity, norm, *scalars = header.scalars
         self._look_at_owner(identity, norm, step)
-        return Sums(total, np.array(scalars, np.float64).reshape(self._fabric.size, rows))
+        table = np.array(scalars, np.float64).reshape(self._fabric.size, rows)
+        if not self.judged:
+            return Sums(total, table)
+        at = np.flatnonzero(table[:, -1]).tolist()
+        return Sums(total, table[:, :-1], found={one: float(table[one, -1]) for one in at})
 
     def volume(self, scalars: int) -> Volume:
         return hub_volume(self.n, self.k, self.value_type, scalars)

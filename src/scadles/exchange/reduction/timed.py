@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 from torch import Tensor
 
 from scadles.errors import FabricError
-from scadles.exchange.aggregation.dense import Waitable
+from scadles.exchange.aggregation.folding import Waitable
 from scadles.exchange.reduction.contract import Collectives
 from scadles.exchange.reduction.through_hub import Folding
 
@@ -19,6 +19,8 @@ class Link(Collectives, Protocol):
     """What an exchange with compression needs of a fabric."""
 
     def reduce(self, bucket: Tensor, phase: str) -> Waitable: ...
+
+    def reduce_step(self, bucket: Tensor, phase: str) -> Waitable: ...
 
 
 class TimedLink:
@@ -57,6 +59,9 @@ class TimedLink:
 
     def reduce(self, bucket: Tensor, phase: str) -> Waitable:
         return _TimedWait(self, self.timed(lambda: self._link.reduce(bucket, phase)))
+
+    def reduce_step(self, bucket: Tensor, phase: str) -> Waitable:
+        return _TimedWait(self, self.timed(lambda: self._link.reduce_step(bucket, phase)))
 
     def gather(self, values: Tensor, phase: str) -> Tensor:
         return self.timed(lambda: self._link.gather(values, phase))

@@ -66,6 +66,11 @@ def dense_volume(n: int, size: int) -> Volume:
     return Volume("dense", 0, 4 * n, rounds, rounds * 4 * n // size, rounds)
 
 
+def whole_volume(message_bytes: int, size: int) -> Volume:
+    """Return the volume of an all-gather of whole gradients: each message goes straight to all others, all at once."""
+    return Volume("whole", 0, message_bytes, size - 1, (size - 1) * message_bytes, min(size - 1, 1))
+
+
 def gather_volume(n: int, k: int, size: int, value_type: str = "int8", scalars: int = 0) -> Volume:
     """Return the volume of an all-gather: every device's message goes straight to all others, all at once."""
     message = budget_bytes(n, k, value_type, scalars)
