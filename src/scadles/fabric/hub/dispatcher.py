@@ -22,12 +22,16 @@ class Dispatcher:
         views: who is there.
         fold: makes one message for everybody of all devices'; None where that is not asked for.
         check: looks at pieces of what ends a step.
+
+    Attributes:
+        refused: devices left out because of what became of their messages among those of the others.
     """
 
     def __init__(self, views: Views, fold: Fold | None, check: CheckPiece = lambda *_: "") -> None:
         self._views = views
         self._fold = fold
         self._check = check
+        self.refused = 0
 
     def bring(self, member: Member, frame: Frame, room: Room) -> None:
         """Take a piece of what a member brings, and send on what is whole with it.
@@ -107,4 +111,5 @@ class Dispatcher:
     def _leave_out(self, seat: int, view: int, why: str) -> None:
         with self._views.lock:
             if view == self._views.number and seat in self._views.members:
-                self._views.lose(self._views.members[seat], why)
+                self.refused += 1
+                self._views.lose(self._views.members[seat], f"what it sent was refused: {why}")

@@ -131,7 +131,7 @@ class Hub:
     @property
     def refused(self) -> int:
         """Connections that were turned away, or ended for what they sent."""
-        return self._refused + self._acceptor.refused
+        return self._refused + self._acceptor.refused + self._dispatcher.refused
 
     @property
     def ended_by(self) -> str:
