@@ -148,7 +148,7 @@ class Simulator:
 
     def _tell_of_outliers(self, done: StepDone) -> None:
         told = count_found(self._run_statistics.found, done.found)
-        steps, action = self._learner.step_number, self._config.aggregation.outliers
+        steps, action = self.learner.step_number, self._config.aggregation.outliers
         for outlier in outliers(self._run_statistics.found, steps, action):
             if outlier.device in told:
                 self._record.first(Notice(step=steps, time_s=self._cluster.now_s, message=str(outlier)))
