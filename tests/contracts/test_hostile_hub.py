@@ -197,6 +197,19 @@ def test_a_welcome_that_cannot_be_is_refused(monkeypatch, lie):
     assert_one_sentence(str(error.value))
 
 
+def test_a_hub_that_comes_back_with_other_seats_is_told():
+    hub = Hub("127.0.0.1", 0, 2)
+    hub.start()
+    device = HubFabric(*hub.address, name="cam-1", deadline_s=LIMIT_S)
+    hub.close()
+    other = Hub("127.0.0.1", hub.address[1], 5)
+    other.start()
+    with pytest.raises(FabricError, match="the hub has 5 seats, and had 2: start this device again"):
+        device.enter(0)
+    device.close()
+    other.close()
+
+
 def test_a_refusal_is_told_as_one_line(monkeypatch):
     hub = Hub("127.0.0.1", 0, 1)
     monkeypatch.setattr(

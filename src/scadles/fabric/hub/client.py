@@ -260,7 +260,12 @@ class HubFabric(HubMessages):
                 self._say(f"the hub at {host}:{port} does not answer ({why}); trying for {limit_s:g} s")
             Event().wait(max(0.0, pause_s - (wall_seconds() - began_s)))
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-        welcome, self._was_welcome = session.welcome, True
+        welcome = session.welcome
+        if self._was_welcome and welcome["seats"] != self.size:
+            session.start()  # its threads let go of what it holds
+            session.close("it has another number of seats")
+            raise FabricError(f"the hub has {welcome['seats']} seats, and had {self.size}: start this device again")
+        self._was_welcome = True
         self.rank, self.size = int(welcome["seat"]), int(welcome["seats"])
         self.run, self.settings = str(welcome["run"]), dict(welcome["settings"])
         exposed = self._credentials is None and not is_loopback(self._address[0])
