@@ -140,6 +140,8 @@ def report(ways: list[tuple[str, str]], times: dict[int, list[float]], asked: li
     print(f"{'strangers':12}{'ms a step':>11}{'to nobody':>11}{'elsewhere':>11}{'hub CPU':>9}{'refused':>9}")
     median = {turn: statistics.median(taken) for turn, taken in times.items() if turn >= 0}
     count = len(ways)
+    if len(median) < count * options.turns:
+        raise SystemExit("no step began and ended in one of the turns: give more --seconds")
     rounds = [range(begin, begin + count) for begin in range(0, count * options.turns, count)]
 
     def ratios(way: tuple[str, str], other: tuple[str, str]) -> float:
@@ -177,8 +179,8 @@ def main() -> int:
         other, others = context.Pipe()
         first, firsts = context.Pipe()
         processes = [
-            context.Process(target=hub, args=(f"{folder}/hub", options.devices, theirs)),
-            context.Process(target=stand_in, args=(others,)),
+            context.Process(target=hub, args=(f"{folder}/hub", options.devices, theirs), daemon=True),
+            context.Process(target=stand_in, args=(others,), daemon=True),
         ]
         for process in processes:
             process.start()
