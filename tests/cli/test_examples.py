@@ -1,6 +1,7 @@
 """The examples of tasks, as a user runs them: simulated, and as four processes; DDL beside ScaDLES."""
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -101,8 +102,17 @@ def test_real_windows(simulated, name, file, settings):
     assert summary.ended_by == "target"
 
 
-def test_two_inputs_and_two_answers_are_learnt_and_used(tmp_path, start):
-    run = start(tmp_path, EXAMPLES / "two_inputs.py")
+@pytest.fixture
+def two_inputs(tmp_path):
+    """A folder with the example in it, as in a clone."""
+    (tmp_path / "examples").mkdir()
+    for name in ("two_inputs.py", "two_inputs.yaml"):
+        shutil.copy(EXAMPLES / name, tmp_path / "examples")
+    return tmp_path
+
+
+def test_two_inputs_and_two_answers_are_learnt_and_used(two_inputs, start):
+    run = start(two_inputs, "examples/two_inputs.py")
     assert run.wait(100) == 0, run.err
     reached, *told = run.out.splitlines()
     assert re.match(r"after [\d.]+ s of stream: .'place.mae': [012]\.", reached), reached
@@ -110,4 +120,14 @@ def test_two_inputs_and_two_answers_are_learnt_and_used(tmp_path, start):
     for line in told:
         x, y, true_x, true_y = map(int, re.findall(r"-?\d+", line))
         assert abs(x - true_x) + abs(y - true_y) < 60
-    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith("run-")] == []
+
+
+def test_two_inputs_and_two_answers_as_four_processes(two_inputs, start_training, finding):
+    settings = ["examples/two_inputs.yaml", "--local", 4, "--set", "picture=false", "--out", "run"]
+    run = start_training(two_inputs, *settings)
+    assert run.wait(200) == 0, run.err
+    summary = RunFolder(two_inputs / "run").summary
+    assert summary.ended_by in ("target", "duration")  # a busy machine drops what it has no time for
+    finding(two_inputs / "run", 4).assert_ended_together(summary.ended_by)
+    assert summary.measured.metric == "place.mae"
+    assert summary.measured.best < 15
