@@ -61,7 +61,10 @@ def simulated(tree: dict[str, Any], spoil: Callable[[Tensor], object] | None = N
     simulator = Simulator(config, dataset, assembly.build_network(config, dataset))
     if spoil is not None:
         lie(simulator._learner.exchange, spoil, liar)
-    return simulator.run()
+    summary = simulator.run()
+    if summary.ended_by == "stopped":
+        raise KeyboardInterrupt
+    return summary
 
 
 def lie(exchange: Any, spoil: Callable[[Tensor], object], liar: int) -> None:
