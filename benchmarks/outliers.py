@@ -72,14 +72,16 @@ def lie(exchange: Any, spoil: Callable[[Tensor], object], liar: int) -> None:
     compressors = getattr(exchange, "compressors", None)
     if compressors is not None:  # what is compressed is spoilt behind its selection and residual
         reducer = compressors[liar].reducer
-        begin = reducer.begin
+        message = reducer.message
 
-        def begin_and_lie(v: Tensor, step: int) -> Tensor | None:
-            first = begin(v, step)
+        def lie_in(*about: Any) -> Tensor:
+            honest = reducer._picked
             spoil(reducer)
-            return first
+            sent: Tensor = message(*about)
+            reducer._picked = honest
+            return sent
 
-        reducer.begin = begin_and_lie
+        reducer.message = lie_in
         return
     take = exchange.take_update
 
