@@ -166,11 +166,7 @@ CONFIGS = {
         "compression": {"ratio": 0.1, "gate": "norm", "delta": 0.8, "values": "float32"},
         "optimizer": {"momentum": 0},
     },
-    "language": {
-        "data": {"dataset": "npz:tokens.npz"},
-        "task": "language",
-        "aggregation": {"max_weight": 9},  # tokens of a sample
-    },
+    "language": {"data": {"dataset": "npz:tokens.npz"}, "task": "language"},
     "segmentation, ddl": {
         "method": "ddl",
         "batch": {"size": 16},

@@ -55,6 +55,8 @@ from scadles.fabric import ElasticFabric, Fabric, LocalFabric
 from scadles.fabric.local import LocalHubFabric
 
 _FLOAT32 = 4
+# Of these tasks a sample weighs as much as it has tokens or pixels.
+_COUNT_PLACES = ("language", "segmentation")
 _REDUCERS: dict[str, type[GatherReducer | SplitReducer | QuantizedDenseReducer]] = {
     "gather": GatherReducer,
     "hub": HubReducer,
@@ -101,8 +103,10 @@ def build_report_check(config: RunConfig) -> ReportCheck:
     most = own + (config.devices - 1) * math.ceil(injection.beta * own) if injects(config) else own
     weight = config.aggregation.max_weight
     if weight is None:
-        given = config.task.loss_options.get("weight")
+        task, given = config.task, config.task.loss_options.get("weight")
+        counts_places = task.kind in _COUNT_PLACES or ":" in task.kind  # how many of them only devices know
         weight = max(1.0, *(float(one) for one in given)) if isinstance(given, Sequence) else 1.0
+        weight = math.inf if counts_places else weight
     return ReportCheck(most, 1.0 if config.aggregation.mean == "plain" else most * weight)
 
 

@@ -90,7 +90,7 @@ class AggregationConfig(Section):
         default=None,
         gt=0,
         description="weight of a sample at most where you give weights of your own, for a hub to hold devices to: "
-        "tokens, say; null: 1, or the largest of task.loss_options.weight",
+        "tokens, say; null: 1, or the largest of task.loss_options.weight; no limit for language and segmentation",
     )
 
     @property

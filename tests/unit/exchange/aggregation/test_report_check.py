@@ -70,6 +70,7 @@ def test_a_whole_report(why):
         ({"batch": {"max": 100}}, 101, 101),
         ({"batch": {"max": 100}, "aggregation": {"max_weight": 20}}, 101, 2020),
         ({"batch": {"max": 100}, "task": {"loss_options": {"weight": [1, 2, 5] + [1] * 7}}}, 101, 505),
+        ({"batch": {"max": 100}, "task": "language"}, 101, np.inf),  # of as many tokens as a sample has
         ({"batch": {"max": 99}, "injection": {"alpha": 0.5, "beta": 0.25}}, 100 + 3 * 25, 175),
     ],
 )
