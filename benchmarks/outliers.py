@@ -60,7 +60,7 @@ def simulated(tree: dict[str, Any], spoil: Callable[[Tensor], object] | None = N
     dataset = assembly.build_dataset(config)
     simulator = Simulator(config, dataset, assembly.build_network(config, dataset))
     if spoil is not None:
-        lie(simulator._learner.exchange, spoil, liar)
+        lie(simulator.learner.exchange, spoil, liar)
     summary = simulator.run()
     if summary.ended_by == "stopped":
         raise KeyboardInterrupt

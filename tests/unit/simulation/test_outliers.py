@@ -34,7 +34,7 @@ def simulated(tree, spoil=None, out=None):
     config = load_config(tree)
     dataset = assembly.build_dataset(config)
     simulator = Simulator(config, dataset, assembly.build_network(config, dataset), run_dir=out)
-    exchange = simulator._learner.exchange
+    exchange = simulator.learner.exchange
     if spoil is not None:
         take = exchange.take_update
 
