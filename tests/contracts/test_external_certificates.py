@@ -5,7 +5,6 @@ import re
 import shutil
 import socket
 import subprocess
-from contextlib import ExitStack
 
 import pytest
 import torch
@@ -20,12 +19,6 @@ from scadles.security import CertificateFiles, Credentials, ExternalCredentials,
 from scadles.testing.elastic import come_in
 from scadles.training.hub import reach
 from secure_hub import LIMIT_S, RUN, answer_to, until
-
-
-@pytest.fixture
-def closing():
-    with ExitStack() as stack:
-        yield stack
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 import socket
-from contextlib import ExitStack
 
 import pytest
 import torch
@@ -14,35 +13,9 @@ from scadles.fabric.hub.frames import Kind
 from scadles.fabric.hub.secure import SecureConnection
 from scadles.security import Credentials, Rate, guard, store
 from scadles.testing.elastic import come_in
-from secure_hub import LIMIT_S, SecureHub, answer_to, go_on, two_that_add_up, until
+from secure_hub import LIMIT_S, answer_to, go_on, two_that_add_up, until
 
 NEVER = 1e-9
-
-
-@pytest.fixture
-def closing():
-    with ExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture
-def hub(tmp_path, closing):
-    def start(seats=3, **more):
-        serving = SecureHub(tmp_path / "hub", seats, **more)
-        closing.callback(lambda: serving.close())
-        return serving
-
-    return start
-
-
-@pytest.fixture
-def connect(closing, tmp_path):
-    def one(serving, name, **more):
-        fabric = serving.connect(name, serving.enrol(tmp_path / name, name), **more)
-        closing.callback(fabric.close)
-        return fabric
-
-    return one
 
 
 def test_a_device_that_comes_and_goes_is_let_in_so_often_only(hub, connect, closing, monkeypatch, tmp_path):

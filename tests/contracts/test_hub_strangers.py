@@ -17,36 +17,10 @@ from scadles.fabric.hub.connection import Connection
 from scadles.fabric.hub.frames import Frame, Kind
 from scadles.fabric.hub.secure import SecureConnection
 from scadles.security import Credentials, Rate, context_of_a_stranger, device_context, guard
-from secure_hub import LIMIT_S, SecureHub, go_on, two_that_add_up, until
+from secure_hub import LIMIT_S, go_on, two_that_add_up, until
 
 STRANGER = "127.0.0.9"
 NEVER = 1e-9
-
-
-@pytest.fixture
-def closing():
-    with ExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture
-def hub(tmp_path, closing):
-    def start(seats=3, **more):
-        serving = SecureHub(tmp_path / "hub", seats, **more)
-        closing.callback(lambda: serving.close())
-        return serving
-
-    return start
-
-
-@pytest.fixture
-def connect(closing, tmp_path):
-    def one(serving, name, **more):
-        fabric = serving.connect(name, serving.enrol(tmp_path / name, name), **more)
-        closing.callback(fabric.close)
-        return fabric
-
-    return one
 
 
 def call(serving, address=STRANGER):

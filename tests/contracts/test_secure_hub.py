@@ -8,7 +8,7 @@ import socket
 import ssl
 import stat
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 
 import pytest
 import torch
@@ -19,35 +19,9 @@ from scadles.fabric.hub import Hub, HubFabric, client, enrol, enrolment
 from scadles.fabric.hub.frames import Kind
 from scadles.security import Credentials, Registry, device_context
 from scadles.testing.elastic import come_in
-from secure_hub import LIMIT_S, Recorder, SecureHub, answer_to, own_context, until
+from secure_hub import LIMIT_S, Recorder, answer_to, own_context, until
 
 NAME = "a camera, no one's"
-
-
-@pytest.fixture
-def closing():
-    with ExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture
-def hub(tmp_path, closing):
-    def start(seats=3, folder="hub", **more):
-        serving = SecureHub(tmp_path / folder, seats, **more)
-        closing.callback(lambda: serving.close())
-        return serving
-
-    return start
-
-
-@pytest.fixture
-def connect(closing):
-    def one(serving, name, credentials, **more):
-        fabric = serving.connect(name, credentials, **more)
-        closing.callback(fabric.close)
-        return fabric
-
-    return one
 
 
 def together(fabrics, work):
