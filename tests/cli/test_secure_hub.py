@@ -206,7 +206,8 @@ def test_plain_text_is_in_events_summary_and_comparison(start, write_config, npz
     place = ("hub", config, "--listen", "0.0.0.0:0", "--out", "hub", "--insecure")
     hub = start(tmp_path, "-m", "scadles", *place, PYTHONUNBUFFERED="1")
     port = hub.until(lambda: re.search(r" on 0\.0\.0\.0:(\d+)\n", hub.out), "its address")[1]
-    device = start(tmp_path, *("-m", "scadles", "join", f"127.0.0.1:{port}", "--name", "cam-1", "--out", "cam-1"))
+    place = ("join", f"127.0.0.1:{port}", "--name", "cam-1", "--out", "cam-1", "--allow", f"data.dataset=npz:{npz}")
+    device = start(tmp_path, "-m", "scadles", *place)
     assert device.wait() == 0
     assert hub.wait() == 0
     assert device.err.count(PLAIN_TEXT) == 1

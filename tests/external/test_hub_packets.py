@@ -57,7 +57,7 @@ class Packets:
 class Fleet:
     """A hub, two devices, and one that comes while they train; all that passes the hub's network is recorded."""
 
-    def __init__(self, networks, start, folder, config, finding, *, secure):
+    def __init__(self, networks, start, folder, config, finding, *allow, secure):
         self.folder = folder
         packets = Packets(networks.hub, "net")
         plain = [] if secure else ["--insecure"]
@@ -80,7 +80,7 @@ class Fleet:
             with network.entered():
                 place = ("join", f"{HUB}:{PORT}", "--name", name, "--out", name, "--quiet")
                 identity = ("--identity", f"identity-{name}") if secure else ()
-                arguments = (str(SCRIPT), f"{name}.bytes", *place, *enrol, *identity)
+                arguments = (str(SCRIPT), f"{name}.bytes", *place, *enrol, *identity, *allow)
                 path = ":".join([str(SCRIPT.parent), *sys.path])
                 devices.append(start(folder, *arguments, PYTHONPATH=path))
         runs = [*devices, hub]
@@ -115,7 +115,8 @@ def recorded(internet, start, tmp_path, write_config, npz, finding):
             injection={"alpha": 0.5, "beta": 0.5},
             fabric={"min_devices": 2},
         )
-        return Fleet(internet(len(NAMES)), start, tmp_path, config, finding, secure=secure)
+        allow = ("--allow", "data.dataset=npz:*")
+        return Fleet(internet(len(NAMES)), start, tmp_path, config, finding, *allow, secure=secure)
 
     return make
 
