@@ -143,10 +143,10 @@ class Finding:
         self.assert_balanced()
 
     def assert_balanced(self):
-        """In every ledger that was ever written down received = trained + dropped + held + rejected."""
+        """In every ledger that was ever written down each received sample has one fate."""
         for device in self.devices:
             for ledger in (event["ledger"] for event in self.raw(device) if "ledger" in event):
-                spent = ledger["trained"] + ledger["dropped"] + ledger["held"] + ledger["rejected"]
+                spent = sum(ledger.values()) - ledger["received"] - ledger["injected"]
                 assert ledger["received"] == spent, f"device {device}: {ledger}"
 
     def assert_trained_once(self):

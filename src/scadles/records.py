@@ -33,6 +33,8 @@ class Records:
         rejected: records that arrived among these and could not be decoded; not part of the ``n``.
         lost: how many records before the first of these were gone for good before anybody could poll them; not part
             of the ``n``.
+        unlabelled: offsets of records that arrived among these, and whose targets did not come in time; not part of
+            the ``n``.
     """
 
     offsets: np.ndarray
@@ -41,6 +43,7 @@ class Records:
     y: Tensor
     rejected: tuple[Rejected, ...] = ()
     lost: int = 0
+    unlabelled: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -51,8 +54,13 @@ class Records:
         return int(self.offsets[0])
 
     def __getitem__(self, part: slice) -> Records:
-        """Return consecutive records as a view, without ``rejected`` and ``lost``."""
+        """Return consecutive records as a view, without ``rejected``, ``lost`` and ``unlabelled``."""
         return Records(self.offsets[part], self.times[part], self.x[part], self.y[part])
+
+    def where(self, mask: np.ndarray) -> Records:
+        """Return some of the records, whose samples have one shape, copied; ``mask`` is bool ``[n]``."""
+        rows = torch.from_numpy(mask)
+        return Records(self.offsets[mask], self.times[mask], torch.as_tensor(self.x)[rows], self.y[rows])
 
     @staticmethod
     def concatenate(parts: Sequence[Records]) -> Records:
@@ -83,6 +91,7 @@ class Span:
 
     rejected: tuple[Rejected, ...] = ()
     lost: int = 0
+    unlabelled: tuple[int, ...] = ()
 
     def __init__(self, first_offset: int, size: int) -> None:
         self.first_offset = first_offset

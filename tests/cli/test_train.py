@@ -101,7 +101,7 @@ def test_every_ledger_balances(outcome):
         for event in of_kind(outcome, device, (CheckpointWritten, Finished)):
             ledger = event.ledger
             assert ledger["received"] == sum(ledger[name] for name in ("trained", "dropped", "held", "rejected"))
-        assert of_kind(outcome, device, Finished)[-1].ledger == rows[device].model_dump()
+        assert of_kind(outcome, device, Finished)[-1].ledger == dict(rows[device])
 
 
 def test_the_summary_says_what_the_events_say(outcome):

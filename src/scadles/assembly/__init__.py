@@ -31,10 +31,12 @@ from scadles.device.batching import BatchRule, FixedBatch, RateBatch, ShrunkBatc
 from scadles.device.buffer import Buffer, BufferPolicy, Persistence, Truncation
 from scadles.device.connected import ConnectedDevice
 from scadles.device.device import Device
+from scadles.device.holdout import Holdout
 from scadles.device.intake import Intake
 from scadles.device.learner import Learner
 from scadles.device.managed import find_parameters
 from scadles.device.optimizers import JointOptimizer, adopt
+from scadles.device.sliding_sums import SlidingSums
 from scadles.device.transform import Transform
 from scadles.errors import ConfigError, RunError
 from scadles.exchange.aggregation import GradientExchange, LearningRate, scaling_for
@@ -113,6 +115,17 @@ def build_rule(config: RunConfig) -> BatchRule:
     if config.injection.batch == "constant" and injects(config):
         rule = ShrunkBatch(rule, build_injection(config).growth)
     return rule
+
+
+def build_holdout(config: RunConfig) -> Holdout | None:
+    """Return what keeps samples of a stream for tests alone; None where none are."""
+    evaluation = config.evaluation
+    return Holdout(evaluation.holdout_every, evaluation.holdout_samples) if config.tested_on == "holdout" else None
+
+
+def build_sums(config: RunConfig) -> SlidingSums | None:
+    """Return what keeps tests of batches before they are trained on; None where they are not tested."""
+    return SlidingSums(config.evaluation.intervals) if config.tested_on == "stream" else None
 
 
 def build_policy(config: RunConfig) -> BufferPolicy:
@@ -247,6 +260,7 @@ def build_device(
         *(source, inspector, Buffer(config.buffer.capacity), build_policy(config), RateMeter(), clock),
         quarantine=quarantine,
         limit=RejectionLimit(config.stream.max_rejected_share),
+        holdout=build_holdout(config),
     )
     chosen = choose_optimizer(config, model, optimizer)
     exchange = build_exchange(config, find_parameters(model, chosen), fabric)
@@ -257,6 +271,7 @@ def build_device(
         fabric,
         clock,
         build_sample_exchange(config, dataset, partition, fabric),
+        build_sums(config),
         build_transform(config, dataset),
         build_report_check(config) if isinstance(fabric, ElasticFabric) else None,
     )
@@ -265,7 +280,7 @@ def build_device(
 def build_devices(config: RunConfig, dataset: Dataset, learner: Learner) -> list[Device]:
     """Return the devices of a simulated cluster, which share ``learner``, each with a virtual clock of its own.
 
-    Their streams bring positions in place of samples, unless the data set has samples that must be looked at.
+    Their streams bring positions in place of samples, unless samples must be looked at or are kept for tests.
     """
     if not config.stream.url.startswith("replay:"):
         raise ConfigError(
@@ -274,7 +289,8 @@ def build_devices(config: RunConfig, dataset: Dataset, learner: Learner) -> list
         )
     rates = draw_rates(config.stream.rates, config.devices, config.seed)
     inspector = build_inspector(dataset)
-    partition, looked_at = build_partition(config, dataset), not _all_good(dataset, inspector)
+    partition = build_partition(config, dataset)
+    looked_at = config.tested_on == "holdout" or not _all_good(dataset, inspector)
     sender = build_senders(config, dataset, partition) if injects(config) else None
     rule, policy = build_rule(config), build_policy(config)
     devices = []
@@ -282,9 +298,13 @@ def build_devices(config: RunConfig, dataset: Dataset, learner: Learner) -> list
         clock = VirtualClock()
         samples = samples_of(dataset, partition, number) if looked_at else None
         source = build_source(config, number, rate_hz, samples, clock, partition)
-        intake = Intake(source, inspector, Buffer(config.buffer.capacity), policy, RateMeter(), clock)
+        intake = Intake(
+            *(source, inspector, Buffer(config.buffer.capacity), policy, RateMeter(), clock),
+            holdout=build_holdout(config),
+        )
         intake.open()
-        devices.append(Device(number, intake, rule, learner, clock, sender(number) if sender else None))
+        shares = sender(number) if sender else None
+        devices.append(Device(number, intake, rule, learner, clock, shares, build_sums(config)))
     return devices
 
 

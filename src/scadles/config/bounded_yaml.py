@@ -17,6 +17,7 @@ _MOST_NODES = 300_000
 DEEPEST = 32
 _LONGEST_NUMBER = 100
 _DATE = "tag:yaml.org,2002:timestamp"
+_TRUTH = ("true", "false")
 _MERGE = "tag:yaml.org,2002:merge"
 _PLAIN_TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "seq", "map"))
 _NUMBERS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("int", "float"))
@@ -70,6 +71,8 @@ class _Loader(yaml.SafeLoader):
             if key_node.tag == _MERGE:
                 raise TooMuchYAMLError(key_node, "<< is not read: write the settings out")
             key = self.construct_object(key_node, deep=True) if isinstance(key_node, yaml.ScalarNode) else None
+            if isinstance(key, bool) and key_node.value.lower() not in _TRUTH:
+                key = key_node.value  # "on" is the name of a setting, and true to YAML
             if isinstance(key, bool) or not isinstance(key, str | int):
                 raise TooMuchYAMLError(key_node, f"a key must be a name or a number, not {_kind(key_node)}")
             if key in found:

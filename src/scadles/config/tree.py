@@ -192,10 +192,25 @@ class EventsConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """When the common model is tested."""
+    """When the common model is tested, and on what."""
 
+    on: Literal["dataset", "holdout", "stream"] | None = Field(
+        default=None,
+        description="the test part of the data set; samples of each stream that are kept for it alone; or each batch "
+        "before it is trained on; none: dataset, or holdout where there is no data set",
+    )
+    holdout_every: int = Field(default=10, ge=2, description="holdout: one of so many records of each stream is kept")
+    holdout_samples: int = Field(default=1000, ge=1, description="holdout: newest samples kept on each device")
+    window_s: float = Field(
+        default=20.0, gt=0, description="stream: a test is over what was trained on in so many stream seconds"
+    )
     every_s: float = Field(default=2.0, gt=0, description="stream seconds between tests")
     batch_size: int = Field(default=256, ge=1, description="samples in one forward pass of a test")
+
+    @property
+    def intervals(self) -> int:
+        """How many intervals between tests the window of ``stream`` has."""
+        return max(1, round(self.window_s / self.every_s))
 
 
 class SimulationConfig(Section):
@@ -377,6 +392,11 @@ class RunConfig(Section):
                 "whole, after the backward pass; set fabric.overlap to auto or off"
             )
         return self
+
+    @property
+    def tested_on(self) -> Literal["dataset", "holdout", "stream"]:
+        """What the common model is tested on."""
+        return self.evaluation.on or ("holdout" if self.data.dataset == "none" else "dataset")
 
     @property
     def aims(self) -> bool:

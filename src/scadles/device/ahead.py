@@ -44,7 +44,7 @@ class Ahead:
         """How many records there are in all runs."""
         return sum(count for _, count in self._runs)
 
-    def note(self, offsets: Sequence[int], good: np.ndarray) -> None:
+    def note(self, offsets: Sequence[int] | np.ndarray, good: np.ndarray) -> None:
         """Take note of what one poll brought.
 
         Args:

@@ -15,9 +15,10 @@ NOTHING: Chunk = Records.concatenate([])
 
 @dataclass(slots=True)
 class Ledger:
-    """One device's account of its stream: received = trained + dropped + held + rejected, always.
+    """One device's account of its stream: received = trained + dropped + held + rejected + unlabelled + tested, always.
 
-    Samples that other devices injected are counted apart.
+    Samples that other devices injected are counted apart. ``tested`` are those that were kept for tests alone,
+    ``unlabelled`` those whose targets did not come in time.
     """
 
     received: int = 0
@@ -26,10 +27,13 @@ class Ledger:
     held: int = 0
     rejected: int = 0
     injected: int = 0
+    unlabelled: int = 0
+    tested: int = 0
 
     @property
     def balanced(self) -> bool:
-        return self.received == self.trained + self.dropped + self.held + self.rejected
+        fates = (self.trained, self.dropped, self.held, self.rejected, self.unlabelled, self.tested)
+        return self.received == sum(fates)
 
     def check(self) -> None:
         """Raise RunError when a sample is unaccounted for."""

@@ -17,6 +17,7 @@ from scadles.device.injection import SampleExchange, Samples
 from scadles.device.intake import Intake
 from scadles.device.learner import Learner
 from scadles.device.parts import Parts, backward, check_loss
+from scadles.device.sliding_sums import SlidingSums
 from scadles.device.transform import Transform
 from scadles.device.trial import changed_buffers, compile_now
 from scadles.errors import MembershipChangedError, RunError
@@ -32,7 +33,7 @@ from scadles.exchange.aggregation.report_check import ReportCheck
 from scadles.fabric import ElasticFabric, Fabric
 from scadles.observe.events import Step
 from scadles.records import Records
-from scadles.structures import Structure, count, to_torch_device
+from scadles.structures import Structure, count, pick, to_torch_device
 
 _MOST_LOSS = float(np.finfo(np.float32).max)  # a message has no room for more
 
@@ -67,6 +68,7 @@ class ConnectedDevice(Device):
         fabric: the way to them.
         clock: stream time.
         samples: shares samples with the others; None where none are shared.
+        tests: what came of testing each batch before it was trained on; None where nobody does.
         transform: makes something else of samples that are trained on; None leaves them as they are.
         check: says what is wrong with a report before a hub, which has the same, refuses this device for it.
 
@@ -100,10 +102,11 @@ class ConnectedDevice(Device):
         fabric: Fabric,
         clock: Clock,
         samples: SampleExchange | None = None,
+        tests: SlidingSums | None = None,
         transform: Transform | None = None,
         check: ReportCheck | None = None,
     ) -> None:
-        super().__init__(fabric.rank, intake, rule, learner, clock, samples.sender if samples else None)
+        super().__init__(fabric.rank, intake, rule, learner, clock, samples.sender if samples else None, tests)
         self.fabric = fabric
         self._samples = samples
         self._transform = transform
@@ -176,6 +179,15 @@ class ConnectedDevice(Device):
         x, y = self.learner.pair(x, y)
         torch_device = self.learner.torch_device
         return Batch(to_torch_device(x, torch_device), to_torch_device(y, torch_device), records.offsets)
+
+    def own_samples(self, batch: Batch) -> tuple[Structure, Structure]:
+        """Return what a batch has of this device's own stream as a test sees it: prepared, and not transformed."""
+        own = slice(len(self.taken))
+        if self._transform is None or not isinstance(self.taken, Records):
+            return pick(batch.x, own), pick(batch.y, own)
+        x, y = self.learner.pair(self.learner.prepare(torch.as_tensor(self.taken.x)), self.taken.y)
+        torch_device = self.learner.torch_device
+        return to_torch_device(x, torch_device), to_torch_device(y, torch_device)
 
     def _share(self, records: Records) -> list[Samples]:
         """Take part in this step's sharing; return what others share, and let computing begin when it is here."""
@@ -271,6 +283,7 @@ class ConnectedDevice(Device):
             "last_take_s": self._last_take_s,
             "last_message_s": self._last_message_s,
             "shared": self.sender.state() if self.sender is not None else self._shared_before,
+            **({"tests": self.tests.state()} if self.tests is not None else {}),
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -282,6 +295,8 @@ class ConnectedDevice(Device):
         self._shared_before = state["shared"]
         if self.sender is not None and state["shared"] is not None:
             self.sender.load(state["shared"])
+        if self.tests is not None:
+            self.tests.load(state.get("tests"))
 
     def average_batchnorm(self) -> None:
         """Give all devices the weighted mean of their BatchNorm running statistics."""

@@ -15,6 +15,7 @@ from scadles.device.buffer import NOTHING, Chunk
 from scadles.device.injection import SampleSender, SentCounts
 from scadles.device.intake import Intake
 from scadles.device.learner import Learner, StepResult
+from scadles.device.sliding_sums import SlidingSums
 from scadles.errors import RunError
 from scadles.observe.events import Step
 
@@ -54,12 +55,13 @@ class Device:
         non_finite_steps: steps from which its gradient was left out, because it was not finite.
         set_aside_steps: steps since the start from which it was left out, because it was unlike all others.
         injected: samples of others in the present step's batch.
+        tests: what came of testing each batch before it was trained on; None where nobody does.
     """
 
     __slots__ = (
         *("_computes_from_s", "_elapsed_s", "_gather_started_s", "_gathered_s", "_last_end_s", "_last_message_s"),
         *("_last_take_s", "_ready_s", "_rule", "_taken"),
-        *("clock", "injected", "intake", "learner", "non_finite_steps", "number", "sender", "set_aside_steps"),
+        *("clock", "injected", "intake", "learner", "non_finite_steps", "number", "sender", "set_aside_steps", "tests"),
     )
 
     def __init__(
@@ -70,7 +72,9 @@ class Device:
         learner: Learner,
         clock: Clock,
         sender: SampleSender | None = None,
+        tests: SlidingSums | None = None,
     ) -> None:
+        self.tests = tests
         self.number = number
         self.sender = sender
         self.injected = 0
@@ -169,6 +173,7 @@ class Device:
 
     def collect_nothing(self) -> None:
         """Take part in the present step without a batch."""
+        self._settle_test(trained=False)
         self._taken = NOTHING
         self.injected = 0
 
@@ -176,6 +181,7 @@ class Device:
         """Undo the last :meth:`collect`: its samples wait in the buffer again, and the batch is empty."""
         if self._taken is not None and len(self._taken):
             self.intake.undo_take()
+        self._settle_test(trained=False)
         self._taken = NOTHING
         self.injected = 0
 
@@ -241,8 +247,20 @@ class Device:
             self.set_aside_steps += 1
         elif self.batch_size:
             self.non_finite_steps += 1
+        self._settle_test(trained=trained)
         self.intake.settle(trained=trained)
         self.intake.truncate()
+
+    def forget_tests(self) -> None:
+        """Forget the samples that are kept for tests, and what came of tests: begin anew with both."""
+        if self.intake.holdout is not None:
+            self.intake.holdout.clear()
+        if self.tests is not None:
+            self.tests.clear()
+
+    def _settle_test(self, *, trained: bool) -> None:
+        if self.tests is not None:
+            self.tests.settle(trained=trained)
 
     def end_step(self) -> None:
         """Take note that a step has ended at this moment."""

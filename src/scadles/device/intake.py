@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from scadles.clock import Clock
 from scadles.device.ahead import Ahead
 from scadles.device.buffer import NOTHING, Buffer, BufferPolicy, Chunk, Ledger
+from scadles.device.holdout import Holdout
 from scadles.records import Records, Rejected
 from scadles.streams import Inspector, RateMeter, Source
 from scadles.streams.quarantine import Quarantine
@@ -48,6 +49,7 @@ class Intake:
         clock: stream time.
         quarantine: keeps examples of what is rejected.
         limit: says when too much is rejected.
+        holdout: keeps some samples for tests alone; None where none are.
     """
 
     __slots__ = (
@@ -55,17 +57,17 @@ class Intake:
             "_arrived",
             "_buffer",
             "_clock",
+            "_counted_ahead",
             "_inspector",
             "_lag",
             "_limit",
-            "_lost",
             "_missing",
             "_missing_told",
             "_news",
             "_void",
         ),
-        *("_policy", "_quarantine", "_rejected", "_taken", "_told"),
-        *("ledger", "max_waiting", "meter", "source"),
+        *("_policy", "_quarantine", "_taken", "_told"),
+        *("holdout", "ledger", "max_waiting", "meter", "source"),
     )
 
     def __init__(
@@ -79,11 +81,13 @@ class Intake:
         *,
         quarantine: Quarantine | None = None,
         limit: RejectionLimit | None = None,
+        holdout: Holdout | None = None,
     ) -> None:
         self.source = source
         self.ledger = Ledger()
         self.meter = meter
         self.max_waiting = 0
+        self.holdout = holdout
         self._inspector = inspector
         self._buffer = buffer
         self._policy = policy
@@ -94,9 +98,8 @@ class Intake:
         self._taken: Chunk = NOTHING
         self._lag: int | None = None
         self._arrived = 0
-        # rejected and lost records are rare: these are made for the first one
-        self._rejected: Ahead | None = None
-        self._lost: Ahead | None = None
+        # by column of the ledger: records that are counted and not held; most columns are rare, and made for the first
+        self._counted_ahead: dict[str, Ahead] = {}
         self._news: Reasons | None = None
         self._missing = self._missing_told = self._void = 0
 
@@ -142,7 +145,10 @@ class Intake:
         """
         if self.source.rewind(state.position, state.mark):
             self._buffer.drop_oldest(self.held)
-            self._taken, self._rejected, self._lost, self._news = NOTHING, None, None, None
+            self._taken, self._news = NOTHING, None
+            self._counted_ahead.clear()
+            if self.holdout is not None:
+                self.holdout.forget_from(state.position)
             self.ledger = Ledger(**state.ledger)
             self._missing = self._missing_told = self.source.missing
             return
@@ -251,11 +257,12 @@ class Intake:
 
     def _as_of(self, position: int) -> IntakeState:
         """Return what there is before a position; the source will bring again, or miss again, what lies behind it."""
-        ahead, missing = (0 if found is None else found.count_from(position) for found in (self._rejected, self._lost))
         ledger = self.ledger.as_dict()
-        ledger["received"] -= self.held + ahead + missing
-        ledger["rejected"] -= ahead
-        ledger["dropped"] -= missing
+        ledger["received"] -= self.held
+        for column, ahead in self._counted_ahead.items():
+            again = ahead.count_from(position)
+            ledger["received"] -= again
+            ledger[column] -= again
         ledger["held"] = 0
         return IntakeState(position, ledger, self.meter.state(), self.source.mark(position))
 
@@ -263,7 +270,10 @@ class Intake:
         """Return the ledger as it stands, checked."""
         self._book_held()
         self.ledger.check()
-        return self.ledger.as_dict()
+        ledger, waiting = self.ledger.as_dict(), self.source.waiting
+        ledger["received"] += waiting
+        ledger["held"] += waiting
+        return ledger
 
     def _keep_newest(self, keep: int) -> None:
         waiting = self.source.lag()
@@ -280,37 +290,51 @@ class Intake:
 
     def _add(self, records: Chunk) -> None:
         rejected: Sequence[Rejected] = ()
+        unlabelled, tested = records.unlabelled, _NO_OFFSETS
         if isinstance(records, Records):
             records, rejected = self._inspector.split(records)
-        self.ledger.received += len(records) + len(rejected)
+            if self.holdout is not None and len(records):
+                records, tested = self.holdout.split(records)
+        brought = len(records) + len(rejected) + len(unlabelled) + len(tested)
+        self.ledger.received += brought
         if self._limit is not None:
-            self._limit.count(len(records) + len(rejected), len(rejected))
+            self._limit.count(brought, len(rejected))
         if rejected:
-            self.ledger.rejected += len(rejected)
-            if self._quarantine is not None:
-                for record in rejected:
-                    self._quarantine.keep(record.offset, record.reason)
-            self._news = self._news or Reasons()
-            self._news.note(rejected)
-            self._rejected = self._rejected or Ahead()
+            self._look_at(rejected)
         self.ledger.dropped += self._buffer.add(records)
-        if self._rejected is not None or self._lost is not None:
-            self._note_ahead(records, rejected)
+        apart: dict[str, Sequence[int] | np.ndarray] = {
+            "rejected": [record.offset for record in rejected],
+            "unlabelled": unlabelled,
+            "tested": tested,
+        }
+        self.ledger.rejected += len(rejected)
+        self.ledger.unlabelled += len(unlabelled)
+        self.ledger.tested += len(tested)
+        self._note_ahead(records, apart)
+
+    def _look_at(self, rejected: Sequence[Rejected]) -> None:
+        if self._quarantine is not None:
+            for record in rejected:
+                self._quarantine.keep(record.offset, record.reason)
+        self._news = self._news or Reasons()
+        self._news.note(rejected)
+
+    def _note_ahead(self, records: Chunk, apart: Mapping[str, Sequence[int] | np.ndarray]) -> None:
+        """Take note of what a resumed stream brings again, though nothing holds it, by its column in the ledger."""
+        for column, offsets in apart.items():
+            if len(offsets) and column not in self._counted_ahead:
+                self._counted_ahead[column] = Ahead()
+        if self._counted_ahead:
+            good = records.offsets if isinstance(records, Records) else _NO_OFFSETS
+            for column, ahead in self._counted_ahead.items():
+                ahead.note(apart.get(column, ()), good)
+            self._forget_before(self._oldest())
 
     def _book_lost(self, position: int, count: int) -> None:
         """Book records that were gone from ``position`` on before they could be polled."""
         self.ledger.received += count
         self.ledger.dropped += count
-        self._lost = self._lost or Ahead()
-        self._lost.add(position, count)
-
-    def _note_ahead(self, records: Chunk, rejected: Sequence[Rejected]) -> None:
-        good = records.offsets if isinstance(records, Records) else _NO_OFFSETS
-        if self._rejected is not None:
-            self._rejected.note([record.offset for record in rejected], good)
-        if self._lost is not None:
-            self._lost.note((), good)
-        self._forget_before(self._oldest())
+        self._counted_ahead.setdefault("dropped", Ahead()).add(position, count)
 
     def _oldest(self) -> int:
         """Return the position of the oldest record that is held or taken, or of the next one where there is none."""
@@ -320,9 +344,8 @@ class Intake:
         return self.source.position if held is None else held
 
     def _forget_before(self, position: int) -> None:
-        for ahead in (self._rejected, self._lost):
-            if ahead is not None:
-                ahead.forget_before(position)
+        for ahead in self._counted_ahead.values():
+            ahead.forget_before(position)
 
     def _observe(self) -> None:
         before = self._arrived

@@ -148,10 +148,16 @@ def _special_rows(runs: Sequence[RunFolder]) -> list[tuple[str, ...]]:
         _NOTHING if s.compressed is None or s.compressed.kept_energy is None else f"{s.compressed.kept_energy:.3f}"
         for s in summaries
     ]
+    unusual = any(s.tested_on != "dataset" for s in summaries)
+    tested_on = [s.tested_on if unusual else _NOTHING for s in summaries]
+    tested, unlabelled = ([getattr(s.samples, name) for s in summaries] for name in ("tested", "unlabelled"))
     again = [sum(device.duplicates for device in s.per_device) for s in summaries]
     missing = [sum(device.missing for device in s.per_device) for s in summaries]
     return [
         ("devices away, samples held", *(_away(s) for s in summaries)),
+        ("tested on", *tested_on),
+        ("samples for tests alone", *(human_count(count) if count else _NOTHING for count in tested)),
+        ("samples without target in time", *(human_count(count) if count else _NOTHING for count in unlabelled)),
         ("records that came again", *(human_count(count) if count else _NOTHING for count in again)),
         ("records that never came", *(human_count(count) if count else _NOTHING for count in missing)),
         ("steps compressed (CNC)", *cnc),
@@ -176,8 +182,8 @@ def _parts(run: Summary) -> list[DeviceSummary | Away]:
 
 
 def balanced(samples: Iterable[Samples]) -> bool:
-    """Return whether every received sample is accounted for: trained, dropped, held or rejected."""
-    return all(s.received == s.trained + s.dropped + s.held + s.rejected for s in samples)
+    """Return whether every received sample is accounted for."""
+    return all(s.balanced for s in samples)
 
 
 def _names(runs: Sequence[RunFolder]) -> tuple[str, ...]:
@@ -256,6 +262,7 @@ def _warnings(runs: Sequence[RunFolder], names: Sequence[str]) -> tuple[str, ...
         for field in ("target_accuracy", "seed", "dataset", "model", "clock")
     }
     outcomes = [run.summary.outcome for run in runs]
+    facts["what they are tested on"] = [run.summary.tested_on for run in runs]
     facts |= {"task": [o.task for o in outcomes], "metric": [o.metric for o in outcomes]}
     if any(o.metric != "accuracy" for o in outcomes):
         del facts["target_accuracy"]

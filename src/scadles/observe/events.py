@@ -110,6 +110,7 @@ class Evaluation(Event):
         own: the run's own metric of this device's own model, as ``own_accuracy`` where that is another one.
         own_accuracy: of this device's own model, where BatchNorm's running statistics are local; None otherwise, and
             where a large simulated cluster did not test it.
+        samples: that were tested on, where these are of the streams; None for a test set, which is always the same.
     """
 
     kind: ClassVar[str] = "evaluation"
@@ -120,6 +121,7 @@ class Evaluation(Event):
     own_accuracy: float | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     own: float | None = None
+    samples: int | None = None
 
     @property
     def value(self) -> float:
@@ -128,7 +130,7 @@ class Evaluation(Event):
 
     def to_json(self) -> str:
         said = {"event": self.kind, "step": self.step, "time_s": self.time_s, "accuracy": self.accuracy, **vars(self)}
-        for name in ("accuracy", "metrics", "own"):
+        for name in ("accuracy", "metrics", "own", "samples"):
             if not said[name] and said[name] != 0:
                 del said[name]
         return json.dumps(said, separators=(",", ":"))

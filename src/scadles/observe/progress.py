@@ -91,6 +91,7 @@ class Progress:
         self._first: tuple[float, Step] | None = None
         self._step: Step | None = None
         self._metric, self._higher_is_better = metric, higher_is_better
+        self._tested_on: int | None = None
         self._values: deque[float] = deque(maxlen=_TREND)
         self._best = math.nan
         self._waiting, self._ended = "", False
@@ -136,6 +137,7 @@ class Progress:
             choose = max if self._higher_is_better else min
             self._best = event.value if math.isnan(self._best) else choose(self._best, event.value)
             self._values.append(event.value)
+            self._tested_on = event.samples
         elif isinstance(event, Resumed):
             self._waiting = f"resumed at step {event.step}"
         elif isinstance(event, Finished):
@@ -223,7 +225,8 @@ class Progress:
         known = [value for value in self._values if math.isfinite(value)]
         trend = f" {sparkline(known, self._console.encoding)}" if self._live is not None and known else ""
         now, best = show(self._metric, self._values[-1]), show(self._metric, self._best)
-        return {self._metric: f"{now}{aim}, best {best}{trend}"}
+        on = "" if self._tested_on is None else f", on {human_count(self._tested_on)} samples of the streams"
+        return {self._metric: f"{now}{aim}, best {best}{on}{trend}"}
 
     def _present(self) -> dict[str, str]:
         """Return how many devices take part, where they come and go."""

@@ -24,7 +24,12 @@ class _Frozen(BaseModel):
 
 
 class Samples(_Frozen):
-    """Samples of all devices; received = trained + dropped + held + rejected, injected apart."""
+    """Samples of all devices; received = trained + dropped + held + rejected + unlabelled + tested, injected apart.
+
+    Attributes:
+        unlabelled: their targets did not come in time.
+        tested: kept for tests alone.
+    """
 
     received: int
     trained: int
@@ -32,6 +37,20 @@ class Samples(_Frozen):
     held: int
     rejected: int
     injected: int = 0
+    unlabelled: int = 0
+    tested: int = 0
+
+    @property
+    def balanced(self) -> bool:
+        """Whether every received sample is accounted for."""
+        fates = (self.trained, self.dropped, self.held, self.rejected, self.unlabelled, self.tested)
+        return self.received == sum(fates)
+
+    @model_serializer(mode="wrap")
+    def _only_what_happened(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave ``unlabelled`` and ``tested`` out where there are none."""
+        fields: dict[str, Any] = write(self)
+        return {name: count for name, count in fields.items() if count or name not in ("unlabelled", "tested")}
 
 
 class Seconds(_Frozen):
@@ -209,6 +228,8 @@ class Summary(_Frozen):
     Attributes:
         time_s: stream seconds of the whole run.
         wall_s: wall seconds of the last attempt (a resumed run counts from its resumption).
+        tested_on: ``dataset``, ``holdout`` (samples of the streams that are kept for it) or ``stream`` (each batch
+            before it is trained on).
         target_accuracy, final_accuracy, best_accuracy: where accuracy is the run's own metric.
         measured: of a run in which accuracy is not all that is measured.
         time_to_target_s: stream seconds until the target was measured; None when it was not reached.
@@ -246,6 +267,7 @@ class Summary(_Frozen):
     steps: int
     time_s: float
     wall_s: float
+    tested_on: str = "dataset"
     target_accuracy: float | None
     time_to_target_s: float | None
     final_accuracy: float | None
@@ -275,13 +297,15 @@ class Summary(_Frozen):
 
     @model_serializer(mode="wrap")
     def _only_what_happened(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what there is nothing to say of; ``measured`` where accuracy is all there is."""
+        """Leave out what there is nothing to say of, the usual test; ``measured`` where accuracy is all there is."""
         fields: dict[str, Any] = write(self)
         for name in ("away", "outliers", "insecure"):
             if not fields.get(name):
                 fields.pop(name, None)
         if self.measured is None:
             fields.pop("measured", None)
+        if self.tested_on == "dataset":
+            fields.pop("tested_on", None)
         return fields
 
     @property

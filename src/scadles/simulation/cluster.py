@@ -62,6 +62,7 @@ class Cluster:
         charge: what each step takes.
         on_step: told of every step; returns whether to go on.
         sharing: lets devices share samples; None where none are shared.
+        test_first: tests the model on what devices have taken, before they train on it; None where nobody does.
 
     Attributes:
         brings_nothing: whether all streams had ended before the first step.
@@ -75,7 +76,9 @@ class Cluster:
         charge: Charge,
         on_step: Callable[[StepDone], bool],
         sharing: Sharing | None = None,
+        test_first: Callable[[Sequence[Device]], None] | None = None,
     ) -> None:
+        self._test_first = test_first
         self._devices = devices
         self.brings_nothing = False
         self._learner = learner
@@ -269,6 +272,8 @@ class Cluster:
         columns["stop"][:] = STREAM_ENDED if self._all_ended() else 0.0
         able = [device for device in self._members if device.batch_size]
         self._learner.exchange.begin(1.0 if able else 0.0, f"gradients of step {self._learner.step_number + 1}")
+        if self._test_first is not None:
+            self._test_first([device for device in able if len(device.taken)])
         if able:
             numbers = [device.number for device in able]
             taken = [device.taken for device in able]

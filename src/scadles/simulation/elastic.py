@@ -123,6 +123,7 @@ class ElasticCluster(Cluster):
         elif isinstance(exchange := self._learner.exchange, ClusterExchange):
             exchange.introduce(device.number, source.number)
         self._is_known[device.number] = True
+        device.forget_tests()
         intake.go_back(state)
         intake.meter.load(state.meter)
         device.join(source if goes_on else None)

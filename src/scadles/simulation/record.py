@@ -140,7 +140,7 @@ class Record:
             time_s,
         )
 
-    def evaluated(self, score: Score, here: np.ndarray, own: Mapping[int, float]) -> None:
+    def evaluated(self, score: Score, here: np.ndarray, own: Mapping[int, float | None]) -> None:
         """Write down a test of the common model, or of the ``own`` ones of these devices, on those who are ``here``."""
         shown = [number for number in self.shown if here[number]]
         for number in shown:

@@ -16,6 +16,7 @@ from scadles.assembly.injection import build_injection, build_sample_format, inj
 from scadles.clock import wall_seconds
 from scadles.config import RunConfig
 from scadles.data import Dataset
+from scadles.device.device import Device
 from scadles.device.managed import find_parameters
 from scadles.errors import ConfigError
 from scadles.fabric import LocalFabric
@@ -32,7 +33,7 @@ from scadles.simulation.gradients import Lookup
 from scadles.simulation.record import Record
 from scadles.simulation.sharing import Sharing
 from scadles.tasks import Task
-from scadles.training.evaluation import Evaluator, Score, on_test_part
+from scadles.training.evaluation import Evaluator, Score, make_evaluator
 from scadles.training.fingerprint import fingerprint
 from scadles.training.outliers import count_found, outliers
 from scadles.training.run_statistics import RunStatistics
@@ -90,22 +91,27 @@ class Simulator:
                 f"data.transform = {config.data.transform}: a simulation passes what devices share through the model "
                 "once, and each would transform it in its own way; leave data.transform or injection out"
             )
-        lookup = Lookup(dataset, assembly.build_partition(config, dataset), self.learner, transform)
+        partition = assembly.build_partition(config, dataset)
+        lookup = Lookup(dataset, partition, self.learner, transform)
+        self._lookup = Lookup(dataset, partition, self.learner)
         self._learns = not isinstance(model, Nothing)
-        alone, size = LocalFabric.create(1)[0], config.evaluation.batch_size
-        self._test = on_test_part(dataset, self.learner, self._task, size, alone) if self._learns else None
-        if self._test is not None:
-            self._test.check(model)
+        self._tests = _tests(config, dataset, self._task, self._devices) if self._learns else []
+        if self._tests:
+            self._tests[0].check(model)
         self._gradients = choose_gradients(config, self.learner, lookup, self._task, self._statistics)
         self._costs = Costs(config.cost, config.devices, config.seed)
         self._charge = Charge(config, self._costs, exchange)
         sharing = None
         if injects(config):
             sharing = Sharing(build_injection(config), build_sample_format(dataset), lookup.labels, self._costs)
+        prequential = self._learns and config.tested_on == "stream"
         parts = (self._devices, self.learner, self._gradients, self._charge, self._on_step, sharing)
-        self._cluster = Cluster(*parts)
+        first = self._test_first if prequential else None
+        self._cluster = Cluster(*parts, test_first=first)
         if config.fabric.backend == "hub":
-            self._cluster = ElasticCluster(*parts, least=config.fabric.min_devices, statistics=self._statistics)
+            self._cluster = ElasticCluster(
+                *parts, least=config.fabric.min_devices, statistics=self._statistics, test_first=first
+            )
         if run_dir is not None:  # not sooner: what cannot work leaves no folder behind
             write_config(run_dir, config.to_yaml())
         self._record = Record(config, self._devices, self.learner, self._task, run_dir, progress or _silent(config))
@@ -154,16 +160,31 @@ class Simulator:
                 self._record.first(Notice(step=steps, time_s=self._cluster.now_s, message=str(outlier)))
 
     def _evaluate(self) -> None:
-        if self._test is None:
+        if not self._tests:
             return
         self._evaluated_at = self.learner.step_number
         now_s = self._cluster.now_s
         self._share_statistics()
         tested = self._tested()
-        score = Score.of(self._count(self._test, tested), self._task, now_s, own=bool(tested))
-        self._run_statistics.evaluated(score.values, now_s, self._task.aim, score.per_label, score.spread)
-        self._record.evaluated(score, self._cluster.here, dict(zip(tested, score.own, strict=True)))
+        counted = self._config.tested_on != "dataset"
+        score = Score.of(self._count(tested), self._task, now_s, own=bool(tested), counted=counted)
+        if score.values:
+            self._run_statistics.evaluated(
+                score.values, now_s, self._task.aim, score.per_label, score.spread, counts=score.counts
+            )
+            self._record.evaluated(score, self._cluster.here, dict(zip(tested, score.own, strict=True)))
+        for test in self._tests:
+            test.tested()
         self._schedule.evaluated(self.learner)
+
+    def _test_first(self, devices: Sequence[Device]) -> None:
+        """Test each device's model, or the common one, on what it has taken and trains on next."""
+        for device in devices:
+            if self._tests_each:
+                self._statistics.load(device.number)
+            x, y = self._lookup([device.number], [device.taken])
+            if device.tests is not None:
+                device.tests.note(self._tests[device.number].measure(self.learner.model, x, y))
 
     def _tested(self) -> list[int]:
         """Return the devices whose models are tested; none where all have one."""
@@ -172,15 +193,16 @@ class Simulator:
         numbers = np.flatnonzero(self._cluster.here)
         return [int(numbers[place]) for place in evenly(len(numbers), _MOST_TESTED)]
 
-    def _count(self, test: Evaluator, tested: Sequence[int]) -> Tensor:
-        """Return the sums that a score is made of: a row for each of these devices' models, or for the common one."""
+    def _count(self, tested: Sequence[int]) -> Tensor:
+        """Return the sums that a score is made of: rows of these devices' own models, or of tests of the common one."""
         if not tested:
-            return test.count(self.learner.model)[None]
+            here = np.flatnonzero(self._cluster.here).tolist() if len(self._tests) > 1 else [0]
+            return torch.stack([self._tests[number].count(self.learner.model) for number in here])
         rows = []
         took_part, has_model = self._cluster.took_part, self._cluster.has_model
         for device in tested:  # each device tests the model that it would use: one that comes has that of the first
             self._statistics.load(device if has_model[device] else int(took_part.argmax()))
-            rows.append(test.count(self.learner.model))
+            rows.append(self._tests[device if len(self._tests) > 1 else 0].count(self.learner.model))
         return torch.stack(rows)
 
     def _share_statistics(self) -> None:
@@ -227,6 +249,13 @@ class Simulator:
             collective=cost.collective,
             gradients=self._gradients.description,
         )
+
+
+def _tests(config: RunConfig, dataset: Dataset, task: Task, devices: Sequence[Device]) -> list[Evaluator]:
+    """Return the test of each device, or one that stands for all where they are tested on a test set."""
+    alone = LocalFabric.create(1)[0]
+    first = make_evaluator(devices[0], task, dataset, config.evaluation.batch_size, alone)
+    return [first] if config.tested_on == "dataset" else [first.of(device) for device in devices]
 
 
 def _silent(config: RunConfig) -> Progress:

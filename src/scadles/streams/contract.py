@@ -104,6 +104,11 @@ class Source(ABC):
         """How many records never came and never will, as those that came show; they are not received."""
         return 0
 
+    @property
+    def waiting(self) -> int:
+        """How many records have come that :meth:`poll` does not return yet, because they wait for their targets."""
+        return 0
+
     def notices(self) -> list[str]:
         """Return what a user should know and what ends nothing, since the last call; nearly always nothing."""
         return []

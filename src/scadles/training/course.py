@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from scadles.clock import timestamp, wall_seconds
 from scadles.config import RunConfig
-from scadles.device.connected import ConnectedDevice
+from scadles.device.connected import Batch, ConnectedDevice
 from scadles.exchange.aggregation.outliers import described
 from scadles.fabric import ElasticFabric
 from scadles.observe import (
@@ -266,6 +266,13 @@ class Course:
                 said += "queue long enough?), and are counted as missing"
                 self._emit(Notice, message=f"device {self.rank}: {said}")
 
+    def _test_first(self, batch: Batch) -> None:
+        """Test the model on this device's own samples of a batch before they are trained on, where it shall be."""
+        device = self._device
+        if device.tests is not None and len(device.taken):
+            with device.buffers.untouched():
+                device.tests.note(self._tools.evaluator.measure(self.model, *device.own_samples(batch)))
+
     def _evaluate(self) -> None:
         device = self._device
         # a replayed stream can wait, so that accuracy over time does not pay for being measured
@@ -279,8 +286,12 @@ class Course:
             score = self._tools.evaluator.score(self.model, phase, self.clock_now_s)
         task, here = self._tools.evaluator.task, device.fabric.present
         own = score.own[here.index(self.rank)] if score.own and self.rank in here else None
-        self.statistics.evaluated(score.values, self.clock_now_s, task.aim, score.per_label, score.spread)
-        self._emit(Evaluation, **evaluation_fields(task, score, own), samples_trained=self._learner.samples_seen)
+        if score.values:
+            self.statistics.evaluated(
+                score.values, self.clock_now_s, task.aim, score.per_label, score.spread, counts=score.counts
+            )
+            self._emit(Evaluation, **evaluation_fields(task, score, own), samples_trained=self._learner.samples_seen)
+        self._tools.evaluator.tested()
         self._schedule.evaluated(self._learner)
         if stream_waits:
             device.clock.start(score.latest_s)  # who came to the test sooner stood still for longer

@@ -1,24 +1,39 @@
-"""The common model, tested by all devices together, or each device's own where BatchNorm's statistics stay local."""
+"""The common model, tested by all devices together, or each device's own where BatchNorm's statistics stay local.
+
+What it is tested on is the test part of a data set (:class:`Evaluator`), what each device has kept of its stream for
+that (:class:`HoldoutEvaluator`), or each batch before it is trained on (:class:`StreamEvaluator`).
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from scadles.data import Dataset
-from scadles.device.learner import Learner
+from scadles.device.device import Device
+from scadles.device.holdout import Holdout
+from scadles.device.sliding_sums import SlidingSums
 from scadles.errors import ConfigError
 from scadles.fabric import Fabric
 from scadles.importing import blame
 from scadles.structures import Structure, answer, count, pick, to_torch_device
 from scadles.tasks import Task
 
-_OF_LOSS = 2  # sum of losses and of what they count (samples, or weights), before the sums of the metrics
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_OF_LOSS = 3  # sum of losses, of what they count (samples, or weights), and samples, before the sums of the metrics
+#: A test on fewer samples of the streams is no best one, and reaches no target.
+FEWEST = 100
+_EXAMPLES = 8
 
 
 Ready = Callable[[Structure, Structure], tuple[Structure, Structure]]
@@ -33,18 +48,25 @@ class Score:
     """Outcome of one evaluation over the whole test set; of several models, their mean.
 
     Attributes:
-        values: name and value of each metric, the run's own first.
+        values: name and value of each metric, the run's own first; () where nobody had anything to test on.
         loss: mean over the samples.
         per_label: the metric on each label's samples, to four digits; None where there are none; () without labels.
         latest_s: the latest stream time that a device had when it came to the test.
-        own: the metric of each present device's own model, where it has one.
+        own: the metric of each present device's own model, where it has one; None where that was tested on nothing.
+        samples: that were tested on, where these are of the streams; None for a test set, which is always the same.
     """
 
     values: tuple[tuple[str, float], ...]
     loss: float
     per_label: tuple[float | None, ...]
     latest_s: float
-    own: tuple[float, ...] = ()
+    own: tuple[float | None, ...] = ()
+    samples: int | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Whether it says enough to be the best, or to reach a target."""
+        return self.samples is None or self.samples >= FEWEST
 
     @property
     def value(self) -> float:
@@ -54,10 +76,11 @@ class Score:
     @property
     def spread(self) -> tuple[float, ...]:
         """The lowest and the highest of ``own``."""
-        return (min(self.own), max(self.own)) if self.own else ()
+        known = [value for value in self.own if value is not None]
+        return (min(known), max(known)) if known else ()
 
     @classmethod
-    def of(cls, rows: Tensor, task: Task, latest_s: float, *, own: bool = False) -> Score:
+    def of(cls, rows: Tensor, task: Task, latest_s: float, *, own: bool = False, counted: bool = False) -> Score:
         """Return the score that :meth:`Evaluator.count` came to on each device.
 
         Args:
@@ -65,16 +88,20 @@ class Score:
             task: whose metrics these are.
             latest_s: the latest stream time of a device.
             own: whether each device tested a model of its own.
+            counted: whether the samples are of the streams, so that their number says how much the score is worth.
         """
         sums = _parts(rows.sum(dim=0), task)
+        if not sums[0][2]:
+            return cls((), math.nan, (), latest_s, samples=0)
         values = tuple((metric.name, metric.value(part)) for metric, part in zip(task.metrics, sums[1:], strict=True))
-        each = tuple(task.metrics[0].value(_parts(row, task)[1]) for row in rows) if own else ()
-        loss = float(sums[0][0]) / float(sums[0][1])
-        return cls(values, loss, task.metrics[0].per_label(sums[1]), latest_s, each)
+        each = tuple(task.metrics[0].value(_parts(row, task)[1]) if row[2] else None for row in rows) if own else ()
+        loss = float(sums[0][0]) / float(sums[0][1]) if sums[0][1] else math.nan
+        samples = int(sums[0][2]) if counted else None
+        return cls(values, loss, task.metrics[0].per_label(sums[1]), latest_s, each, samples)
 
 
 class Evaluator:
-    """Measures the metrics of a task, and the mean loss.
+    """Measures the metrics of a task, and the mean loss, on a test set.
 
     A common model is tested once: each of the N devices present takes every N-th sample. Where each has a model of its
     own, each tests it on all samples.
@@ -91,6 +118,9 @@ class Evaluator:
     Attributes:
         task: as given.
     """
+
+    #: Whether samples of the streams are tested on, whose number is told.
+    counted = False
 
     def __init__(
         self,
@@ -125,7 +155,8 @@ class Evaluator:
         return self._examples()[0]
 
     def _examples(self) -> tuple[Structure, Structure]:
-        return self._ready(*(pick(pick(part, self._mine), slice(2)) for part in (self._x, self._y)))
+        mine = slice(None) if self.counted else self._mine
+        return self._ready(*(pick(pick(part, mine), slice(2)) for part in (self._x, self._y)))
 
     def check(self, model: nn.Module) -> None:
         """Refuse a model whose outputs are no answer to the task, by trying it on two samples.
@@ -150,26 +181,126 @@ class Evaluator:
         sums = self.count(model)
         everybody = self._fabric.gather(torch.cat([sums, sums.new_tensor([now_s])]), phase)[list(self._fabric.present)]
         latest_s = float(everybody[:, -1].max())
-        return Score.of(everybody[:, :-1], self.task, latest_s=latest_s, own=self._own)
+        return Score.of(everybody[:, :-1], self.task, latest_s=latest_s, own=self._own, counted=self.counted)
 
     def count(self, model: nn.Module) -> Tensor:
-        """Return this device's sum of losses, what these count, and sums of each metric, float64; modes are kept."""
-        task = self.task
-        total = torch.zeros(_OF_LOSS + sum(metric.size for metric in task.metrics), dtype=torch.float64)
+        """Return this device's sum of losses, what these count, samples, and sums of each metric, float64."""
+        return self._add_up(model, pick(self._x, self._mine), pick(self._y, self._mine), self._ready)
+
+    def measure(self, model: nn.Module, x: Structure, y: Structure) -> Tensor:
+        """Return the same of any samples that a model takes, and what it should say; modes are kept."""
+        return self._add_up(model, x, y, _as_they_are)
+
+    def _add_up(self, model: nn.Module, x: Structure, y: Structure, ready: Ready) -> Tensor:
+        task, total = self.task, self._nothing()
         with _testing(model) as torch_device:
-            x, y = pick(self._x, self._mine), pick(self._y, self._mine)
             for start in range(0, count(y), self._batch_size):
                 rows = slice(start, start + self._batch_size)
-                samples, true = self._ready(pick(x, rows), pick(y, rows))
+                samples, true = ready(pick(x, rows), pick(y, rows))
                 targets = to_torch_device(true, torch_device)
                 outputs: Any = answer(model, to_torch_device(samples, torch_device))
                 given = task.weight(targets)
                 weight = count(targets) if given is None else given
                 total[0] += float(task.minimised(outputs, targets)) * weight if weight else 0.0
                 total[1] += weight
+                total[2] += count(targets)
                 measured = task.in_own_units(task.fit(outputs, targets), targets)
                 total[_OF_LOSS:] += torch.cat([metric.sums(*measured).cpu().double() for metric in task.metrics])
         return total
+
+    def _nothing(self) -> Tensor:
+        return torch.zeros(_OF_LOSS + sum(metric.size for metric in self.task.metrics), dtype=torch.float64)
+
+    def of(self, device: Device) -> Self:
+        """Return the same test on what another device of this process keeps."""
+        del device
+        return self
+
+    def tested(self) -> None:
+        """Take note that all devices have had their test."""
+
+
+class HoldoutEvaluator(Evaluator):
+    """The same on what each device has kept of its own stream.
+
+    Args:
+        holdout: the samples.
+        arguments: of an :class:`Evaluator`; its samples are those to try a model with.
+    """
+
+    counted = True
+
+    def __init__(self, holdout: Holdout, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._holdout = holdout
+
+    def count(self, model: nn.Module) -> Tensor:
+        if not len(self._holdout):
+            return self._nothing()
+        records = self._holdout.records
+        return self._add_up(model, torch.as_tensor(records.x), records.y, self._ready)
+
+    def of(self, device: Device) -> Self:
+        other = copy(self)
+        other._holdout = self._holdout if device.intake.holdout is None else device.intake.holdout
+        return other
+
+
+class StreamEvaluator(Evaluator):
+    """The same on what each device has trained on lately, each batch before it was.
+
+    Args:
+        sums: what came of these tests.
+        arguments: of an :class:`Evaluator`; its samples are those to try a model with.
+    """
+
+    counted = True
+
+    def __init__(self, sums: SlidingSums, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._sums = sums
+
+    def count(self, model: nn.Module) -> Tensor:
+        total = self._sums.total
+        return self._nothing() if total is None else total
+
+    def of(self, device: Device) -> Self:
+        other = copy(self)
+        other._sums = self._sums if device.tests is None else device.tests
+        return other
+
+    def tested(self) -> None:
+        self._sums.next_interval()
+
+
+def make_evaluator(
+    device: Device, task: Task, dataset: Dataset, batch_size: int, fabric: Fabric, *, own: bool = False
+) -> Evaluator:
+    """Return what tests the models of a run, on what this device keeps for that, prepared as what is trained on.
+
+    Args:
+        device: which one; one that keeps nothing is tested on the test part of the data set.
+        task: what is measured.
+        dataset: of the run.
+        batch_size: samples per forward pass.
+        fabric: the way to the other devices.
+        own: whether each device has a model of its own.
+    """
+    learner = device.learner
+
+    def ready(x: Structure, y: Structure) -> tuple[Structure, Structure]:
+        return task.pair(learner.prepare(x), y)
+
+    holdout, sums = device.intake.holdout, device.tests
+    if holdout is None and sums is None:
+        x, y = dataset.test()
+        if learner.statistics is not None:  # which change from test to test
+            return Evaluator(x, y, task, batch_size, fabric, own=own, ready=ready)
+        return Evaluator(*ready(x, y), task, batch_size, fabric, own=own)
+    example = dataset.samples(np.arange(min(_EXAMPLES, dataset.train_size or _EXAMPLES)))
+    if holdout is not None:
+        return HoldoutEvaluator(holdout, *example, task, batch_size, fabric, own=own, ready=ready)
+    return StreamEvaluator(sums or SlidingSums(1), *example, task, batch_size, fabric, own=own, ready=ready)
 
 
 def _asked(model: nn.Module, x: Structure) -> Any:
@@ -183,29 +314,6 @@ def _asked(model: nn.Module, x: Structure) -> Any:
         raise ConfigError(
             f"the model is given the parts of samples {way}; its forward raised {blame(error)}"
         ) from error
-
-
-def on_test_part(
-    dataset: Dataset, learner: Learner, task: Task, batch_size: int, fabric: Fabric, *, own: bool = False
-) -> Evaluator:
-    """Return what tests models on the test part of a data set, prepared as what is trained on.
-
-    Args:
-        dataset: of the run.
-        learner: says how samples are prepared.
-        task: what is measured.
-        batch_size: samples per forward pass.
-        fabric: the way to the other devices.
-        own: whether each device has a model of its own.
-    """
-
-    def ready(x: Structure, y: Structure) -> tuple[Structure, Structure]:
-        return task.pair(learner.prepare(x), y)
-
-    x, y = dataset.test()
-    if learner.statistics is not None:  # which change from test to test
-        return Evaluator(x, y, task, batch_size, fabric, own=own, ready=ready)
-    return Evaluator(*ready(x, y), task, batch_size, fabric, own=own)
 
 
 def _parts(sums: Tensor, task: Task) -> list[Tensor]:
@@ -225,6 +333,8 @@ def evaluation_fields(task: Task, score: Score, own: float | None) -> dict[str, 
     found: dict[str, Any] = {"loss": score.loss, "per_label": score.per_label}
     if task.aim.metric == "accuracy":
         found |= {"accuracy": score.value, "own_accuracy": own}
+    if score.samples is not None:
+        found["samples"] = score.samples
     if not task.is_plain:
         found |= {"metrics": dict(score.values), "own": own if task.aim.metric != "accuracy" else None}
     return found

@@ -87,6 +87,7 @@ class LiveDevice(ElasticCourse):
             if len(batch):
                 self._owes_step = True
                 self._labels, self._scores = batch.y, []
+                self._test_first(batch)
                 yield batch
             else:
                 self._complete(None)

@@ -75,12 +75,19 @@ class RunStatistics:
         goal: Goal,
         per_label: Sequence[float | None] = (),
         spread: Sequence[float] = (),
+        *,
+        counts: bool = True,
     ) -> None:
-        """Take note of a test: name and value of each metric, the run's own first."""
+        """Take note of a test: name and value of each metric, the run's own first.
+
+        One that does not count, because it was on few samples, is neither the best nor reaches the goal.
+        """
         self.final = values[0][1]
         self.metrics = dict(values)
         self.per_label = per_label
         self.spread = spread
+        if not counts:
+            return
         if goal.better(self.final, self.best):
             self.best = self.final
         if goal.reached(self.final) and self.time_to_target_s is None:

@@ -156,6 +156,7 @@ def compose(
         steps=learner.step_number,
         time_s=ending.time_s,
         wall_s=ending.wall_s,
+        tested_on=config.tested_on,
         target_accuracy=task.aim.limit if of_accuracy else None,
         time_to_target_s=ending.time_to_target_s,
         final_accuracy=statistics.final if of_accuracy else None,

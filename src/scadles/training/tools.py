@@ -23,7 +23,7 @@ from scadles.observe import EventLog, Header, Progress, RunFolder, events_path, 
 from scadles.streams.quarantine import quarantine_path
 from scadles.tasks import Task
 from scadles.training.checkpoint import CheckpointStore
-from scadles.training.evaluation import Evaluator, on_test_part
+from scadles.training.evaluation import Evaluator, make_evaluator
 from scadles.training.lock import RunLock
 from scadles.training.membership import Members
 from scadles.training.resuming import Start
@@ -89,7 +89,7 @@ def build_tools(
         versions={"scadles": __version__, "torch": torch.__version__, "python": platform.python_version()},
     )
     return Tools(
-        on_test_part(dataset, device.learner, task, settings.evaluation.batch_size, fabric, own=has_own_model),
+        make_evaluator(device, task, dataset, settings.evaluation.batch_size, fabric, own=has_own_model),
         start.checkpoints,
         EventLog(events_path(run_dir, fabric.rank), header, append=resume, most_bytes=settings.events.most_bytes),
         lock,

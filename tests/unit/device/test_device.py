@@ -338,7 +338,7 @@ class TestTheEnd:
         assert batches == [0]
         device.intake.drop_held()
         assert device.intake.describe() == {
-            **dict.fromkeys(("trained", "held", "rejected", "injected"), 0),
+            **dict.fromkeys(("trained", "held", "rejected", "injected", "unlabelled", "tested"), 0),
             **dict.fromkeys(("received", "dropped"), 1),
         }
 

@@ -85,7 +85,7 @@ def make_intake(tmp_path, policy, source):
 
 
 def entries(intake):
-    return sum(len(ahead) for ahead in (intake._rejected, intake._lost) if ahead is not None)
+    return sum(map(len, intake._counted_ahead.values()))
 
 
 @pytest.mark.parametrize("loses", [False, True])

@@ -372,6 +372,8 @@ class TestState:
             "held": 0,
             "rejected": 2,
             "injected": 0,
+            "unlabelled": 0,
+            "tested": 0,
         }
         again = make_intake(clock, Persistence(), rate_hz=20.0)
         again.open(state)
@@ -511,4 +513,6 @@ def test_a_first_batch_that_waits_already_does_not_cost_a_window_of_newer_sample
         "held": intake.held,
         "rejected": 0,
         "injected": 0,
+        "unlabelled": 0,
+        "tested": 0,
     }

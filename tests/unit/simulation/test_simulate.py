@@ -10,7 +10,7 @@ from torch import nn
 import scadles
 from scadles.config import load_config
 from scadles.errors import ConfigError
-from scadles.observe import Evaluation, Finished, NonFinite, Rejection, RunFolder, Step
+from scadles.observe import Evaluation, Finished, NonFinite, Rejection, RunFolder, Samples, Step
 from scadles.simulation import simulate
 
 BASE = {"devices": 3, "steps": 8, "stream": {"rates": [40, 12, 8]}, "model": "none", "picture": False}
@@ -193,7 +193,7 @@ class TestOutcome:
             last = folder.events(device)[-1]
             assert isinstance(last, Finished)
             assert (last.step, last.reason) == (2, "steps")
-            assert last.ledger == folder.summary.per_device[device].samples.model_dump()
+            assert Samples(**last.ledger) == folder.summary.per_device[device].samples
         assert [type(event) for event in folder.events(0)].count(Step) == 2
 
     def test_local_batchnorm_tests_each_device_with_its_own(self, run):
