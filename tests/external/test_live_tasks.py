@@ -24,14 +24,14 @@ def settings_at(url, codec, folder, **more):
     return common | {"stream": stream, "data": {"dataset": f"npz:{folder}/table.npz"}} | more
 
 
-def learn(start, start_training, write_config, folder, settings):
+def learn(start, start_training, write_config, folder, settings, *overrides):
     """Publish to two topics and train on them until the target is reached; return the run's summary."""
     config = write_config(folder / "c.yaml", **settings)
     kafka = settings["stream"]["url"].startswith("kafka")
     topics = ["--create-topics"] if kafka else []
     publisher = start(folder, "-m", "scadles", "publish", config, "--records", 100_000, *topics)
     publisher.until(lambda: "publishing to" in publisher.err, "topics", timeout_s=90)
-    run = start_training(folder, config, "--local", 2, "--quiet", "--out", "run")
+    run = start_training(folder, config, "--local", 2, "--quiet", "--out", "run", *overrides)
     assert run.wait(180) == 0, run.err
     publisher.signal(signal.SIGINT)
     assert publisher.wait() == 130, publisher.err
@@ -57,3 +57,20 @@ def test_samples_without_targets_are_learnt_from_mqtt(mosquitto_broker, start, s
     url = f"mqtt://{mosquitto_broker.address}/unlabelled/{{device}}"
     summary = learn(start, start_training, write_config, tmp_path, settings_at(url, "raw", tmp_path, **UNLABELLED))
     assert_reached(summary, "mse")
+
+
+@pytest.mark.parametrize("broker", ["kafka", "mosquitto"])
+@pytest.mark.parametrize("on", ["holdout", "stream"])
+def test_a_run_on_a_live_stream_needs_no_file(request, start, start_training, write_config, tmp_path, broker, on):
+    """Neither a data set nor a test set: only the form of a sample is said."""
+    address = request.getfixturevalue(f"{broker}_broker").address
+    url = f"{'kafka' if broker == 'kafka' else 'mqtt'}://{address}/no-file-{on}-{{device}}"
+    settings = settings_at(url, "raw", tmp_path, **UNLABELLED)
+    overrides = {"data.dataset": "none", "stream.codec.shape": "[5]", "evaluation.on": on}
+    given = [word for name, value in overrides.items() for word in ("--set", f"{name}={value}")]
+    summary = learn(start, start_training, write_config, tmp_path, settings, *given)
+    assert (summary.ended_by, summary.tested_on, summary.dataset) == ("target", on, "none")
+    assert summary.measured.final <= summary.measured.target
+    assert summary.samples.balanced
+    held_out = summary.samples.tested / summary.samples.received
+    assert held_out == pytest.approx(0.1, abs=0.03) if on == "holdout" else held_out == 0

@@ -18,14 +18,7 @@ from scadles.assembly.streams import build_source
 from scadles.assembly.task import build_task as build_task
 from scadles.clock import Clock, VirtualClock, WallClock
 from scadles.config import RunConfig, load_config
-from scadles.data import (
-    Columns,
-    Dataset,
-    JoinedPartition,
-    Partition,
-    load_dataset,
-    make_partition,
-)
+from scadles.data import Columns, Dataset, JoinedPartition, NoDataset, Partition, load_dataset, make_partition
 from scadles.data.running import RunningStatistics
 from scadles.device.batching import BatchRule, FixedBatch, RateBatch, ShrunkBatch
 from scadles.device.buffer import Buffer, BufferPolicy, Persistence, Truncation
@@ -57,7 +50,15 @@ _INSPECTED_AT_ONCE = 4096
 
 def build_dataset(config: RunConfig) -> Dataset:
     """Load the data set that ``data`` names, with the targets that the task reads."""
-    data = config.data
+    data, codec = config.data, config.stream.codec
+    if data.dataset == "none" and codec.shape is not None:
+        return NoDataset(
+            codec.shape,
+            getattr(torch, codec.dtype or "float32"),
+            data.classes if "classes" in data.model_fields_set else None,
+            str(targets_of(config.task.kind)),
+            data.target_shape,
+        )
     return load_dataset(
         data.dataset,
         root=data.root,

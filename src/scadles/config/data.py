@@ -24,7 +24,8 @@ class DataConfig(Section):
     dataset: Annotated[str, Names("a file or code", unless=r"[^:]*|torchvision:.*")] = Field(
         default="digits",
         description="digits | wine | breast-cancer | diabetes | synthetic-images | synthetic-windows | npz:PATH | "
-        "csv:PATH | parquet:PATH | torchvision:NAME | MODULE:CALLABLE, which returns a training and a test part",
+        "csv:PATH | parquet:PATH | torchvision:NAME | MODULE:CALLABLE, which returns a training and a test part | none: "
+        "a live stream brings all samples, of stream.codec.shape",
     )
     features: Annotated[tuple[str, ...] | None, PLAIN] = Field(
         default=None, description="csv, parquet: columns that make a sample; none: all but the target"
@@ -70,10 +71,13 @@ class DataConfig(Section):
     root: Annotated[Path, FILE] = Field(
         default=Path("data"), description="folder of torchvision's data sets, given to yours"
     )
-    classes: int = Field(default=10, ge=2, le=1_000_000, description="classes of synthetic data sets")
+    classes: int = Field(default=10, ge=2, le=1_000_000, description="classes of synthetic data sets, and of none")
     shape: tuple[int, ...] = Field(
         default=(3, 32, 32),
         description="sample shape of synthetic-images (channels, height, width) or synthetic-windows (channels, time)",
+    )
+    target_shape: tuple[int, ...] = Field(
+        default=(), description="none: of a target that is numbers; [] is one number for each sample"
     )
     test_samples: int = Field(default=1000, ge=1, description="test samples of synthetic data sets")
 

@@ -358,6 +358,25 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _has_samples(self) -> Self:
+        if self.data.dataset != "none":
+            return self
+        if self.stream.url.startswith("replay:"):
+            raise ValueError("data.dataset = none: a replayed stream plays a data set; name one, or a live stream.url")
+        if self.tested_on == "dataset":
+            raise ValueError("evaluation.on = dataset: data.dataset is none; set it to holdout or stream")
+        if self.stream.codec.shape is None:
+            raise ValueError("data.dataset = none: nobody knows what a sample is; set stream.codec.shape")
+        if self.task.parts:
+            raise ValueError(
+                "data.dataset = none: samples and targets are one tensor each then; several parts (task.parts) need a "
+                "data set that shows their form: name one in data.dataset"
+            )
+        if self.data.skewed:
+            raise ValueError("data.partition: data.dataset is none, and nothing is dealt; leave it out")
+        return self
+
+    @model_validator(mode="after")
     def _keeps_time(self) -> Self:
         if self.clock.speed != 1.0 and not self.stream.url.startswith("replay:"):
             raise ValueError(

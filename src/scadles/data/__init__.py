@@ -8,6 +8,7 @@ from scadles.data.arrays import Wanted, dataset_of
 from scadles.data.dataset import ArrayDataset, Dataset, EndlessDataset
 from scadles.data.digits import load_digits
 from scadles.data.label_counts import count_labels
+from scadles.data.none import NoDataset
 from scadles.data.npz import load_npz
 from scadles.data.own import load_own
 from scadles.data.parquet import load_parquet
@@ -39,6 +40,7 @@ __all__ = [
     "EndlessMixtures",
     "EndlessPartition",
     "JoinedPartition",
+    "NoDataset",
     "Partition",
     "PartsDataset",
     "Preparation",

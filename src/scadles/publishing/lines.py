@@ -6,6 +6,7 @@ from scadles.assembly import build_codec, build_dataset, build_partition, sample
 from scadles.assembly.streams import profile_of, stream_url
 from scadles.clock import Clock
 from scadles.config import RunConfig
+from scadles.errors import ConfigError
 from scadles.publishing import Feed, Line
 from scadles.streams import Arrivals, RateProfile, SourceURL, draw_rates
 from scadles.streams.producing import Producer, make_producer
@@ -25,6 +26,8 @@ def build_lines(config: RunConfig, clock: Clock, records: int | None) -> list[Li
     Raises:
         ConfigError: the streams are replayed ones, or a setting cannot work.
     """
+    if config.data.dataset == "none":
+        raise ConfigError("data.dataset = none: there is nothing to publish; name one with --set data.dataset=NAME")
     dataset = build_dataset(config)
     partition = build_partition(config, dataset)
     codec = build_codec(config, dataset)
