@@ -197,6 +197,19 @@ CONFIGS = {
         "aggregation": {"batchnorm": "local"},
         "evaluation": {"on": "stream"},
     },
+    "late labels": {
+        "model": "mlp",
+        "buffer": {"policy": "persistence"},
+        "batch": {"min": 4, "max": 48},
+        "stream": {"labels": {"url": "replay://?delay_s=2", "wait_s": 1}},
+        "injection": {"alpha": 0.5, "beta": 0.25},
+    },
+    "late numbers, held out": {
+        "data": {"dataset": "npz:numbers.npz"},
+        "task": "regression",
+        "stream": {"labels": {"url": "replay://?delay_s=1.3", "wait_s": 1}},
+        "evaluation": {"on": "holdout", "holdout_every": 5},
+    },
 }
 CONFIGS |= {
     "two inputs, two targets, injection": {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch.optim import Optimizer
 from scadles.assembly.exchange import build_exchange, build_report_check
 from scadles.assembly.injection import build_injection, build_sample_exchange, build_senders, injects
 from scadles.assembly.optimizer import build_optimizer
-from scadles.assembly.streams import build_source
+from scadles.assembly.streams import build_late_source, build_source
 from scadles.assembly.task import build_task as build_task
 from scadles.clock import Clock, VirtualClock, WallClock
 from scadles.config import RunConfig, load_config
@@ -39,10 +40,12 @@ from scadles.models import BUILT_IN, build_model, convert_batchnorm
 from scadles.records import Records
 from scadles.streams import Inspector, RateMeter, Samples, Source, draw_rates, open_source_url
 from scadles.streams.codec import Codec, make_codec
+from scadles.streams.late import KeyedCodec
 from scadles.streams.python import Stream
 from scadles.streams.quarantine import Quarantine, quarantine_path
 from scadles.streams.rejections import RejectionLimit
 from scadles.structures import map_tensors
+from scadles.targets import TargetType
 from scadles.tasks import targets_of
 
 _INSPECTED_AT_ONCE = 4096
@@ -79,8 +82,11 @@ def build_inspector(dataset: Dataset) -> Inspector:
 
 
 def build_codec(config: RunConfig, dataset: Dataset) -> Codec:
-    """Return how the messages of a live stream are read and written."""
-    return make_codec(config.stream.codec, dataset.shape, dataset.dtype, target=dataset.target, layout=dataset.layout)
+    """Return how the messages of a live stream are read and written, without targets where these come later."""
+    later = config.stream.labels is not None
+    target = TargetType.none() if later else dataset.target
+    codec = make_codec(config.stream.codec, dataset.shape, dataset.dtype, target=target, layout=dataset.layout)
+    return KeyedCodec(codec) if later else codec
 
 
 def build_quarantine(config: RunConfig, device: int, run_dir: Path | None) -> Quarantine | None:
@@ -247,8 +253,8 @@ def build_device(
     rate_hz = draw_rates(config.stream.rates, config.devices, config.seed)[fabric.rank]
     replayed = config.stream.url.startswith("replay:")
     quarantine = build_quarantine(config, fabric.rank, run_dir)
-    source = build_source(
-        *(config, fabric.rank, rate_hz, samples, clock, partition),
+    source = _source(
+        *(config, dataset, fabric.rank, rate_hz, samples, clock, partition),
         codec=None if replayed else build_codec(config, dataset),
         run_dir=run_dir,
         quarantine=quarantine,
@@ -278,6 +284,13 @@ def build_device(
     )
 
 
+def _source(config: RunConfig, dataset: Dataset, *arguments: Any, **live: Any) -> Source:
+    """Return the stream of one device, with targets that come with the samples or later."""
+    if config.stream.labels is None:
+        return build_source(config, *arguments, **live)
+    return build_late_source(config, *arguments, **live | {"target": dataset.target})
+
+
 def build_devices(config: RunConfig, dataset: Dataset, learner: Learner) -> list[Device]:
     """Return the devices of a simulated cluster, which share ``learner``, each with a virtual clock of its own.
 
@@ -291,14 +304,15 @@ def build_devices(config: RunConfig, dataset: Dataset, learner: Learner) -> list
     rates = draw_rates(config.stream.rates, config.devices, config.seed)
     inspector = build_inspector(dataset)
     partition = build_partition(config, dataset)
-    looked_at = config.tested_on == "holdout" or not _all_good(dataset, inspector)
+    unlike_a_list = config.tested_on == "holdout" or config.stream.labels is not None
+    looked_at = unlike_a_list or not _all_good(dataset, inspector)
     sender = build_senders(config, dataset, partition) if injects(config) else None
     rule, policy = build_rule(config), build_policy(config)
     devices = []
     for number, rate_hz in enumerate(rates):
         clock = VirtualClock()
         samples = samples_of(dataset, partition, number) if looked_at else None
-        source = build_source(config, number, rate_hz, samples, clock, partition)
+        source = _source(config, dataset, number, rate_hz, samples, clock, partition)
         intake = Intake(
             *(source, inspector, Buffer(config.buffer.capacity), policy, RateMeter(), clock),
             holdout=build_holdout(config),

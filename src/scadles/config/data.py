@@ -24,8 +24,8 @@ class DataConfig(Section):
     dataset: Annotated[str, Names("a file or code", unless=r"[^:]*|torchvision:.*")] = Field(
         default="digits",
         description="digits | wine | breast-cancer | diabetes | synthetic-images | synthetic-windows | npz:PATH | "
-        "csv:PATH | parquet:PATH | torchvision:NAME | MODULE:CALLABLE, which returns a training and a test part | none: "
-        "a live stream brings all samples, of stream.codec.shape",
+        "csv:PATH | parquet:PATH | torchvision:NAME | MODULE:CALLABLE, which returns a training and a test part | "
+        "none: a live stream brings all samples, of stream.codec.shape",
     )
     features: Annotated[tuple[str, ...] | None, PLAIN] = Field(
         default=None, description="csv, parquet: columns that make a sample; none: all but the target"

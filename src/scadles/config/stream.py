@@ -45,6 +45,18 @@ Profile = Annotated[ProfileConfig, BeforeValidator(profile_settings)]
 Rate = Annotated[float, Field(ge=0, le=1e6)]
 
 
+class LabelsConfig(Section):
+    """Where the targets come from, where they come later than their samples and in a stream of their own."""
+
+    url: Annotated[str, BeforeValidator(_address), Names("an address", unless=r"replay:.*")] = Field(
+        description="messages with the id of a sample and its target; {device} as in stream.url; "
+        "replay://?delay_s=4: the data set's, up to so much later"
+    )
+    wait_s: float = Field(
+        default=60.0, gt=0, description="stream seconds that a sample waits for its target; then it is unlabelled"
+    )
+
+
 class StreamConfig(Section):
     """Where samples come from."""
 
@@ -66,6 +78,9 @@ class StreamConfig(Section):
         "with its iterator",
     )
     codec: CodecConfig = Field(default=CodecConfig(), description="kafka, mqtt: how a message is read")
+    labels: LabelsConfig | None = Field(
+        default=None, description="where targets come later, in a stream of their own; none: they come with the samples"
+    )
     max_rejected_share: float = Field(
         default=0.5, gt=0, le=1, description="end the run where more of a stream cannot be trained on; 1: never"
     )

@@ -358,6 +358,21 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _has_labels(self) -> Self:
+        labels = self.stream.labels
+        if labels is not None and "python" in (self.stream.url.split(":")[0], labels.url.split(":")[0]):
+            raise ValueError(
+                "stream.labels: what Python iterates over has no ids by which targets could find their samples; let it "
+                "return a sample when its target is known, and leave stream.labels out"
+            )
+        if labels is not None and labels.url.startswith("replay:") != self.stream.url.startswith("replay:"):
+            raise ValueError(
+                f"stream.labels.url = {labels.url}: targets of a replayed stream are replayed, and those of a live one "
+                "are live; stream.url and stream.labels.url must be of one kind"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _has_samples(self) -> Self:
         if self.data.dataset != "none":
             return self

@@ -18,6 +18,7 @@ from scadles.observe.events import (
     Resumed,
     SetAside,
     Step,
+    StrayTarget,
     Thinned,
 )
 from scadles.observe.gaps import scan_events
@@ -86,6 +87,7 @@ __all__ = [
     "Shared",
     "Simulated",
     "Step",
+    "StrayTarget",
     "Summary",
     "SweepProgress",
     "SweepResult",

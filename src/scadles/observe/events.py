@@ -156,6 +156,15 @@ class Loss(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StrayTarget(Event):
+    """Targets that came later than their samples and were given to none."""
+
+    kind: ClassVar[str] = "stray_target"
+    count: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Notice(Event):
     """Something that a user should know and that ends nothing, in words."""
 
@@ -287,7 +296,7 @@ class Membership(Event):
 EVENTS: dict[str, type[Event]] = {
     cls.kind: cls
     for cls in (
-        *(Header, Thinned, Step, Evaluation, Rejection, Loss, Notice, NonFinite, SetAside, CheckpointWritten),
-        *(Resumed, InitialValues, Membership, Finished),
+        *(Header, Thinned, Step, Evaluation, Rejection, Loss, StrayTarget, Notice, NonFinite, SetAside),
+        *(CheckpointWritten, Resumed, InitialValues, Membership, Finished),
     )
 }

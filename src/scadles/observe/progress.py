@@ -29,6 +29,7 @@ from scadles.observe.events import (
     Resumed,
     SetAside,
     Step,
+    StrayTarget,
 )
 from scadles.observe.summary import why_ended
 
@@ -92,6 +93,7 @@ class Progress:
         self._step: Step | None = None
         self._metric, self._higher_is_better = metric, higher_is_better
         self._tested_on: int | None = None
+        self._strays = 0
         self._values: deque[float] = deque(maxlen=_TREND)
         self._best = math.nan
         self._waiting, self._ended = "", False
@@ -151,6 +153,8 @@ class Progress:
             self._rejected += event.count
         elif isinstance(event, Loss):
             self._missing += event.count
+        elif isinstance(event, StrayTarget):
+            self._strays += event.count
         elif isinstance(event, NonFinite):
             self._non_finite += 1
         elif isinstance(event, SetAside):
@@ -233,8 +237,8 @@ class Progress:
         return {"devices": self._here} if self._here else {}
 
     def _trouble(self) -> dict[str, str]:
-        found = {"rejected": self._rejected, "missing": self._missing, "non-finite": self._non_finite}
-        found["set aside"] = self._set_aside
+        found = {"rejected": self._rejected, "missing": self._missing, "stray targets": self._strays}
+        found |= {"non-finite": self._non_finite, "set aside": self._set_aside}
         return {name: human_count(count) for name, count in found.items() if count}
 
     def _left(self) -> str:

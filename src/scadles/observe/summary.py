@@ -89,6 +89,7 @@ class DeviceSummary(_Frozen):
             trained on them (test, then train); None where nobody counted.
         duplicates: records that came once more and were known again; they are received once.
         missing: records that never came, as those that came show; they are not received.
+        stray_targets: targets that came later than their samples and were given to none.
     """
 
     device: int
@@ -103,12 +104,13 @@ class DeviceSummary(_Frozen):
     shared: Shared | None = None
     duplicates: int = 0
     missing: int = 0
+    stray_targets: int = 0
 
     @model_serializer(mode="wrap")
     def _only_what_happened(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave ``duplicates`` and ``missing`` out where there are none, which is nearly everywhere."""
+        """Leave ``duplicates``, ``missing`` and ``stray_targets`` out where there are none, as nearly everywhere."""
         fields: dict[str, Any] = write(self)
-        for name in ("duplicates", "missing"):
+        for name in ("duplicates", "missing", "stray_targets"):
             if not fields[name]:
                 del fields[name]
         return fields

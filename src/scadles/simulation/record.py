@@ -30,6 +30,7 @@ from scadles.observe import (
     Seconds,
     SetAside,
     Shared,
+    StrayTarget,
     evenly,
     events_path,
 )
@@ -128,6 +129,7 @@ class Record:
                 bytes_sent=each + (rest if device.number == 0 else 0),
                 slowest_steps=int(self._slowest_steps[device.number]),
                 non_finite_steps=device.non_finite_steps,
+                stray_targets=device.intake.source.stray_targets,
                 online_accuracy=correct / judged if judged else None,
                 shared=Shared(**device.sender.describe()) if device.sender is not None else None,
             )
@@ -169,6 +171,10 @@ class Record:
         for reason, count, first_offset in device.intake.rejected_since_last_time():
             told = Rejection(step=step.step, time_s=step.time_s, count=count, reason=reason, first_offset=first_offset)
             self._write(number, told, show=True)
+
+        for reason, count in device.intake.source.strays_since_last_time():
+            stray = StrayTarget(step=step.step, time_s=step.time_s, count=count, reason=reason)
+            self._write(number, stray, show=True)
 
     def _write(self, number: int, event: Event, *, show: bool) -> None:
         if number in self._logs:

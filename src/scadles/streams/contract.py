@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scadles.records import Records, Rejected, Span
@@ -94,6 +94,20 @@ class Source(ABC):
         del position
         return {}
 
+    def mark_without(
+        self, position: int, settled: Sequence[Sequence[int]]
+    ) -> tuple[dict[str, Any], Sequence[Sequence[int]]]:
+        """Return the same for a stream of which some records behind ``position`` need not come again.
+
+        Args:
+            position: as in :meth:`mark`.
+            settled: their offsets, as pairs of the first and the last.
+
+        Returns:
+            The mark, and offsets of records that come again all the same, each where it was.
+        """
+        return self.mark(position), settled
+
     @property
     def duplicates(self) -> int:
         """How many records were delivered once more and known again; they count as received once."""
@@ -108,6 +122,15 @@ class Source(ABC):
     def waiting(self) -> int:
         """How many records have come that :meth:`poll` does not return yet, because they wait for their targets."""
         return 0
+
+    @property
+    def stray_targets(self) -> int:
+        """How many targets came later than their samples and were given to none, since the run began."""
+        return 0
+
+    def strays_since_last_time(self) -> Sequence[tuple[str, int]]:
+        """Return (reason, count) of these since the last call."""
+        return ()
 
     def notices(self) -> list[str]:
         """Return what a user should know and what ends nothing, since the last call; nearly always nothing."""

@@ -30,6 +30,7 @@ from scadles.observe import (
     Resumed,
     SetAside,
     Step,
+    StrayTarget,
     Summary,
 )
 from scadles.training.changes import Changes, hash_of_compression
@@ -164,6 +165,8 @@ class Course:
         self._tell_of_outliers(size if device.set_aside_steps > aside_before else 0)
         for reason, count, first_offset in device.intake.rejected_since_last_time():
             self._emit(Rejection, count=count, reason=reason, first_offset=first_offset)
+        for reason, count in device.intake.source.strays_since_last_time():
+            self._emit(StrayTarget, count=count, reason=reason)
         self._tell_of_losses()
         self._tell()
         self._hooks(event)

@@ -276,6 +276,7 @@ def _gather(device: ConnectedDevice, statistics: RunStatistics) -> list[dict[str
         **{f"{_SHARED}{name}": count for name, count in _shared_by(device).items()},
         "duplicates": device.intake.source.duplicates,
         "missing": device.intake.source.missing,
+        "stray_targets": device.intake.source.stray_targets,
         "bytes_sent": statistics.bytes_sent,
         "time_s": device.clock.now(),
         "time_to_target_s": math.nan if statistics.time_to_target_s is None else statistics.time_to_target_s,
@@ -291,7 +292,8 @@ def _shared_by(device: ConnectedDevice) -> dict[str, int]:
 def _of_device(number: int, figures: dict[str, float]) -> DeviceSummary:
     counts = {name: int(figures[name]) for name in Samples.model_fields}
     shared = {name.removeprefix(_SHARED): int(figures[name]) for name in figures if name.startswith(_SHARED)}
-    rest = ("buffer_max_samples", "slowest_steps", "non_finite_steps", "bytes_sent", "duplicates", "missing")
+    rest = ["buffer_max_samples", "slowest_steps", "non_finite_steps", "bytes_sent"]
+    rest += ["duplicates", "missing", "stray_targets"]
     return DeviceSummary(
         device=number,
         rate_hz=figures["rate_hz"],

@@ -27,7 +27,7 @@ def test_somebody_has_decided_about_every_setting_that_holds_text():
         "data.dataset",
         "data.transform",
     }
-    assert named == code | {"init_from", "data.root", "stream.url", "cost.profile"}
+    assert named == code | {"init_from", "data.root", "stream.url", "stream.labels.url", "cost.profile"}
 
 
 class _Inner(Section):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from scadles.clock import wall_seconds
@@ -182,8 +182,8 @@ class Inbox:
         """Whether no more should be read for now: everything is kept, and as much waits as may."""
         return not self._terms.truncates and len(self._waiting) >= self._terms.capacity
 
-    def mark(self, position: int) -> dict[str, Any]:
-        """Return what to know of messages before ``position``.
+    def mark(self, position: int, beyond: Sequence[Sequence[int]] = ()) -> dict[str, Any]:
+        """Return what to know of messages before ``position``, and of those at runs of offsets ``beyond`` it.
 
         These are the ids that the broker may deliver once more, the duplicates so far, and what was missing.
         """
@@ -193,6 +193,10 @@ class Inbox:
                 if offset >= position:
                     break
                 if number is not None:
+                    settled.add(number)
+            for offset in (offset for first, last in beyond for offset in range(first, last + 1)):
+                number = self._unacknowledged.get(offset, (None,))[0]
+                if number is not None and number not in settled:
                     settled.add(number)
             return {
                 "ids": [list(run) for run in settled.runs()],

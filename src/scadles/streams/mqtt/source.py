@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -137,6 +137,12 @@ class MqttSource(Source):
 
     def mark(self, position: int) -> dict[str, Any]:
         return {"client_id": self._client_id, **self._inbox.mark(position)}
+
+    def mark_without(
+        self, position: int, settled: Sequence[Sequence[int]]
+    ) -> tuple[dict[str, Any], Sequence[Sequence[int]]]:
+        """Return a mark that knows these messages by their ids; those without an id come again, at other offsets."""
+        return {"client_id": self._client_id, **self._inbox.mark(position, settled)}, ()
 
     def commit(self, position: int) -> None:
         self._opened().check()
