@@ -20,6 +20,10 @@ def publish(
         float | None, typer.Option("--duration", min=0.001, metavar="SECONDS", help="end after so long")
     ] = None,
     records: Annotated[int | None, typer.Option(min=1, help="end after so many records on each topic")] = None,
+    delay: Annotated[
+        float | None,
+        typer.Option(min=0.0, metavar="SECONDS", help="with stream.labels: labels are sent up to so much later"),
+    ] = None,
     create_topics: Annotated[  # noqa: FBT002
         bool, typer.Option("--create-topics", help="kafka: make the topics that are not there; MQTT has none to make")
     ] = False,
@@ -55,6 +59,7 @@ def publish(
         load_config(config, settings or []),
         duration_s=duration,
         records=records,
+        delay_s=delay,
         create=Retention(retention_s, retention_mb) if create_topics else None,
         say=lambda line: None if quiet else print_note(line),
     )

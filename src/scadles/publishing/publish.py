@@ -6,12 +6,11 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
-from scadles.assembly.streams import stream_url
 from scadles.clock import Clock, WallClock
 from scadles.config import RunConfig
 from scadles.observe.console import human_count, human_seconds
 from scadles.publishing import Line, Pacer, PublishReport, TopicReport
-from scadles.publishing.lines import build_lines
+from scadles.publishing.lines import addresses, build_lines
 from scadles.streams.producing import Retention
 from scadles.training.signals import StopRequest
 
@@ -23,6 +22,7 @@ def publish(
     *,
     duration_s: float | None = None,
     records: int | None = None,
+    delay_s: float | None = None,
     create: Retention | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> PublishReport:
@@ -35,6 +35,7 @@ def publish(
         config: of the run that the records are for.
         duration_s: how long; None for no end but that of ``records``, a signal or :class:`KeyboardInterrupt`.
         records: how many for each topic; None for no end.
+        delay_s: by how much later targets are sent at most, uniformly, where they come later (``stream.labels``).
         create: make the topics that are not there; None leaves that to somebody else.
         say: told a line of progress every 5 s.
 
@@ -44,12 +45,12 @@ def publish(
     """
     clock = WallClock(running=False)
     with StopRequest() as stop, ExitStack() as stack:
-        lines = build_lines(config, clock, records)
+        lines = build_lines(config, clock, records, delay_s)
         producers = list({id(line.producer): line.producer for line in lines}.values())
         for producer in producers:
             stack.callback(producer.close)
             producer.open(create)
-        names = [_shown(stream_url(config, device)) for device in range(config.devices)]
+        names = [_shown(address) for address in addresses(config)]
         say(f"publishing to {names[0]}" + (f" ... {names[-1]}" if len(names) > 1 else ""))
         pacer = Pacer(lines, producers, clock, lambda: stop.wanted, _Progress(lines, say))
         clock.start()
