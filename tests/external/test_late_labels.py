@@ -9,7 +9,8 @@ import pytest
 
 from late_device import trained
 from live_streams import KEPT
-from scadles.observe import RunFolder
+from mqtt_tools import until_saved
+from scadles.observe import CheckpointWritten, RunFolder
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -41,6 +42,11 @@ class Device:
         self._start, self._config, self._script = start, config, root / SCRIPT
         self.run = None
 
+    def listen(self):
+        """Start it; return once its streams are open."""
+        self.run = self._start(self.found.path.parent, self._script, self._config, self.found.path)
+        self.run.until(lambda: self.found.events(0, CheckpointWritten), "open streams", 90)
+
     def begin(self):
         """Start it; return once it has trained on something and somewhat longer."""
         before = len(self.found.raw(0))
@@ -54,10 +60,6 @@ class Device:
     def kill(self):
         self.run.signal(signal.SIGKILL)
         self.run.wait()
-
-    def ledger(self):
-        ledgers = [e["ledger"] for e in self.found.raw(0) if e["event"] == "checkpoint"]
-        return ledgers[-1] if ledgers else {}
 
     def end(self, records):
         """Wait until all that was published is settled, and late labels as well, then stop it."""
@@ -113,3 +115,24 @@ def test_killed_devices_and_brokers_train_each_labelled_sample_once(
     ends = {topic: int(end) for topic, _, end in rows}
     summary = device.end(ends["frames-0"])
     assert_each_once(summary, tmp_path / "run", ends["frames-0"], ends["labels-0"])
+
+
+def test_of_mqtt(fragile_mosquitto, start, finding, write_config, tmp_path, pytestconfig):
+    """Messages have ids, by which those that come again are known, and both sessions are persistent."""
+    broker, records = fragile_mosquitto(), 3000
+    at = f"mqtt://{broker.address}"
+    settings = settings_at(tmp_path, f"{at}/frames/{{device}}", f"{at}/labels/{{device}}")
+    config = write_config(tmp_path / "c.yaml", **settings)
+    device = Device(start, finding(tmp_path / "run", 1), config, pytestconfig.rootpath)
+    device.listen()
+    publisher = published(start, tmp_path, config, "--records", records)
+    time.sleep(2 * device.luck.random())
+    device.kill()
+    device.begin()
+    device.kill()
+    device.begin()
+    assert publisher.wait(120) == 0, publisher.err
+    until_saved(broker)
+    broker.kill()
+    broker.start()
+    assert_each_once(device.end(records), tmp_path / "run", records, records)
