@@ -74,6 +74,13 @@ CONFIGS = {
         "compression": {"ratio": 0.1, "gate": "always", "values": "bfloat16", "reduction": "gather"},
     },
     "normalised by what came": {"model": "mlp", "data": {"normalize": "running"}},
+    "held out": {"model": "mlp", "evaluation": {"every_s": 1.5, "on": "holdout", "holdout_every": 4}},
+    "test then train": {"model": "mlp", "evaluation": {"every_s": 1.5, "on": "stream", "window_s": 6}},
+    "late labels": {
+        "model": "mlp",
+        "buffer": {"policy": "persistence"},
+        "stream": {"labels": {"url": "replay://?delay_s=1.5", "wait_s": 1}},
+    },
     "skewed": {"model": "mlp", "data": {"partition": "dirichlet", "alpha": 0.2, "size_spread": 0.5}},
 }
 CASES = [(name, script) for name in CONFIGS for script in ("leaving", "killed") if name != "injection"]
@@ -282,7 +289,7 @@ def test_the_accounts_are_the_same(both, name, script):
     real, _, simulated, _ = both(name, script)
     for device, row in enumerate(simulated.per_device):
         end = [event for event in real[device] if isinstance(event, Finished)][-1]
-        assert row.samples.model_dump() == end.ledger
+        assert dict(row.samples) == end.ledger
         assert end.reason == ("left" if SCRIPTS[script][device][-1][1] < STEPS else "steps")
 
 

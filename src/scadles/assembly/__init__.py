@@ -72,6 +72,7 @@ def build_dataset(config: RunConfig) -> Dataset:
         targets=targets_of(config.task.kind, {name: part.kind for name, part in config.task.parts.items()}),
         normalize=data.normalize == "dataset",
         columns=Columns(data.features, data.targets, data.window),
+        tests=config.tested_on == "dataset",
     )
 
 

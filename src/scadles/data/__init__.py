@@ -86,6 +86,7 @@ def load_dataset(
     targets: Wanted = "labels",
     normalize: bool = True,
     columns: Columns | None = None,
+    tests: bool = True,
 ) -> Dataset:
     """Return the data set that ``spec`` names, such as ``digits``, ``npz:PATH`` or ``MODULE:CALLABLE``.
 
@@ -100,6 +101,7 @@ def load_dataset(
             several; other data sets have class labels.
         normalize: whether samples are normalised over the training part.
         columns: of a CSV or Parquet file, what is read.
+        tests: whether there must be a test part, which an npz file may do without.
 
     Raises:
         ConfigError: an unknown name, or an argument that is missing or not expected.
@@ -111,7 +113,7 @@ def load_dataset(
         return load_own(spec, root, seed, targets, built_in=_ARGUMENT, normalize=normalize)
     _check_form(spec, name, argument)
     if name == "npz":
-        return load_npz(Path(argument).expanduser(), targets, normalize=normalize)
+        return load_npz(Path(argument).expanduser(), targets, normalize=normalize, tests=tests)
     if not isinstance(targets, str):
         raise ConfigError(
             f"task.parts names parts of a target, and {spec} has targets of one part: use npz:PATH with arrays "

@@ -18,7 +18,7 @@ Wanted = str | Mapping[str, str]
 def dataset_of(
     name: str,
     train: tuple[Arrays, Arrays | None],
-    test: tuple[Arrays, Arrays | None],
+    test: tuple[Arrays, Arrays | None] | None,
     targets: Wanted,
     wrong: Wrong,
     *,
@@ -31,7 +31,7 @@ def dataset_of(
     Args:
         name: as given in the configuration.
         train: samples and targets of the training part; None for no targets.
-        test: the same of the test part.
+        test: the same of the test part; None for none, which is then an empty one.
         targets: what targets are read as (:func:`~scadles.data.forms.read_targets`), for each part where they have
             several; ``any`` takes them as they are.
         wrong: makes the error that says what is wrong; arrays are called ``train_x``, ``test_y.box`` and so on.
@@ -41,15 +41,31 @@ def dataset_of(
         DataError: they are no such arrays.
         ConfigError: a part has no name that can be.
     """
+    has_tests = test is not None
+    test = (_finite(train[0]), _finite(train[1])) if test is None else test
     _check_same_parts(train[0], test[0], "x", wrong)
     samples = {part: _samples(part, _part(train[0], part), _part(test[0], part), wrong) for part in _names(train[0])}
     counts = _counts(samples, wrong)
     found = _targets(train[1], test[1], targets, counts, wrong)
+    if not has_tests:
+        samples = {part: (x, like[:0]) for part, (x, like) in samples.items()}
+        found = _untested(found) if isinstance(found, Targets) else {part: _untested(y) for part, y in found.items()}
     if isinstance(found, Targets) and list(samples) == [""]:
         (x, test_x) = samples[""]
         return ArrayDataset(name, (x, found.train), (test_x, found.test), target=found.type, normalize=normalize)
     made = {part: _without_targets(name, *arrays, normalize=normalize) for part, arrays in samples.items()}
     return PartsDataset(name, made.get("", made), found, normalize=normalize)
+
+
+def _finite(arrays: Any) -> Any:
+    """Return arrays of the same form without NaN and infinite values, which stand for those of a test part."""
+    if isinstance(arrays, Mapping):
+        return {part: _finite(array) for part, array in arrays.items()}
+    return np.nan_to_num(arrays, posinf=0, neginf=0) if arrays is not None and arrays.dtype.kind == "f" else arrays
+
+
+def _untested(targets: Targets) -> Targets:
+    return targets._replace(test=targets.test[:0])
 
 
 def _without_targets(name: str, train: np.ndarray, test: np.ndarray, *, normalize: bool) -> ArrayDataset:

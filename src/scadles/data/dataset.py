@@ -166,9 +166,10 @@ class ArrayDataset(Dataset):
 
     @property
     def vocabulary(self) -> int | None:
-        if self._measures or self.dtype == torch.bool or min(self._train_x.min(), self._test_x.min()) < 0:
+        parts = [x for x in (self._train_x, self._test_x) if len(x)]
+        if self._measures or self.dtype == torch.bool or min(x.min() for x in parts) < 0:
             return None
-        return int(max(self._train_x.max(), self._test_x.max())) + 1
+        return int(max(x.max() for x in parts)) + 1
 
     @property
     def preparation(self) -> Scale:

@@ -36,7 +36,7 @@ _BROKEN = (
 )
 
 
-def load_npz(path: Path, targets: Wanted = "labels", *, normalize: bool = True) -> Dataset:
+def load_npz(path: Path, targets: Wanted = "labels", *, normalize: bool = True, tests: bool = True) -> Dataset:
     """Return the data set in ``path``, written by ``np.savez(path, train_x=..., train_y=..., test_x=..., test_y=...)``.
 
     Samples are numbers ``[n, ...]`` (:func:`~scadles.data.forms.read_samples`); those of several parts are arrays
@@ -49,17 +49,20 @@ def load_npz(path: Path, targets: Wanted = "labels", *, normalize: bool = True) 
         targets: what train_y and test_y are read as (:func:`~scadles.data.forms.read_targets`), by part where they have
             several.
         normalize: whether samples are normalised over the training part.
+        tests: whether there must be a test part; without it a file that has none has an empty one.
 
     Raises:
         DataError: the file is missing or no such file, or an array is missing, of another form, or larger than memory.
     """
-    arrays = _read(path, SAMPLES if targets == "any" else ARRAYS)
+    needed = SAMPLES if targets == "any" else ARRAYS
+    arrays = _read(path, needed if tests else [name for name in needed if name.startswith("train")])
     wrong = partial(_wrong, path)
     found = {name: _with_parts(name, arrays, wrong) for name in ARRAYS}
     (train_x, test_x), (train_y, test_y) = ([found[f"{part}_{which}"] for part in ("train", "test")] for which in "xy")
-    if train_x is None or test_x is None:
+    if train_x is None or (test_x is None and tests):
         raise _wrong(path, "train_x" if train_x is None else "test_x", "nothing", "samples")
-    return dataset_of(f"npz:{path}", (train_x, train_y), (test_x, test_y), targets, wrong, normalize=normalize)
+    test = None if test_x is None else (test_x, test_y)
+    return dataset_of(f"npz:{path}", (train_x, train_y), test, targets, wrong, normalize=normalize)
 
 
 def _with_parts(name: str, arrays: dict[str, np.ndarray], wrong: Wrong) -> Arrays | None:

@@ -27,6 +27,17 @@ def saved(tmp_path):
     return save
 
 
+@pytest.mark.parametrize("targets", ["labels", "any"])
+def test_a_file_without_a_test_part(tmp_path, targets):
+    x = np.arange(40).reshape(20, 2)
+    path = tmp_path / "streams.npz"
+    np.savez(path, train_x=x, **({"train_y": np.arange(20) % 3} if targets == "labels" else {}))
+    data = load_npz(path, targets, tests=False)
+    assert (data.train_size, len(data.test()[0]), data.vocabulary) == (20, 0, 40)
+    with pytest.raises(DataError, match="no array test_x"):
+        load_npz(path, targets)
+
+
 def test_pictures(saved):
     path = saved()
     data = load_dataset(f"npz:{path}", root=None, classes=2, shape=(1, 1, 1), test_samples=1, seed=0)
