@@ -338,6 +338,6 @@ def test_a_step_waits_where_too_few_are_left_and_is_taken_without_what_they_had_
         assert evaluated_after(folder.events(device)) == evaluated_after(real[device])
         assert [batch > 0 for step, batch, *_ in mine if step in (3, 4, 5)] == [True, device == 1, True]
         [end] = [event for event in real[device] if isinstance(event, Finished) and event.reason == "steps"]
-        assert simulated.per_device[device].samples.model_dump() == end.ledger
+        assert dict(simulated.per_device[device].samples) == end.ledger
     models = (load_file(tmp_path / where / "model.safetensors") for where in ("device-0", "simulated"))
     assert_close(*models)

@@ -207,6 +207,12 @@ class EvaluationConfig(Section):
     every_s: float = Field(default=2.0, gt=0, description="stream seconds between tests")
     batch_size: int = Field(default=256, ge=1, description="samples in one forward pass of a test")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _take_yaml_at_its_word(cls, tree: Any) -> Any:
+        """Take true for the name ``on``, which it is to other readers of YAML than ours."""
+        return {"on" if key is True else key: value for key, value in tree.items()} if isinstance(tree, dict) else tree
+
     @property
     def intervals(self) -> int:
         """How many intervals between tests the window of ``stream`` has."""

@@ -10,7 +10,10 @@ from scadles.assembly import build_dataset, build_partition, samples_of
 from scadles.clock import VirtualClock
 from scadles.config import load_config
 from scadles.publishing import Feed
+from scadles.publishing.target_feed import TargetFeed
 from scadles.streams import Arrivals, RateProfile, ReplaySource
+from scadles.streams.late import TargetCodec
+from scadles.targets import TargetType
 
 
 def counted(offsets):
@@ -83,3 +86,31 @@ def test_a_silent_stream_is_never_due():
     assert feed.due_s == math.inf
     assert feed.due_by(1000.0) == 0
     assert np.isinf(feed.last_due_s)
+
+
+class TestTargets:
+    """Targets leave later than their samples, each once, in the order in which they are due."""
+
+    @staticmethod
+    def feed(records, rate_hz=20.0, delay_s=3.0):
+        samples = lambda offsets: (torch.from_numpy(offsets), torch.from_numpy(offsets % 7))  # noqa: E731
+        codec = TargetCodec(TargetType.label(7), 100)
+        return TargetFeed(samples, Arrivals(RateProfile.constant(rate_hz)), codec.encode, records, delay_s, 1, 2)
+
+    @pytest.mark.parametrize("records", [1, 64, 200])
+    def test_each_once(self, records):
+        feed, due, sent = self.feed(records), [], {}
+        while feed.due_s < math.inf:
+            assert feed.due_by(feed.due_s) == feed.number + 1
+            due.append(feed.due_s)
+            sent[int(feed.key)] = int(feed.value)
+            feed.advance()
+        assert due == sorted(due)
+        assert sent == {number: number % 7 for number in range(records)}
+        arrived = Arrivals(RateProfile.constant(20.0)).times(0, records)
+        assert due[-1] <= arrived[-1] + 3.0 <= feed.last_due_s + 1e-9
+        assert feed.due_by(feed.last_due_s) == feed.number == records
+
+    def test_without_end_and_without_records(self):
+        assert self.feed(None).due_s < 3.1
+        assert math.isinf(self.feed(None, rate_hz=0.0).due_s)
