@@ -302,6 +302,8 @@ class Intake:
         if rejected:
             self._look_at(rejected)
         self.ledger.dropped += self._buffer.add(records)
+        if not (rejected or len(unlabelled) or len(tested) or self._counted_ahead):
+            return
         apart: dict[str, Sequence[int] | np.ndarray] = {
             "rejected": [record.offset for record in rejected],
             "unlabelled": unlabelled,

@@ -30,8 +30,8 @@ from scadles.streams.contract import Source
 from scadles.streams.late.ids import as_bytes
 from scadles.streams.late.join import Join, Settled, Stray
 from scadles.streams.late.replayed import ReplayedTargets
-from scadles.streams.late.runs import from_runs, to_runs
 from scadles.streams.rejections import Reasons
+from scadles.streams.runs import from_runs, to_runs
 from scadles.targets import TargetType
 
 _SLICE_S = 0.05

@@ -11,6 +11,7 @@ from scadles.clock import wall_seconds
 from scadles.streams.mqtt.ids import Ids
 from scadles.streams.mqtt.missing import MissingIds
 from scadles.streams.mqtt.terms import Terms
+from scadles.streams.runs import from_runs, to_runs
 
 _SLICE_S = 0.5
 
@@ -75,6 +76,8 @@ class Inbox:
         self._by_number: dict[int, int] = {}
         self._by_mid: dict[int, int] = {}
         self._settled = Ids()
+        # of these, what lay behind the position that was opened, with the offset at which it came once more
+        self._beyond: dict[int, int | None] = {}
         self._missing = MissingIds()
         self._arrived = self._lost = self._committed = 0
         self._awaits_connection = False
@@ -87,11 +90,14 @@ class Inbox:
         self.position = self._arrived = self._committed = position
         if mark:
             self._settled = Ids(mark["ids"])
+            self._know_beyond(mark)
             self.duplicates = int(mark["duplicates"])
             self._missing = MissingIds(mark.get("missing", ()))
 
-    def rewind(self, position: int) -> bool:
+    def rewind(self, position: int, mark: Mapping[str, Any] | None = None) -> bool:
         """Forget all from ``position`` on, and whatever comes before :meth:`connected`; return whether it comes again.
+
+        Of what comes again the ids that are ``beyond`` in the mark are known.
 
         It does not where some of it is acknowledged, or the broker has lost it; then nothing is forgotten.
         """
@@ -104,6 +110,7 @@ class Inbox:
             for offset in behind:
                 self._release(offset)
             self._missing = MissingIds(self._missing.at(position))
+            self._know_beyond(mark)
             self.position = self._arrived = position
             self._awaits_connection = True
             return True
@@ -121,6 +128,9 @@ class Inbox:
                 return
             if self._known(delivery):
                 self.duplicates += 1
+                if delivery.number is not None and delivery.number in self._beyond:
+                    self._missing.note(self._arrived, delivery.number)  # as it was when it came first
+                    self._beyond[delivery.number] = self._arrived
                 return
             if len(value) > terms.max_bytes:
                 reason = f"{len(value):,} bytes, at most {terms.max_bytes:,} are allowed"
@@ -194,11 +204,11 @@ class Inbox:
                     break
                 if number is not None:
                     settled.add(number)
-            for offset in (offset for first, last in beyond for offset in range(first, last + 1)):
-                number = self._unacknowledged.get(offset, (None,))[0]
-                if number is not None and number not in settled:
-                    settled.add(number)
+            ahead = [self._unacknowledged.get(offset) for first, last in beyond for offset in range(first, last + 1)]
+            numbers = [found[0] for found in ahead if found is not None and found[0] is not None]
+            known = to_runs([*numbers, *self._beyond])
             return {
+                **({"beyond": known} if known else {}),
                 "ids": [list(run) for run in settled.runs()],
                 "duplicates": self.duplicates,
                 "missing": self._missing.at(position),
@@ -216,11 +226,19 @@ class Inbox:
                 self._settle(offset)
             self._committed = max(self._committed, position)
             self._missing.commit(position)
+            self._beyond = {n: at for n, at in self._beyond.items() if at is None or at >= position}
 
     def forget(self) -> None:
         """The broker has lost the session: what it called messages means nothing any more."""
         with self._news:
             self._by_mid.clear()
+
+    def _know_beyond(self, mark: Mapping[str, Any] | None) -> None:
+        """Know the ids of messages behind the position that need not come again."""
+        self._beyond = dict.fromkeys(from_runs((mark or {}).get("beyond", ())))
+        for number in sorted(self._beyond):
+            if number not in self._settled:
+                self._settled.add(number)
 
     def _known(self, delivery: Delivery) -> bool:
         """Whether a message was received before; if so, see to its acknowledgement."""

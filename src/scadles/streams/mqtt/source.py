@@ -105,9 +105,8 @@ class MqttSource(Source):
 
     def rewind(self, position: int, mark: Mapping[str, Any] | None = None) -> bool:
         """Go back where nothing that follows ``position`` is acknowledged: to a connection anew it comes again."""
-        del mark
         session = self._opened()
-        goes_back = self._inbox.rewind(position)
+        goes_back = self._inbox.rewind(position, mark)
         if goes_back:
             session.reconnect()
         return goes_back

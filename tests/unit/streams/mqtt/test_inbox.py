@@ -215,6 +215,34 @@ def test_what_is_missing_is_counted_anew_behind_a_rewind():
     assert inbox.missing() == 2
 
 
+@pytest.mark.parametrize("rewinds", [False, True])
+def test_what_is_settled_behind_a_position_does_not_come_again(rewinds):
+    """Of messages 0 to 6, in which 4 is missing, those at the offsets 2 and 3 are settled before the one at 1."""
+    broker = Broker()
+    inbox = inbox_of(broker)
+    inbox.open(0, None)
+    broker.queue = [0, 1, 2, 3, 5, 6]
+    broker.deliver_to(inbox, 6)
+    take(inbox, 6)
+    mark = inbox.mark(1, [[2, 3]])
+    assert mark["beyond"] == [[2, 3]]
+    if rewinds:
+        assert inbox.rewind(1, mark)
+        inbox.connected()
+    else:
+        inbox.commit(1)
+        inbox = inbox_of(broker)
+        inbox.open(1, mark)
+    broker.deliver_again(inbox)
+    messages, _ = inbox.take(9, 0.0, lambda: None)
+    assert [inbox._unacknowledged[message.offset][0] for message in messages] == [1, 5, 6]
+    assert (inbox.position, inbox.missing()) == (4, 1)
+    assert inbox.mark(1, [[2, 2]])["beyond"] == [[2, 3], [5, 5]]
+    inbox.commit(4)
+    assert "beyond" not in inbox.mark(4)
+    assert broker.in_flight == {}
+
+
 def test_names_of_a_forgotten_session_are_not_acknowledged():
     told = []
     inbox = Inbox(Terms("client"), lambda life, mid: told.append((life, mid)))
