@@ -295,3 +295,17 @@ def test_delays_are_functions_of_the_offset():
 def test_settings_that_cannot_be(url, labels, said):
     with pytest.raises(ConfigError, match=said):
         load_config({"steps": 1, "stream": {"url": url, "labels": {"url": labels}}})
+
+
+def test_targets_wait_for_samples_that_are_not_read_yet():
+    """A device that was away for long finds more of both than it can hold, and reads samples as fast as it trains."""
+    count, clock = 500, VirtualClock()
+    samples, topic = samples_topic(), targets_topic([(one, one % CLASSES) for one in range(count)])
+    source = joined(samples, topic, clock, capacity=20)
+    source.open(0)
+    samples.written = topic.written = count
+    labelled = 0
+    for _ in range(count):
+        labelled += len(source.poll(5, 0.0))
+        clock.sleep(WAIT_S / 2)
+    assert (labelled, source.stray_targets) == (count, 0)

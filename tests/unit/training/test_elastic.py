@@ -2,10 +2,12 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
 from hub_devices import BATCH, LIMIT_S, SETTINGS, Device, begin_together, hub_starter, lose_steps, until
+from scadles.device.holdout import held_out
 from scadles.errors import MembershipChangedError
 from scadles.exchange.reduction import VectorOwner
 from scadles.observe import Finished, Notice, RunFolder, Step
@@ -22,6 +24,29 @@ def test_steps_that_nobody_has_any_more_are_taken_back(start_hub, tmp_path, monk
     again, two = lose_steps(start_hub, tmp_path, monkeypatch)
     for device in (again, two):
         device.assert_trained_once()
+
+
+def account(device):
+    """A device's ledger, once what was trained on is that of the steps that count, and nothing is dropped."""
+    ledger = device.events(Finished)[-1].ledger
+    assert ledger["trained"] == sum(step.batch for step in device.events(Step))
+    assert ledger["received"] == sum(ledger[fate] for fate in ("trained", "held", "tested", "unlabelled"))
+    return ledger
+
+
+def test_what_is_held_out_is_counted_once_though_steps_are_taken_back(start_hub, tmp_path, monkeypatch):
+    settings = SETTINGS | {"evaluation": {"on": "holdout", "holdout_every": 4}}
+    for device in lose_steps(start_hub, tmp_path, monkeypatch, settings):
+        ledger = account(device)
+        assert ledger["tested"] == held_out(np.arange(ledger["received"]), 4).sum() > 0
+
+
+def test_what_waits_for_its_label_is_settled_once_though_steps_are_taken_back(start_hub, tmp_path, monkeypatch):
+    labels = {"url": "replay://?delay_s=2", "wait_s": 1.5}
+    settings = SETTINGS | {"stream": {"rates": [20, 20], "labels": labels}}
+    for device in lose_steps(start_hub, tmp_path, monkeypatch, settings):
+        ledger = account(device)
+        assert 0.1 < ledger["unlabelled"] / (ledger["unlabelled"] + ledger["trained"]) < 0.4
 
 
 def test_where_a_stream_cannot_go_back_what_was_trained_on_is_counted_and_the_run_goes_on(

@@ -39,6 +39,11 @@ class Settled(NamedTuple):
     reason: str = ""
     lost: int = 0
 
+    @property
+    def records(self) -> int:
+        """How many records it is of."""
+        return self.lost or 1
+
 
 class Stray(NamedTuple):
     """A target that no sample was given: where it was, and why."""
@@ -62,12 +67,13 @@ class Join:
 
     Args:
         wait_s: how long either waits for the other, in stream seconds.
-        capacity: samples that wait at most, and targets; the oldest goes for a new one.
+        capacity: samples that wait at most; the oldest goes for a new one. Whoever adds targets looks at ``early``.
 
     Attributes:
         waiting: samples by id, those first that wait for longest.
         early: targets by id.
         settled: what became of samples since somebody last took it, in order.
+        ready: how many records these are.
         strays: targets that no sample was given, since somebody last took them.
     """
 
@@ -77,12 +83,13 @@ class Join:
     early: OrderedDict[bytes, Early] = field(default_factory=OrderedDict)
     settled: deque[Settled] = field(default_factory=deque)
     strays: deque[Stray] = field(default_factory=deque)
+    ready: int = 0
     _known: OrderedDict[bytes, str] = field(default_factory=OrderedDict)
 
     def add_sample(self, offset: int, id_: bytes, time_s: float, since_s: float, x: Tensor) -> None:
         """Let a sample wait for its target, or give it the one that is there."""
         if id_ in self.waiting or id_ in self._known:
-            self.settled.append(Settled(offset, reason="another sample has the same id"))
+            self._add(Settled(offset, reason="another sample has the same id"))
             return
         sample = Sample(offset, id_, time_s, since_s + self.wait_s, x)
         if (found := self.early.pop(id_, None)) is not None:
@@ -103,28 +110,35 @@ class Join:
         elif id_ in self.early:
             self.strays.append(Stray(offset, "a second target for one id"))
         else:
-            if len(self.early) == self.capacity:
-                self._forget_target(next(iter(self.early)))
             self.early[id_] = Early(offset, y, at_s + self.wait_s)
+
+    def take(self) -> Settled:
+        """Return what was settled first, of what nobody has taken yet."""
+        first = self.settled.popleft()
+        self.ready -= first.records
+        return first
 
     def reject(self, offset: int, reason: str) -> None:
         """A record is no sample."""
-        self.settled.append(Settled(offset, reason=reason))
+        self._add(Settled(offset, reason=reason))
 
     def lose(self, offset: int, count: int) -> None:
         """Records are gone from ``offset`` on."""
-        self.settled.append(Settled(offset, lost=count))
+        self._add(Settled(offset, lost=count))
 
     def refuse(self, offset: int, reason: str) -> None:
         """A target cannot be one."""
         self.strays.append(Stray(offset, reason))
 
     def expire(self, now_s: float) -> None:
-        """Give up what has waited for too long by a stream time."""
+        """Give up the samples that have waited for too long by a stream time."""
         while self.waiting and (first := next(iter(self.waiting.values()))).due_s < now_s:
             self._give_up(first.id)
+
+    def expire_targets(self, now_s: float) -> None:
+        """Give up the targets that have waited for too long by a stream time."""
         while self.early and (target := next(iter(self.early.items())))[1].due_s < now_s:
-            self._forget_target(target[0])
+            self.strays.append(Stray(self.early.pop(target[0]).offset, "a target for an unknown id"))
 
     def expire_all(self) -> None:
         """Give up all that wait: no target will come any more."""
@@ -135,17 +149,18 @@ class Join:
         """Return the offsets of the samples that wait."""
         return (sample.offset for sample in self.waiting.values())
 
+    def _add(self, settled: Settled) -> None:
+        self.settled.append(settled)
+        self.ready += settled.records
+
     def _settle(self, sample: Sample, y: Tensor, target_offset: int) -> None:
-        self.settled.append(Settled(sample.offset, sample, y, target_offset))
+        self._add(Settled(sample.offset, sample, y, target_offset))
         self._know(sample.id, "had one before")
 
     def _give_up(self, id_: bytes) -> None:
         sample = self.waiting.pop(id_)
-        self.settled.append(Settled(sample.offset, sample))
+        self._add(Settled(sample.offset, sample))
         self._know(id_, "was given up")
-
-    def _forget_target(self, id_: bytes) -> None:
-        self.strays.append(Stray(self.early.pop(id_).offset, "a target for an unknown id"))
 
     def _know(self, id_: bytes, fate: str) -> None:
         self._known[id_] = fate

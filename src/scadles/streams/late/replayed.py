@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from heapq import heappop, heappush
 from typing import Any
 
@@ -29,10 +30,14 @@ def delays(offsets: np.ndarray, most_s: float, *seed: int) -> np.ndarray:
     """
     found = np.empty(len(offsets))
     for block in np.unique(offsets // _BLOCK).tolist():
-        drawn = numpy_generator(*seed, "delay", block).uniform(0.0, most_s, _BLOCK)
         mine = offsets // _BLOCK == block
-        found[mine] = drawn[offsets[mine] % _BLOCK]
-    return found
+        found[mine] = _shares(seed, block)[offsets[mine] % _BLOCK]
+    return found * most_s
+
+
+@lru_cache(maxsize=1024)
+def _shares(seed: tuple[int, ...], block: int) -> np.ndarray:
+    return numpy_generator(*seed, "delay", block).random(_BLOCK)
 
 
 class ReplayedTargets(Source):

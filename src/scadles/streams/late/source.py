@@ -11,7 +11,8 @@ after a restart it begins anew for the samples that waited. A target may come be
 long. Targets that find no sample, are given twice or cannot be one are counted as strays, beside the ledger.
 
 **Memory** is bounded: at most ``capacity`` samples and as many targets wait. Where everything is kept, no more samples
-are read while so many wait; where the stream is truncated, the one that has waited for longest is given up.
+are read while so many wait; where the stream is truncated, the one that has waited for longest is given up. No more
+targets are read while so many wait; none is given up while samples lie in their stream that nobody has read.
 """
 
 from __future__ import annotations
@@ -90,6 +91,7 @@ class LateSource(Source):
         self._log: deque[_Done] = deque()  # from the committed position on
         self._strays: deque[tuple[int, Stray]] = deque()  # with the position at which each was found
         self._news = Reasons()
+        self._brought_s = self._clock.now()  # when samples came last
 
     def open(self, position: int, mark: Mapping[str, Any] | None = None) -> None:
         samples, targets = _parts(mark)
@@ -116,26 +118,25 @@ class LateSource(Source):
     def poll(self, max_records: int, timeout_s: float) -> Records:
         deadline_s = self._clock.now() + timeout_s
         self._pump()
-        while self._ready() < max_records and not self.ended and (left_s := deadline_s - self._clock.now()) > 0:
+        while self._join.ready < max_records and not self.ended and (left_s := deadline_s - self._clock.now()) > 0:
             self._pump(min(left_s, _SLICE_S))
         return self._records(max_records)
 
     def skip(self, keep: int) -> int:
         self._pump()
         passed = 0
-        while self._ready() - passed > keep:
-            done = self._join.settled.popleft()
-            passed += self._note(done)
+        while self._join.ready > keep:
+            passed += self._note(self._join.take())
         return passed
 
     def lag(self) -> int:
         """Return how many records are settled and wait to be polled; others wait for their targets."""
         self._pump()
-        return self._ready()
+        return self._join.ready
 
     @property
     def waiting(self) -> int:
-        return len(self._join.waiting) + self._ready()
+        return len(self._join.waiting) + self._join.ready
 
     @property
     def position(self) -> int:
@@ -202,9 +203,6 @@ class LateSource(Source):
         self._samples.close()
         self._targets.close()
 
-    def _ready(self) -> int:
-        return sum(max(1, done.lost) for done in self._join.settled)
-
     def _pump(self, timeout_s: float = 0.0) -> None:
         """Take in what has come in both streams, waiting for it for so long."""
         self._take_samples()
@@ -212,17 +210,18 @@ class LateSource(Source):
         if timeout_s > 0:
             self._take_samples()
             self._take_targets(0.0)
-        self._join.expire(self._clock.now())
+        now_s = self._clock.now()
+        self._join.expire(now_s)
+        if not self._samples.lag() or now_s - self._brought_s > self._wait_s:
+            self._join.expire_targets(now_s)  # their samples are not just unread
         if self._samples.ended and self._targets.ended:
             self._join.expire_all()
+        at = self._position + self._join.ready
         for stray in self._join.strays:
-            self._strays.append((self._settled_to(), stray))
+            self._strays.append((at, stray))
             self._stray_targets += 1
             self._news.note([Rejected(stray.offset, stray.reason)])
         self._join.strays.clear()
-
-    def _settled_to(self) -> int:
-        return self._position + self._ready()
 
     def _take_samples(self) -> None:
         join = self._join
@@ -236,6 +235,8 @@ class LateSource(Source):
         if records.lost:
             self._lose(before, records.lost)
         now_s = self._clock.now()
+        if self._samples.position > before:
+            self._brought_s = now_s
         replayed = isinstance(self._targets, ReplayedTargets)
         rejected = deque(one for one in records.rejected if one.offset not in self._settled)
         ids, expected = as_bytes(records.y), np.ones(len(records), dtype=bool)
@@ -261,7 +262,11 @@ class LateSource(Source):
             first = offset + 1
 
     def _take_targets(self, timeout_s: float) -> None:
-        records = self._targets.poll(self._capacity, timeout_s)
+        room = self._capacity - len(self._join.early)
+        if room <= 0:
+            self._clock.sleep(timeout_s)
+            return
+        records = self._targets.poll(room, timeout_s)
         if not isinstance(records, Records):
             return
         known = self._given
@@ -288,7 +293,7 @@ class LateSource(Source):
         """Return up to so many of the records that are settled."""
         settled, lost, taken = self._join.settled, 0, list[Settled]()
         while settled and len(taken) < most and not (settled[0].lost and taken):
-            done = settled.popleft()
+            done = self._join.take()
             self._note(done)
             lost += done.lost
             if not done.lost:
@@ -313,10 +318,9 @@ class LateSource(Source):
 
     def _note(self, done: Settled) -> int:
         """Move past a record that is settled, or several that are lost; return how many."""
-        count = max(1, done.lost)
-        self._log.append(_Done(done.offset, count, done.target_offset))
-        self._position += count
-        return count
+        self._log.append(_Done(done.offset, done.records, done.target_offset))
+        self._position += done.records
+        return done.records
 
     def _split(self, position: int) -> tuple[list[_Done], list[_Done]]:
         """Return what was moved past before a position and from it on, since the last commit."""
