@@ -263,6 +263,17 @@ class TestMessages:
         key, written = codec.encode(torch.tensor(5), y)
         assert (key, codec.decode([written], [key]).y.tolist()) == (b"5", expected)
 
+    def test_of_targets_of_several_parts(self):
+        target = TargetType.of_parts({"kind": TargetType.label(3), "box": TargetType.numbers((2,))})
+        codec = TargetCodec(target, 100)
+        said = b'{"y": {"box": [2, 0.5], "kind": 1}}'
+        decoded = codec.decode([said, b'{"y": {"kind": 1}}', b'{"y": {"box": [1, "a"], "kind": 1}}'], [b"a"] * 3)
+        assert [(place, "part" in reason) for place, reason in decoded.rejected] == [(1, True), (2, True)]
+        parts = target.unpack(decoded.y)
+        assert (parts["kind"].tolist(), parts["box"].tolist()) == ([1], [[2.0, 0.5]])
+        key, written = codec.encode(torch.tensor(5), decoded.y[0])
+        assert torch.equal(codec.decode([written], [key]).y, decoded.y)
+
     @pytest.mark.parametrize("value", [None, b"", b"{}", b"[1", b'"one"', b"[1, 2, 3]", b"9" * 200, b"[[", b"\xff"])
     def test_of_targets_that_are_none(self, value):
         decoded = TargetCodec(TargetType.numbers((2,)), 100).decode([value], [b"a"])
@@ -289,6 +300,8 @@ def test_delays_are_functions_of_the_offset():
     [
         ("replay://", "kafka://host/topic", "of one kind"),
         ("kafka://host/topic", "replay://", "of one kind"),
+        ("python://sensors:readings", "kafka://host/topic", "leave stream.labels out"),
+        ("kafka://host/topic", "python://sensors:labels", "leave stream.labels out"),
         ("kafka://host/topic", "kafka://host/labels?sasl.password=sesame", "written into run folders"),
     ],
 )

@@ -17,6 +17,7 @@ from scadles.streams.codec.one_by_one import OneByOneCodec
 from scadles.streams.codec.sample import SampleType, UnreadableError
 from scadles.streams.codec.target import check_target, read_target
 from scadles.structures import map_tensors
+from scadles.targets import TargetType
 
 
 class JsonCodec(OneByOneCodec):
@@ -46,25 +47,35 @@ class JsonCodec(OneByOneCodec):
         else:
             types = [SampleType(part.shape, part.dtype) for part in layout.parts]
             x = self._sample.read(_parts(layout, message["x"], types))
-        return x, self._target_in(message)
-
-    def _target_in(self, message: dict[str, Any]) -> int | Tensor:
-        target = self._target
-        if target.is_label:
-            return integer_label(message["y"])
-        if target.is_none:
-            return read_target(target, None)
-        if not target.parts:
-            return _numbers("y", message["y"], SampleType(target.shape, target.dtype))
-        types = [None if part.is_label else SampleType(part.shape, part.dtype) for _, part in target.parts]
-        return read_target(target, _parts(target.layout, message["y"], types))
+        return x, target_from_json(self._target, message.get("y"))
 
     def encode(self, x: Tensor, y: int | Tensor) -> tuple[bytes | None, bytes]:
         message: dict[str, Any] = {"x": _lists(self._sample.check(x), self._sample.layout)}
         if not self._target.is_none:
-            layout = self._target.layout if self._target.parts else None
-            message["y"] = y if self._target.is_label else _lists(check_target(self._target, y), layout)
+            message["y"] = target_as_json(self._target, y)
         return None, json.dumps(message, separators=(",", ":")).encode()
+
+
+def target_from_json(target: TargetType, said: Any) -> int | Tensor:
+    """Return the target that is said by a number, nested lists, or an object or list of parts.
+
+    Raises:
+        UnreadableError: it is none of this type.
+    """
+    if target.is_label:
+        return integer_label(said)
+    if target.is_none:
+        return read_target(target, None)
+    if not target.parts:
+        return _numbers("y", said, SampleType(target.shape, target.dtype))
+    types = [None if part.is_label else SampleType(part.shape, part.dtype) for _, part in target.parts]
+    return read_target(target, _parts(target.layout, said, types))
+
+
+def target_as_json(target: TargetType, y: int | Tensor) -> Any:
+    """Return what says a target, ready for JSON."""
+    layout = target.layout if target.parts else None
+    return y if target.is_label else _lists(check_target(target, y), layout)
 
 
 def _lists(whole: Tensor, layout: Layout | None) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +12,9 @@ from torch import Tensor
 from scadles.errors import ConfigError
 from scadles.importing import blame
 from scadles.streams.codec.contract import Codec, Decoded
+from scadles.streams.codec.json_text import target_as_json, target_from_json
 from scadles.streams.codec.sample import UnreadableError, too_long
-from scadles.streams.codec.target import check_target, read_target, stack_targets
+from scadles.streams.codec.target import stack_targets
 from scadles.streams.late.ids import MOST_BYTES, as_rows
 from scadles.targets import TargetType
 
@@ -73,6 +73,8 @@ class KeyedCodec(Codec):
 class TargetCodec(Codec):
     """Targets in JSON: a number or nested lists, or an object with ``y`` and, where the message has no key, ``id``.
 
+    Targets of several parts are an object of these by name in ``y``, or lists of them in order.
+
     Samples are ids, uint8 ``[64]``.
 
     Args:
@@ -110,7 +112,8 @@ class TargetCodec(Codec):
 
     def encode(self, x: Tensor, y: int | Tensor) -> tuple[bytes | None, bytes]:
         """Return the message with the target ``y`` of sample number ``x``."""
-        said: Any = y if self._target.is_label else check_target(self._target, y).tolist()
+        said = target_as_json(self._target, y)
+        said = {"y": said} if isinstance(said, dict) else said
         return str(int(x)).encode(), json.dumps(said, separators=(",", ":")).encode()
 
     def _read(self, value: bytes) -> int | Tensor:
@@ -122,9 +125,7 @@ class TargetCodec(Codec):
             if "y" not in said:
                 raise UnreadableError('no object with "y"')
             said = said["y"]
-        if not self._target.is_label and self._target.dtype.is_floating_point:
-            said = torch.tensor(said, dtype=self._target.dtype)
-        return read_target(self._target, said)
+        return target_from_json(self._target, said)
 
 
 def check_has_targets(target: TargetType) -> None:
