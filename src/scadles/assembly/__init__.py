@@ -287,6 +287,8 @@ def build_device(
 
 def _source(config: RunConfig, dataset: Dataset, *arguments: Any, **live: Any) -> Source:
     """Return the stream of one device, with targets that come with the samples or later."""
+    if isinstance(dataset, NoDataset) and config.stream.url.startswith("replay:"):
+        raise ConfigError("data.dataset = none: a replayed stream plays a data set; say this device's own stream.url")
     if config.stream.labels is None:
         return build_source(config, *arguments, **live)
     return build_late_source(config, *arguments, **live | {"target": dataset.target})

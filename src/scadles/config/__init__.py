@@ -12,7 +12,7 @@ from scadles.config.cost import (
 )
 from scadles.config.data import DataConfig
 from scadles.config.injection import InjectionConfig
-from scadles.config.load import ConfigLike, load_config, overridden
+from scadles.config.load import ConfigLike, load_config, overridden, settings_tree
 from scadles.config.names import Names, Text, leaves, named_by, texts_in
 from scadles.config.reading import read_yaml
 from scadles.config.stream import ProfileConfig, StreamConfig
@@ -70,5 +70,6 @@ __all__ = [
     "named_by",
     "overridden",
     "read_yaml",
+    "settings_tree",
     "texts_in",
 ]

@@ -33,17 +33,23 @@ def load_config(source: ConfigLike | None = None, overrides: Iterable[str] = ())
     >>> load_config({"method": "ddl", "steps": 5}, ["batch.size=32"]).batch
     BatchConfig(rule='fixed', size=32, window_s=1.0, min=8, max=1024, max_wait_s=60.0)
     """
-    if isinstance(source, RunConfig):
-        tree: dict[str, Any] = source.model_dump(mode="json")
-    elif isinstance(source, Mapping):
-        tree = dict(source)
-    else:
-        tree = read_yaml(Path(source)) if source is not None else {}
-    tree = overridden(tree, overrides)
     try:
-        return RunConfig.model_validate(tree)
+        return RunConfig.model_validate(overridden(settings_tree(source), overrides))
     except ValidationError as error:
         raise ConfigError(explain(error, RunConfig)) from None
+
+
+def settings_tree(source: ConfigLike | None) -> dict[str, Any]:
+    """Return settings as YAML and JSON have them, not checked yet.
+
+    Raises:
+        ConfigError: a missing file, or bad YAML.
+    """
+    if isinstance(source, RunConfig):
+        return source.model_dump(mode="json")
+    if isinstance(source, Mapping):
+        return dict(source)
+    return read_yaml(Path(source)) if source is not None else {}
 
 
 def overridden(tree: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:

@@ -40,6 +40,10 @@ METHODS: dict[str, dict[str, Any]] = {
     },
 }
 
+#: Kinds of task, and types of samples, of which it must be known how many values there may be.
+_OF_CLASSES = ("classification", "multilabel", "segmentation", "language")
+_IDENTIFIERS = ("int8", "int16", "int32", "int64")
+
 
 class BufferConfig(Section):
     """What is kept of what has arrived."""
@@ -382,7 +386,7 @@ class RunConfig(Section):
     def _has_samples(self) -> Self:
         if self.data.dataset != "none":
             return self
-        if self.stream.url.startswith("replay:"):
+        if self.stream.url.startswith("replay:") and self.fabric.backend != "hub":  # each device's own is asked there
             raise ValueError("data.dataset = none: a replayed stream plays a data set; name one, or a live stream.url")
         if self.tested_on == "dataset":
             raise ValueError("evaluation.on = dataset: data.dataset is none; set it to holdout or stream")
@@ -395,6 +399,9 @@ class RunConfig(Section):
             )
         if self.data.skewed:
             raise ValueError("data.partition: data.dataset is none, and nothing is dealt; leave it out")
+        tokens = (self.stream.codec.dtype or "float32") in _IDENTIFIERS
+        if (self.task.kind in _OF_CLASSES or tokens) and "classes" not in self.data.model_fields_set:
+            raise ValueError("data.dataset = none: nobody knows how many labels or tokens there are; set data.classes")
         return self
 
     @model_validator(mode="after")

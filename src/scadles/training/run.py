@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from scadles import assembly
 from scadles.clock import Clock, WallClock, timestamp_number
-from scadles.config import ConfigLike, RunConfig, load_config
+from scadles.config import ConfigLike, RunConfig, load_config, overridden, settings_tree
 from scadles.data import Dataset
 from scadles.device.connected import ConnectedDevice
 from scadles.errors import ConfigError, NotAdmittedError
@@ -31,7 +31,7 @@ from scadles.structures import answer
 from scadles.tasks import LossFunction, Scores
 from scadles.training.changes import Changes, hashes_of_kept, look_for_changes
 from scadles.training.from_hub import TAKEN_FILE, Taken
-from scadles.training.hub import PLAIN_TEXT, reach
+from scadles.training.hub import PLAIN_TEXT, own_settings, reach
 from scadles.training.identity import gather_texts
 from scadles.training.leaving import leave
 from scadles.training.lock import RunLock
@@ -153,14 +153,19 @@ def join(
     with ExitStack() as failing:
         if hub is not None or name is not None:
             fabric, taken = _at_hub(
-                hub, name, config, fabric, identity=identity, insecure=insecure, has_model=model is not None
+                hub,
+                name,
+                _own_streaming(config, stream),
+                fabric,
+                identity=identity,
+                insecure=insecure,
+                has_model=model is not None,
             )
             settings = taken.settings
             failing.push(partial(leave, fabric))
             out = Path("runs") / str(name) if out is None else out
         else:
-            settings = _settings(config, fabric)
-        settings = settings if stream is None else load_config(settings, [f"stream.url={GIVEN}"])
+            settings = _settings(_streaming(config, stream), fabric)
         dataset = assembly.build_dataset(settings)
         task = assembly.build_task(settings, dataset).with_own(loss, scores)
         torch_device = _torch_device(settings, model)
@@ -259,6 +264,18 @@ def _settings(config: ConfigLike | None, fabric: Fabric | None) -> RunConfig:
             f"{settings.devices}, or under torchrun --nproc-per-node {settings.devices}"
         )
     return load_config(settings, ["devices=1"])
+
+
+def _streaming(config: ConfigLike | None, stream: Stream | None) -> ConfigLike | None:
+    """Return settings whose stream is an object, where one is given; not checked yet."""
+    if stream is None or config is None:
+        return config
+    return overridden(settings_tree(config), [f"stream.url={GIVEN}"])
+
+
+def _own_streaming(config: ConfigLike | None, stream: Stream | None) -> ConfigLike | None:
+    """Return the same of what is a device's own at a hub, which may be nothing."""
+    return config if stream is None else _streaming(own_settings(config), stream)
 
 
 def _torch_device(settings: RunConfig, model: nn.Module | None) -> torch.device:

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+import scadles
 from scadles.assembly import build_dataset, build_network, build_task
 from scadles.config import load_config
 from scadles.errors import ConfigError
+from scadles.fabric import LocalFabric
 
 LIVE = {"steps": 1, "data": {"dataset": "none"}, "stream": {"url": "kafka://host/topic", "codec": {"shape": [9, 32]}}}
 
@@ -22,6 +24,9 @@ def settings(**more):
         ({"evaluation": {"on": "dataset"}}, "set it to holdout or stream"),
         ({"stream": {"codec": {}}}, "set stream.codec.shape"),
         ({"data": {"partition": "labels"}}, "leave it out"),
+        ({"task": {"parts": {"kind": "classification"}}}, "one tensor each"),
+        ({}, r"set data\.classes"),
+        ({"task": "reconstruction", "stream": {"codec": {"shape": [9], "dtype": "int64"}}}, r"set data\.classes"),
     ],
 )
 def test_what_cannot_be_is_refused(more, said):
@@ -29,14 +34,18 @@ def test_what_cannot_be_is_refused(more, said):
         load_config(settings(**more))
 
 
-def test_labels_must_be_said():
-    with pytest.raises(ConfigError, match=r"set data\.classes"):
-        build_dataset(load_config(settings()))
+def test_a_hub_asks_each_device_for_its_own_stream(tmp_path):
+    own = {"data": {"classes": 3}, "stream": {"url": "replay://"}, "fabric": {"backend": "hub"}}
+    config = load_config(settings(**own))
+    assert config.tested_on == "holdout"
+    with pytest.raises(ConfigError, match=r"say this device's own stream\.url"):
+        scadles.join(config, fabric=LocalFabric.create(1)[0], out=tmp_path / "run")
 
 
 def test_a_file_may_say_on():
-    assert load_config(settings(), ["evaluation.on=stream"]).tested_on == "stream"
-    assert load_config(settings()).tested_on == "holdout"
+    named = settings(data={"classes": 6})
+    assert load_config(named, ["evaluation.on=stream"]).tested_on == "stream"
+    assert load_config(named).tested_on == "holdout"
     assert load_config({"steps": 1}).tested_on == "dataset"
 
 

@@ -11,6 +11,7 @@ import scadles
 from scadles.assembly import build_dataset, build_network, build_partition, samples_of
 from scadles.config import load_config
 from scadles.errors import ConfigError
+from scadles.fabric.hub import Hub
 from scadles.structures import answer, pick
 
 DEVICES = 2
@@ -100,6 +101,63 @@ def test_the_same_arrivals_by_python_end_in_the_same_model(run, settings):
     assert all(torch.equal(model[name], again[name]) for name in model)
     assert [row.samples for row in played.per_device] == [row.samples for row in replayed.per_device]
     assert (played.ended_by, played.steps) == (replayed.ended_by, replayed.steps)
+
+
+@pytest.mark.parametrize("on", ["holdout", "stream"])
+def test_tests_are_on_the_same_samples(run, settings, on):
+    settings |= {"evaluation": {"on": on, "holdout_every": 4}}
+    config = load_config(settings)
+    replayed, model = run("replayed", None)
+    played, again = run("played", lambda device: Played(config, device))
+    assert played.model_sha256 == replayed.model_sha256
+    assert all(torch.equal(model[name], again[name]) for name in model)
+    assert [row.samples for row in played.per_device] == [row.samples for row in replayed.per_device]
+    assert (played.samples.tested > 0) == (on == "holdout")
+    assert played.samples.balanced
+
+
+@pytest.mark.parametrize("on", ["holdout", "stream"])
+def test_a_stream_of_python_needs_no_data_set(tmp_path, on):
+    def readings(start):
+        while True:
+            yield np.full(3, start % 2, dtype=np.float32), start % 2
+            start += 1
+
+    settings = {"steps": 5, "picture": False, "batch": {"rule": "fixed", "size": 40}, "evaluation": {"on": on}}
+    settings |= {"data": {"dataset": "none", "classes": 2, "normalize": "running"}}
+    settings |= {"stream": {"codec": {"shape": [3]}}, "buffer": {"policy": "persistence"}}
+    summary = scadles.train(settings, stream=readings, out=tmp_path / "run", quiet=True)
+    assert (summary.dataset, summary.tested_on, summary.samples.rejected) == ("none", on, 0)
+    assert summary.samples.balanced
+    assert (summary.samples.tested > 0) == (on == "holdout")
+
+
+@pytest.mark.parametrize("on", ["holdout", "stream"])
+def test_a_hub_with_streams_of_python_needs_no_data_set(in_threads, tmp_path, on):
+    settings = {"steps": 6, "picture": False, "batch": {"rule": "fixed", "size": 40}, "evaluation": {"on": on}}
+    settings |= {"data": {"dataset": "none", "classes": 2}, "stream": {"codec": {"shape": [3]}}}
+    settings |= {"method": "scadles", "devices": 2, "fabric": {"backend": "hub"}, "buffer": {"policy": "persistence"}}
+    hub = Hub("127.0.0.1", 0, 2, least=2, settings=load_config(settings).model_dump(mode="json"))
+    hub.start()
+
+    def readings(start):
+        while True:
+            yield np.full(3, start % 2, dtype=np.float32), start % 2
+            start += 1
+
+    def work(fabric):
+        name, address = f"cam-{fabric.rank}", "{}:{}".format(*hub.address)
+        about = {"hub": address, "name": name, "stream": readings, "out": tmp_path / name, "quiet": True}
+        return scadles.train(**about, insecure=True)
+
+    try:
+        summaries = in_threads(2, work)
+    finally:
+        hub.close()
+    assert {one.model_sha256 for one in summaries} == {summaries[0].model_sha256}
+    assert (summaries[0].dataset, summaries[0].tested_on, summaries[0].steps) == ("none", on, 6)
+    assert summaries[0].samples.balanced
+    assert (summaries[0].samples.tested > 0) == (on == "holdout")
 
 
 def test_a_stream_is_given_to_train_as_well(tmp_path):
