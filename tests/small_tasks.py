@@ -39,6 +39,11 @@ def nearness():
     )
 
 
+def brighter(x):
+    """Samples of which one part is another."""
+    return x | {"telemetry": x["telemetry"] * 1.5 + 1}
+
+
 def jittered(x, seed):
     """Samples of another size each, and with noise of a generator that is seeded."""
     generator = torch.Generator().manual_seed(seed)

@@ -76,6 +76,11 @@ CONFIGS = {
     "normalised by what came": {"model": "mlp", "data": {"normalize": "running"}},
     "held out": {"model": "mlp", "evaluation": {"every_s": 1.5, "on": "holdout", "holdout_every": 4}},
     "test then train": {"model": "mlp", "evaluation": {"every_s": 1.5, "on": "stream", "window_s": 6}},
+    "normalised by what came, test then train": {
+        "model": "mlp",
+        "data": {"normalize": "running"},
+        "evaluation": {"every_s": 1.5, "on": "stream", "window_s": 6},
+    },
     "late labels": {
         "model": "mlp",
         "buffer": {"policy": "persistence"},

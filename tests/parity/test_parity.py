@@ -218,6 +218,24 @@ CONFIGS |= {
         "injection": {"alpha": 0.5, "beta": 0.25},
         "target": {"metric": "box.mae", "at_most": 0.001},
     },
+    "parts, transformed, test then train": {
+        "data": {"dataset": "npz:drone.npz", "normalize": "running", "transform": "small_tasks:brighter"},
+        "task": {"parts": {"kind": "classification", "box": {"kind": "regression", "loss": "l1_loss"}}},
+        "evaluation": {"on": "stream"},
+    },
+    "late parts, held out, normalised by what came": {
+        "data": {"dataset": "npz:drone.npz", "normalize": "running"},
+        "task": {"parts": {"kind": "classification", "box": {"kind": "regression", "loss": "l1_loss"}}},
+        "stream": {"labels": {"url": "replay://?delay_s=1.3", "wait_s": 1}},
+        "evaluation": {"on": "holdout", "holdout_every": 5},
+        "target": {"metric": "box.mae", "at_most": 0.001},
+    },
+    "outliers rejected, test then train": {
+        "model": "cnn",
+        "batch": {"min": 4},
+        "aggregation": {"outliers": "reject"},
+        "evaluation": {"on": "stream"},
+    },
     "parts in order, own task": {
         "batch": {"min": 4},
         "data": {"dataset": "npz:pairs.npz"},
