@@ -9,7 +9,7 @@ from scadles.security.contract import Authenticator, DeviceCredentials
 from scadles.security.credentials import Credentials, identity_folder, known_hub
 from scadles.security.external import ExternalCredentials, ExternalGuard
 from scadles.security.guard import Guard
-from scadles.security.limits import Bucket, Limits, Rate
+from scadles.security.limits import Bucket, Limits, Rate, origin
 from scadles.security.registry import Enrolled, Registry
 from scadles.security.tokens import TOKEN_HOURS, Tokens
 
@@ -40,4 +40,5 @@ __all__ = [
     "identity_folder",
     "in_plain_words",
     "known_hub",
+    "origin",
 ]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from ipaddress import IPv6Address, ip_address
 from threading import Lock
 from typing import NamedTuple
 
 _MOST_KEYS = 4096
+_NETWORK_BITS = 64  # of an IPv6 address: the rest a host chooses by itself
 
 
 class Rate(NamedTuple):
@@ -109,3 +111,18 @@ class Limits:
             self._trusted.move_to_end(key)
             if len(self._trusted) > _MOST_KEYS:
                 self._trusted.popitem(last=False)
+
+
+def origin(address: str) -> str:
+    """Return what stands for whoever connects from an IP address: the address, or with IPv6 its network.
+
+    >>> origin("10.0.0.9"), origin("::ffff:10.0.0.9"), origin("2001:db8:0:7:1::2"), origin("fe80::1%eth0")
+    ('10.0.0.9', '10.0.0.9', '2001:db8:0:7::/64', 'fe80::/64')
+    """
+    found = ip_address(address)
+    if not isinstance(found, IPv6Address):
+        return address
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    bits = 128 - _NETWORK_BITS
+    return f"{IPv6Address(int(found) >> bits << bits)}/{_NETWORK_BITS}"

@@ -17,7 +17,7 @@ from scadles.fabric.hub.connection import BusyError, ClosedError, Connection
 from scadles.fabric.hub.frames import FrameError, Kind
 from scadles.fabric.hub.members import is_name
 from scadles.fabric.hub.refusals import Refusals
-from scadles.security import Bucket, Limits, Rate
+from scadles.security import Bucket, Limits, Rate, origin
 
 #: A handshake costs a hub about a millisecond of CPU time: what all strangers together cost in the long run is 5 % of
 #: a core, and each address by itself 2 %. A fleet behind one address may come at once.
@@ -139,10 +139,11 @@ class Acceptor:
             except OSError:
                 self._closed.wait(0.05)  # out of descriptors, say
                 continue
-            if self._limits.take(address, wall_seconds()):
-                self._begin(sock, address)
+            who = origin(address)
+            if self._limits.take(who, wall_seconds()):
+                self._begin(sock, who)
             else:
-                self._close_unheard(sock, address)
+                self._close_unheard(sock, who)
 
     def _begin(self, sock: socket.socket, address: str) -> None:
         """Let a thread hear who is there."""
