@@ -87,7 +87,11 @@ def _own_store(where: str, timeout: timedelta) -> Any:
     """Return a store that listens on MASTER_ADDR alone: torch's own listens on every address of this host."""
     host, _, port = where.rpartition(":")
     if not (host and port.isdecimal() and port.isascii() and int(port) < 65536):
-        raise ConfigError(f"MASTER_ADDR:MASTER_PORT = {where}: give an address of this host and a port")
+        said = " and ".join(f"{name} = {os.environ.get(name)}" for name in ("MASTER_ADDR", "MASTER_PORT"))
+        raise ConfigError(
+            f"cannot meet the other devices at {said}: set them to an address of this host and a "
+            "free port, as torchrun does"
+        )
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind, protocol)

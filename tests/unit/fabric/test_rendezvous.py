@@ -75,8 +75,8 @@ def test_an_own_address_may_be_the_public_one(monkeypatch):
     [
         ("192.0.2.1", "29500", "device 0 cannot listen there"),
         ("no.such.host.invalid", "29500", "cannot be looked up"),
-        ("127.0.0.1", "port", "give an address of this host and a port"),
-        ("127.0.0.1", "99999", "give an address of this host and a port"),
+        ("127.0.0.1", "port", "set them to an address of this host and a free port"),
+        ("127.0.0.1", "99999", "set them to an address of this host and a free port"),
     ],
 )
 def test_an_address_on_which_device_0_cannot_listen(monkeypatch, master, port, said):
