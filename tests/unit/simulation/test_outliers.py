@@ -7,7 +7,7 @@ import pytest
 from scadles import assembly
 from scadles.config import load_config
 from scadles.exchange.reduction import answer_bytes, packed_bytes
-from scadles.observe import Notice, SetAside, Step, events_path, read_events
+from scadles.observe import Evaluation, Notice, SetAside, Step, events_path, read_events
 from scadles.simulation.simulator import Simulator
 
 LIAR, BATCH = 5, 16
@@ -81,6 +81,16 @@ def test_ledgers_and_events_say_what_was_set_aside(tmp_path, why):
     said = [event.message for event in read_events(events_path(tmp_path, 0)) if isinstance(event, Notice)]
     assert any(message.startswith(f"device {LIAR}: gradient set aside in 10 of") for message in said)
     assert json.loads(summary.model_dump_json())["outliers"][0]["device"] == LIAR
+
+
+def test_what_is_set_aside_is_in_no_test(tmp_path):
+    """Test, then train: a batch that was not trained on counts in no test, as it is told in the ledger."""
+    tested = {"on": "stream", "every_s": 1.0, "window_s": 1000.0}
+    summary = simulated(settings(evaluation=tested), ATTACKS["against the others"], tmp_path)
+    told = [event for event in read_events(events_path(tmp_path, 0)) if isinstance(event, Evaluation)]
+    assert told[-1].samples == summary.samples.trained
+    assert summary.per_device[LIAR].samples.rejected > 0
+    assert summary.samples.balanced
 
 
 def test_nobody_honest_is_set_aside_and_nothing_is_said(tmp_path):
