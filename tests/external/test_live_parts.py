@@ -68,6 +68,27 @@ def test_kafka_brings_what_is_replayed(kafka_broker, start, train, replayed, tmp
     assert_same(tmp_path / codec, replayed)
 
 
+def test_targets_of_several_parts_may_come_later(kafka_broker, start, start_training, write_config, tmp_path):
+    write_files(tmp_path)
+    topics = {name: f"kafka://{kafka_broker.address}/late-drone-{name}-{{device}}" for name in ("x", "y")}
+    stream = {"url": topics["x"], "rates": 400, "labels": {"url": topics["y"], "wait_s": 60}}
+    tests = {"evaluation": {"on": "holdout", "holdout_every": 4}}
+    config = write_config(tmp_path / "late.yaml", **SETTINGS | EVERY_RECORD | tests, stream=stream)
+    run = start_training(tmp_path, config, "--local", 2, "--quiet", "--out", "late")
+    publisher = start(
+        *(tmp_path, "-m", "scadles", "publish", config),
+        *("--records", 2 * STEPS * BATCH, "--delay", 0.5, "--create-topics"),
+    )
+    assert publisher.wait(120) == 0, publisher.err
+    assert run.wait(180) == 0, run.err
+    summary = RunFolder(tmp_path / "late").summary
+    assert (summary.steps, summary.samples.trained) == (STEPS, 2 * STEPS * BATCH)
+    assert (summary.samples.rejected, summary.samples.unlabelled) == (0, 0)
+    assert [row.stray_targets for row in summary.per_device] == [0, 0]
+    assert summary.samples.tested > 0
+    assert summary.samples.balanced
+
+
 @pytest.mark.parametrize("codec", ["raw", "json"])
 def test_mqtt_brings_what_is_replayed(mosquitto_broker, start, train, replayed, finding, tmp_path, codec):
     run, config = train(codec, f"mqtt://{mosquitto_broker.address}/{new_topic()}/{{device}}", codec)
