@@ -180,7 +180,7 @@ class Simulator:
     def _test_first(self, devices: Sequence[Device]) -> None:
         """Test each device's model, or the common one, on what it has taken and trains on next."""
         for device in devices:
-            if self._tests_each:
+            if self._statistics:  # also where they are averaged: until then each device's are its own
                 self._statistics.load(device.number)
             x, y = self._lookup([device.number], [device.taken])
             if device.tests is not None:
