@@ -36,7 +36,7 @@ from scadles.observe import (
 )
 from scadles.simulation.cluster import StepDone
 from scadles.tasks import Task
-from scadles.training.evaluation import Score, evaluation_fields
+from scadles.training.score import Score, evaluation_fields
 
 
 class Record:

@@ -33,11 +33,12 @@ from scadles.simulation.gradients import Lookup
 from scadles.simulation.record import Record
 from scadles.simulation.sharing import Sharing
 from scadles.tasks import Task
-from scadles.training.evaluation import Evaluator, Score, make_evaluator
+from scadles.training.evaluation import Evaluator, make_evaluator
 from scadles.training.fingerprint import fingerprint
 from scadles.training.outliers import count_found, outliers
 from scadles.training.run_statistics import RunStatistics
 from scadles.training.schedule import Schedule
+from scadles.training.score import Score
 from scadles.training.signals import StopRequest
 from scadles.training.starting_values import Origin
 from scadles.training.summarise import RunEnd, compose

@@ -35,7 +35,6 @@ from scadles.observe import (
 )
 from scadles.training.changes import Changes, hash_of_compression
 from scadles.training.checkpoint import Checkpoint
-from scadles.training.evaluation import evaluation_fields
 from scadles.training.fingerprint import agree, digest, fingerprint
 from scadles.training.hooks import StepHooks
 from scadles.training.membership import account, accounts, packed
@@ -43,6 +42,7 @@ from scadles.training.outliers import count_found, outliers
 from scadles.training.run_statistics import RunStatistics
 from scadles.training.saving import restore, save
 from scadles.training.schedule import Schedule
+from scadles.training.score import evaluation_fields
 from scadles.training.signals import StopRequest
 from scadles.training.summarise import summarise, write_results
 from scadles.training.tools import Tools, rejected_too_much

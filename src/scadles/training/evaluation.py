@@ -6,11 +6,9 @@ that (:class:`HoldoutEvaluator`), or each batch before it is trained on (:class:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,13 +24,11 @@ from scadles.fabric import Fabric
 from scadles.importing import blame
 from scadles.structures import Structure, answer, count, pick, to_torch_device
 from scadles.tasks import Task
+from scadles.training.score import OF_LOSS, Score
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_OF_LOSS = 3  # sum of losses, of what they count (samples, or weights), and samples, before the sums of the metrics
-#: A test on fewer samples of the streams is no best one, and reaches no target.
-FEWEST = 100
 _EXAMPLES = 8
 
 
@@ -41,63 +37,6 @@ Ready = Callable[[Structure, Structure], tuple[Structure, Structure]]
 
 def _as_they_are(x: Structure, y: Structure) -> tuple[Structure, Structure]:
     return x, y
-
-
-@dataclass(frozen=True)
-class Score:
-    """Outcome of one evaluation over the whole test set; of several models, their mean.
-
-    Attributes:
-        values: name and value of each metric, the run's own first; () where nobody had anything to test on.
-        loss: mean over the samples.
-        per_label: the metric on each label's samples, to four digits; None where there are none; () without labels.
-        latest_s: the latest stream time that a device had when it came to the test.
-        own: the metric of each present device's own model, where it has one; None where that was tested on nothing.
-        samples: that were tested on, where these are of the streams; None for a test set, which is always the same.
-    """
-
-    values: tuple[tuple[str, float], ...]
-    loss: float
-    per_label: tuple[float | None, ...]
-    latest_s: float
-    own: tuple[float | None, ...] = ()
-    samples: int | None = None
-
-    @property
-    def counts(self) -> bool:
-        """Whether it says enough to be the best, or to reach a target."""
-        return self.samples is None or self.samples >= FEWEST
-
-    @property
-    def value(self) -> float:
-        """The run's own metric."""
-        return self.values[0][1]
-
-    @property
-    def spread(self) -> tuple[float, ...]:
-        """The lowest and the highest of ``own``."""
-        known = [value for value in self.own if value is not None]
-        return (min(known), max(known)) if known else ()
-
-    @classmethod
-    def of(cls, rows: Tensor, task: Task, latest_s: float, *, own: bool = False, counted: bool = False) -> Score:
-        """Return the score that :meth:`Evaluator.count` came to on each device.
-
-        Args:
-            rows: what it returned, float64 ``[devices, sums]``.
-            task: whose metrics these are.
-            latest_s: the latest stream time of a device.
-            own: whether each device tested a model of its own.
-            counted: whether the samples are of the streams, so that their number says how much the score is worth.
-        """
-        sums = _parts(rows.sum(dim=0), task)
-        if not sums[0][2]:
-            return cls((), math.nan, (), latest_s, samples=0)
-        values = tuple((metric.name, metric.value(part)) for metric, part in zip(task.metrics, sums[1:], strict=True))
-        each = tuple(task.metrics[0].value(_parts(row, task)[1]) if row[2] else None for row in rows) if own else ()
-        loss = float(sums[0][0]) / float(sums[0][1]) if sums[0][1] else math.nan
-        samples = int(sums[0][2]) if counted else None
-        return cls(values, loss, task.metrics[0].per_label(sums[1]), latest_s, each, samples)
 
 
 class Evaluator:
@@ -205,11 +144,11 @@ class Evaluator:
                 total[1] += weight
                 total[2] += count(targets)
                 measured = task.in_own_units(task.fit(outputs, targets), targets)
-                total[_OF_LOSS:] += torch.cat([metric.sums(*measured).cpu().double() for metric in task.metrics])
+                total[OF_LOSS:] += torch.cat([metric.sums(*measured).cpu().double() for metric in task.metrics])
         return total
 
     def _nothing(self) -> Tensor:
-        return torch.zeros(_OF_LOSS + sum(metric.size for metric in self.task.metrics), dtype=torch.float64)
+        return torch.zeros(OF_LOSS + sum(metric.size for metric in self.task.metrics), dtype=torch.float64)
 
     def of(self, device: Device) -> Self:
         """Return the same test on what another device of this process keeps."""
@@ -314,30 +253,6 @@ def _asked(model: nn.Module, x: Structure) -> Any:
         raise ConfigError(
             f"the model is given the parts of samples {way}; its forward raised {blame(error)}"
         ) from error
-
-
-def _parts(sums: Tensor, task: Task) -> list[Tensor]:
-    """Return the sums of the loss, then those of each metric; one without sums of its own is computed from the loss."""
-    loss, *own = torch.split(sums, [_OF_LOSS, *(metric.size for metric in task.metrics)])
-    return [loss, *(part if metric.size else loss for metric, part in zip(task.metrics, own, strict=True))]
-
-
-def evaluation_fields(task: Task, score: Score, own: float | None) -> dict[str, Any]:
-    """Return what an event says of a test.
-
-    Args:
-        task: of the run.
-        score: what the test came to.
-        own: the metric of this device's own model; None where the model is common.
-    """
-    found: dict[str, Any] = {"loss": score.loss, "per_label": score.per_label}
-    if task.aim.metric == "accuracy":
-        found |= {"accuracy": score.value, "own_accuracy": own}
-    if score.samples is not None:
-        found["samples"] = score.samples
-    if not task.is_plain:
-        found |= {"metrics": dict(score.values), "own": own if task.aim.metric != "accuracy" else None}
-    return found
 
 
 @contextmanager
