@@ -165,6 +165,7 @@ class ConnectedDevice(Device):
         if not isinstance(records, Records):
             raise RunError("this stream brings records without samples: it is for simulated devices")
         self.batchnorm.remember()
+        self.buffers.begin_batch()
         theirs = self._share(records)
         if not self.batch_size:  # nothing came, or the one sample was given back
             return Batch(torch.empty(0), torch.empty(0, dtype=torch.int64), np.empty(0, dtype=np.int64))
@@ -201,13 +202,19 @@ class ConnectedDevice(Device):
         return [samples for samples in theirs if len(samples.y)]
 
     def undo_collect(self) -> None:
-        if self._taken is not None and self.batch_size:
-            self.batchnorm.restore()
+        self.undo_passes()
         self._parts = None
         super().undo_collect()
 
+    def undo_passes(self) -> None:
+        """Take back what passes over the present batch have done to buffers of the model."""
+        self.batchnorm.restore()
+        self.buffers.undo_batch()
+
     def end_step(self) -> None:
         super().end_step()
+        self.batchnorm.forget()
+        self.buffers.end_batch()
         self._has_shared = False
 
     def accumulate(self, loss: Tensor, weight: float | None = None) -> None:
@@ -384,5 +391,4 @@ class ConnectedDevice(Device):
             self.end_step()
             return
         self.undo_collect()
-        self.batchnorm.restore()
         self._has_shared = False

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from scadles.exchange.aggregation import BatchNormStatistics
+from scadles.exchange.aggregation.batchnorm import LEAST_WEIGHT
 
 
 class ClusterStatistics:
@@ -21,6 +22,7 @@ class ClusterStatistics:
         self._sizes = [buffer.numel() for buffer in self._common.buffers]
         self._rows = self._common.flat().repeat(devices, 1) if self._common else torch.empty(devices, 0)
         self._weights = torch.zeros(devices, dtype=torch.float64) if self._common else torch.empty(0)
+        self._is_here = torch.ones(len(self._weights), dtype=torch.bool)
 
     def __bool__(self) -> bool:
         return bool(self._common)
@@ -41,18 +43,23 @@ class ClusterStatistics:
         if self._common:
             self._rows[device] = self._rows[source]
             self._weights[device] = 0
+            self._is_here[device] = True
 
     def forget(self, device: int) -> None:
-        """Let a device have no part in the next mean: it is not there."""
+        """Let a device have no part in means from now on: it is not there."""
         if self._common:
             self._weights[device] = 0
+            self._is_here[device] = False
 
     def average(self) -> None:
-        """Give all devices, and the model, the mean weighted by samples trained on since the last time."""
+        """Give all devices, and the model, the mean weighted by samples trained on since the last time.
+
+        Where nobody trained it is the plain mean of those that are there, as between devices with a model each.
+        """
         if not self._common:
             return
         finite = torch.isfinite(self._rows).all(dim=1)
-        weights = torch.where(finite, self._weights, 0.0)
+        weights = torch.where(finite & self._is_here, self._weights.clamp(min=LEAST_WEIGHT), 0.0)
         if float(weights.sum()) > 0:
             rows = torch.where(finite[:, None], self._rows, 0.0)
             self._common.unpack(torch.cat([weights @ rows, weights.sum()[None]]))

@@ -40,6 +40,8 @@ class ElasticCluster(Cluster):
         super().__init__(*arguments, **named)
         self._least = least
         self._statistics = statistics
+        for device in self._devices:
+            statistics.forget(device.number)
         self._was_on[:] = False
         self._is_known = np.zeros(len(self._devices), dtype=bool)
         self._here_since_s = 0.0
@@ -190,6 +192,8 @@ class ElasticCluster(Cluster):
         loaded_s = self._load_model(on, now_s)
         for device in waited:
             device.follow(waited[0])
+            if device is not waited[0]:
+                self._statistics.give(waited[0].number, device.number)
         for device in waited:
             device.ready()
         self._members = [self._devices[number] for number in numbers.tolist()]

@@ -108,6 +108,8 @@ class Admission:
         """
         device = self._device
         was = device.learner.step_number
+        if in_step:
+            device.undo_passes()  # before the state is given away, which is that of the last step
         try:
             view, common, carried = self._go_over(statistics, carried)
         except NotAdmittedError:
@@ -169,6 +171,7 @@ class Admission:
 
     def _take_up(self, checkpoint: Checkpoint, *, opens: bool) -> RunStatistics:
         """Go on from a state that others have sent."""
+        self._device.batchnorm.replaced()
         with of_others("a state"):
             try:
                 return self._restore(checkpoint, opens=opens)

@@ -8,6 +8,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 _NAMES = ("running_mean", "running_var", "num_batches_tracked")
+#: The weight of a device that trained on nothing: lost in a sum with the samples of others, and a power of two, so that
+#: the mean of such devices alone is exact.
+LEAST_WEIGHT = 2.0**-600
 
 
 def tracks_statistics(layer: nn.Module, buffer: str) -> bool:
@@ -19,7 +22,8 @@ class BatchNormStatistics:
     """The running means and variances of a model as one vector, to be averaged over devices.
 
     Devices average with the weights of their gradients: by the samples each has trained on since the last time. A
-    device that trained on nothing has weight 0 and simply takes over the others' mean.
+    device that trained on nothing simply takes over the others' mean; where nobody has, all take over the plain mean,
+    so that they agree afterwards whatever each had before.
 
     Args:
         model: its BatchNorm and InstanceNorm layers that track statistics are found once, here.
@@ -47,9 +51,19 @@ class BatchNormStatistics:
         self._before = [buffer.clone() for buffer in self.buffers]
 
     def restore(self) -> None:
-        """Take back what the batch since :meth:`remember`, which is left out, did to the statistics."""
-        for buffer, before in zip(self.buffers, self._before, strict=True):
-            buffer.copy_(before)
+        """Take back what the batch since :meth:`remember`, which is left out, did to the statistics, if any."""
+        if self._before:
+            for buffer, before in zip(self.buffers, self._before, strict=True):
+                buffer.copy_(before)
+            self._before = []
+
+    def forget(self) -> None:
+        """Let what the batch since :meth:`remember` did stand: the step is over."""
+        self._before = []
+
+    def replaced(self) -> None:
+        """Take note that the statistics are another device's now: this one has no part in what they come from."""
+        self._before, self._weight = [], 0
 
     def trained(self, samples: int) -> None:
         """Count samples towards this device's weight."""
@@ -63,7 +77,8 @@ class BatchNormStatistics:
         flat = self.flat()
         if not bool(torch.isfinite(flat).all()):
             return flat.new_zeros(len(flat) + 1)
-        return torch.cat([flat * self._weight, flat.new_tensor([self._weight])])
+        weight = self._weight or LEAST_WEIGHT
+        return torch.cat([flat * weight, flat.new_tensor([weight])])
 
     def unpack(self, total: Tensor) -> None:
         """Take over the mean from the sum over all devices."""

@@ -58,6 +58,7 @@ class ForwardBuffers:
                     self._places.append((part, name))
         self._kept = [value.detach().clone() for value in self._values()]
         self._marks = self._look()
+        self._before_batch: tuple[list[tuple[int, int]], dict[int, Tensor]] | None = None
 
     def __len__(self) -> int:
         return len(self._places)
@@ -73,6 +74,29 @@ class ForwardBuffers:
         for i in self.changed():
             self._kept[i] = self._values()[i].detach().clone()
         self._marks = self._look()
+
+    def begin_batch(self) -> None:
+        """Note what there is before the passes of a batch, which may not be what was there after the last step."""
+        values = self._values()
+        self._before_batch = self._look(), {i: values[i].detach().clone() for i in self.changed()}
+
+    def undo_batch(self) -> None:
+        """Take back what passes have done since :meth:`begin_batch`, if there is such a batch."""
+        if self._before_batch is None:
+            return
+        (marks, others), self._before_batch = self._before_batch, None
+        values = self._values()
+        written = [i for i, mark in enumerate(self._look()) if mark != marks[i]]
+        for i in written:
+            values[i].detach().copy_(others.get(i, self._kept[i]))
+        now = self._look()
+        for i in written:
+            if i not in others:
+                self._marks[i] = now[i]
+
+    def end_batch(self) -> None:
+        """Let what passes have done stand: the step is over."""
+        self._before_batch = None
 
     def take_own(self) -> None:
         """End a step that nobody else has taken part in."""

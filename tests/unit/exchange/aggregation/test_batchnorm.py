@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from scadles.exchange.aggregation import BatchNormStatistics
+from scadles.exchange.aggregation.batchnorm import LEAST_WEIGHT
 
 
 def make_model():
@@ -48,10 +49,8 @@ def test_the_average_is_the_weighted_mean_and_everybody_has_it(in_threads, weigh
     before = [{name: t.clone() for name, t in statistics(model).items()} for model in models]
     average(in_threads, models, weights)
     for name in before[0]:
-        if not sum(weights):
-            assert all(torch.equal(statistics(m)[name], b[name]) for m, b in zip(models, before, strict=True))
-            continue
-        exact = sum(w * b[name].double() for w, b in zip(weights, before, strict=True)) / sum(weights)
+        counted = weights if sum(weights) else [1] * len(weights)
+        exact = sum(w * b[name].double() for w, b in zip(counted, before, strict=True)) / sum(counted)
         for model in models:
             got = statistics(model)[name]
             assert torch.equal(got, statistics(models[0])[name]), "the same bits on all devices"
@@ -82,7 +81,7 @@ def test_a_second_average_without_training_changes_nothing(in_threads):
         fill(model, seed)
     numbers = average(in_threads, models, [3, 5])
     once = {name: t.clone() for name, t in statistics(models[0]).items()}
-    assert [part.pack()[-1].item() for part in numbers] == [0, 0], "weights start anew"
+    assert [part.pack()[-1].item() for part in numbers] == [LEAST_WEIGHT] * 2, "weights start anew"
     average(in_threads, models, [0, 0])
     assert all(torch.equal(statistics(models[1])[name], once[name]) for name in once)
 
@@ -119,6 +118,19 @@ def test_restoring_goes_back_one_batch_only():
         numbers.remember()
         model(torch.ones(4, 1, 8, 8))
         assert model[1].num_batches_tracked.item() == expected + 1
+    numbers.restore()
+    numbers.restore()
+    assert model[1].num_batches_tracked.item() == 1
+
+
+@pytest.mark.parametrize("end", [BatchNormStatistics.forget, BatchNormStatistics.replaced])
+def test_what_a_step_has_ended_with_is_not_taken_back(end):
+    model = make_model().train()
+    numbers = BatchNormStatistics(model)
+    numbers.restore()  # before the first batch
+    numbers.remember()
+    model(torch.ones(4, 1, 8, 8))
+    end(numbers)
     numbers.restore()
     assert model[1].num_batches_tracked.item() == 1
 

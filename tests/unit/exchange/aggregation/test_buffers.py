@@ -113,3 +113,22 @@ def test_a_buffer_of_one_device_alone_is_its_own():
         exchange.finish(Report(batch=1, weight=1))
     assert int(model.passes) == 2**40 + 4
     assert model.late.tolist() == [2.0, 2.0]
+
+
+def test_a_batch_that_comes_to_nothing_leaves_what_was_written_before_it():
+    model = Counting()
+    buffers = ForwardBuffers(model)
+    buffers.undo_batch()  # before the first one
+    model.late += 3  # by the loop, after a step
+    expected = {name: b.clone() for name, b in model.named_buffers()}
+    buffers.begin_batch()
+    for _ in range(3):
+        model(torch.ones(1))
+    buffers.undo_batch()
+    assert all(torch.equal(b, expected[name]) for name, b in model.named_buffers())
+    assert [buffers._places[i][1] for i in buffers.changed()] == ["late"], "what the loop wrote still counts"
+    buffers.begin_batch()
+    model(torch.ones(1))
+    buffers.end_batch()
+    buffers.undo_batch()
+    assert int(model.passes) == 2**40 + 1
