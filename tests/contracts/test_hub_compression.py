@@ -21,7 +21,7 @@ N = 500
 
 @pytest.fixture
 def fleet(monkeypatch):
-    """Start hubs with so many devices in their first view, by seat; no silence is taken for a loss on a busy machine."""
+    """Start hubs with so many devices in their first view, by seat; silence on a busy machine is no loss."""
     monkeypatch.setattr(members, "LEAST_S", LIMIT_S)
     with ExitStack() as closing:
 
