@@ -12,26 +12,20 @@ from scadles.config.cost import (
 )
 from scadles.config.data import DataConfig
 from scadles.config.injection import InjectionConfig
-from scadles.config.load import ConfigLike, load_config, overridden, settings_tree
-from scadles.config.names import Names, Text, leaves, named_by, texts_in
-from scadles.config.reading import read_yaml
-from scadles.config.stream import ProfileConfig, StreamConfig
-from scadles.config.task import PartTask, TargetConfig, TaskConfig
-from scadles.config.tree import (
-    METHODS,
+from scadles.config.learning import (
     AggregationConfig,
     BatchConfig,
     BufferConfig,
-    CheckpointConfig,
-    ClockConfig,
-    EvaluationConfig,
-    FabricConfig,
     LearningRateConfig,
     OptimizerConfig,
-    RunConfig,
-    SimulationConfig,
-    merged,
 )
+from scadles.config.load import ConfigLike, load_config, overridden, settings_tree
+from scadles.config.names import Names, Text, leaves, named_by, texts_in
+from scadles.config.operation import CheckpointConfig, ClockConfig, EvaluationConfig, FabricConfig, SimulationConfig
+from scadles.config.reading import read_yaml
+from scadles.config.stream import ProfileConfig, StreamConfig
+from scadles.config.task import PartTask, TargetConfig, TaskConfig
+from scadles.config.tree import METHODS, RunConfig, merged
 
 __all__ = [
     "METHODS",

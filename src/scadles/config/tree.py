@@ -11,14 +11,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from scadles.config.compression import CompressionConfig
 from scadles.config.cost import CostConfig
 from scadles.config.data import DataConfig
 from scadles.config.injection import InjectionConfig
+from scadles.config.learning import (
+    AggregationConfig,
+    BatchConfig,
+    BufferConfig,
+    LearningRateConfig,
+    OptimizerConfig,
+)
 from scadles.config.names import FILE, Names
-from scadles.config.section import Section, ascending, what_is_said
+from scadles.config.operation import (
+    CheckpointConfig,
+    ClockConfig,
+    EvaluationConfig,
+    EventsConfig,
+    FabricConfig,
+    SimulationConfig,
+)
+from scadles.config.section import Section, what_is_said
 from scadles.config.stream import StreamConfig
 from scadles.config.task import TargetConfig, Task, TaskConfig
 
@@ -43,201 +58,6 @@ METHODS: dict[str, dict[str, Any]] = {
 #: Kinds of task, and types of samples, of which it must be known how many values there may be.
 _OF_CLASSES = ("classification", "multilabel", "segmentation", "language")
 _IDENTIFIERS = ("int8", "int16", "int32", "int64")
-
-
-class BufferConfig(Section):
-    """What is kept of what has arrived."""
-
-    policy: Literal["persistence", "truncation"] = Field(
-        default="truncation", description="keep everything, or the newest window after each step"
-    )
-    capacity: int = Field(default=16384, ge=1, description="samples held in memory at most")
-
-
-class BatchConfig(Section):
-    """How much to train on in one step."""
-
-    rule: Literal["fixed", "rate"] = Field(
-        default="rate", description="the same size everywhere, or what the stream brings in a window"
-    )
-    size: int = Field(default=64, ge=1, description="fixed: samples per step; also the base of learning-rate scaling")
-    window_s: float = Field(default=1.0, gt=0, description="rate: stream seconds that make a batch")
-    min: int = Field(default=8, ge=1, description="rate: aim at no less than this (the window's end still ends it)")
-    max: int = Field(default=1024, ge=1, description="rate: take no more than this")
-    max_wait_s: float = Field(default=60.0, gt=0, description="fixed: train on what is there after this wait")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.min > self.max:
-            raise ValueError(f"min {self.min} is above max {self.max}")
-        return self
-
-
-class AggregationConfig(Section):
-    """How gradients become one."""
-
-    mean: Literal["weighted", "plain", "trimmed", "median"] = Field(
-        default="weighted",
-        description="weighted by batch size, or every device alike; trimmed and median: of each coordinate, weighted, "
-        "which few wrong gradients cannot move far",
-    )
-    outliers: Literal["accept", "clip", "reject"] = Field(
-        default="accept",
-        description="a gradient far outside of its fleet's norms is taken, scaled down, or set aside; reject sets "
-        "aside what points against the others as well",
-    )
-    batchnorm: Literal["aggregate", "local"] = Field(
-        default="aggregate",
-        description="running statistics: average them over devices, or let each device keep and be tested with its own",
-    )
-    max_weight: float | None = Field(
-        default=None,
-        gt=0,
-        description="weight of a sample at most where you give weights of your own, for a hub to hold devices to: "
-        "tokens, say; null: 1, or the largest of task.loss_options.weight; no limit for language and segmentation",
-    )
-
-    @property
-    def folds(self) -> str:
-        """The setting for which each gradient is looked at by itself; empty where they are only added up."""
-        if self.outliers != "accept":
-            return f"aggregation.outliers {self.outliers}"
-        return f"aggregation.mean {self.mean}" if self.is_robust else ""
-
-    @property
-    def is_robust(self) -> bool:
-        """Whether the mean is one that few wrong gradients cannot move far."""
-        return self.mean in ("trimmed", "median")
-
-
-class OptimizerConfig(Section):
-    """The built-in optimizers."""
-
-    name: Literal["sgd", "adam", "adamw"] = Field(default="sgd", description="torch.optim's")
-    lr: float = Field(default=0.05, gt=0, description="learning rate at the base global batch")
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="sgd only")
-    weight_decay: float = Field(default=1e-4, ge=0, description="decay of all parameters")
-    clip_norm: float | None = Field(
-        default=None, gt=0, description="the common gradient is scaled down to this norm, also for your own optimizer"
-    )
-
-
-class LearningRateConfig(Section):
-    """What becomes of the optimizer's learning rate."""
-
-    scaling: Literal["auto", "linear", "sqrt", "none"] = Field(
-        default="auto", description="with the global batch; auto: sqrt for Adam and its kin, linear otherwise"
-    )
-    warmup_samples: int = Field(default=0, ge=0, description="global samples over which the rate grows from 0")
-    milestones: tuple[int, ...] = Field(default=(), description="global samples after which the rate is cut")
-    gamma: float = Field(default=0.2, gt=0, le=1, description="factor of each cut")
-
-    @model_validator(mode="after")
-    def _ascending(self) -> Self:
-        if not ascending((0, *self.milestones)):
-            raise ValueError(f"milestones {list(self.milestones)} must be ascending sample counts")
-        return self
-
-
-class ClockConfig(Section):
-    """How fast stream time runs."""
-
-    speed: float = Field(default=1.0, gt=0, description="stream seconds per wall second; above 1 only for replay")
-
-
-def _switch(value: Any) -> Any:
-    """Take YAML's word for it: there a bare ``on`` is true."""
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
-
-
-Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)]
-
-
-class FabricConfig(Section):
-    """How devices exchange gradients."""
-
-    backend: Literal["auto", "gloo", "nccl", "mpi", "hub"] = Field(
-        default="auto",
-        description="auto: nccl on CUDA, else gloo; hub: devices come and go, and reach one process only",
-    )
-    min_devices: int = Field(default=1, ge=1, description="devices that must be there for a step through a hub")
-    deadline_s: float = Field(
-        default=120.0, gt=0, le=1e9, description="wall seconds after which a silent device is lost"
-    )
-    overlap: Switch = Field(
-        default="auto", description="send gradients while backward runs; auto: on CUDA; not with compression"
-    )
-    bucket_mb: float = Field(
-        default=25.0, gt=0, description="size of one message when overlapping, of a slice with compression.scope bucket"
-    )
-
-
-class CheckpointConfig(Section):
-    """What survives a crash."""
-
-    every_steps: int = Field(default=50, ge=1, description="steps between checkpoints")
-    keep: int = Field(default=2, ge=2, description="newest checkpoints kept; below 2 devices may share none")
-
-
-class EventsConfig(Section):
-    """What is kept of what happened."""
-
-    max_mb: float = Field(
-        default=64.0,
-        ge=1,
-        le=4000,
-        description="size of a device's events at most, in 10^6 bytes; of what is old ever fewer steps are kept then",
-    )
-
-    @property
-    def most_bytes(self) -> int:
-        """The same in bytes."""
-        return int(self.max_mb * 1_000_000)
-
-
-class EvaluationConfig(Section):
-    """When the common model is tested, and on what."""
-
-    on: Literal["dataset", "holdout", "stream"] | None = Field(
-        default=None,
-        description="the test part of the data set; samples of each stream that are kept for it alone; or each batch "
-        "before it is trained on; none: dataset, or holdout where there is no data set",
-    )
-    holdout_every: int = Field(default=10, ge=2, description="holdout: one of so many records of each stream is kept")
-    holdout_samples: int = Field(default=1000, ge=1, description="holdout: newest samples kept on each device")
-    window_s: float = Field(
-        default=20.0, gt=0, description="stream: a test is over what was trained on in so many stream seconds"
-    )
-    every_s: float = Field(default=2.0, gt=0, description="stream seconds between tests")
-    batch_size: int = Field(default=256, ge=1, description="samples in one forward pass of a test")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _take_yaml_at_its_word(cls, tree: Any) -> Any:
-        """Take true for the name ``on``, which it is to other readers of YAML than ours."""
-        return {"on" if key is True else key: value for key, value in tree.items()} if isinstance(tree, dict) else tree
-
-    @property
-    def intervals(self) -> int:
-        """How many intervals between tests the window of ``stream`` has."""
-        return max(1, round(self.window_s / self.every_s))
-
-
-class SimulationConfig(Section):
-    """How `scadles simulate` works; nothing here changes what comes out, but for rounding."""
-
-    gradients: Literal["auto", "fused", "per-device"] = Field(
-        default="auto", description="one backward pass for all devices, or a gradient of each; auto: fused where exact"
-    )
-    threads: int = Field(
-        default=1,
-        ge=1,
-        le=4096,
-        description="of torch; another number is another order of additions, so other last digits",
-    )
-    recorded_devices: int = Field(
-        default=64, ge=1, description="devices that leave events and a row in the summary, evenly chosen of more"
-    )
 
 
 class RunConfig(Section):

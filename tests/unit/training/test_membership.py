@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 import scadles
 from scadles.assembly import build_dataset, build_network, build_partition, samples_of
 from scadles.config import load_config
-from scadles.config.tree import EventsConfig
+from scadles.config.operation import EventsConfig
 from scadles.errors import CheckpointError, ConfigError
 from scadles.observe import Notice, Resumed, RunFolder, Step, Thinned, compare, read_events
 from scadles.training.saving import save
