@@ -324,15 +324,20 @@ def assert_close(mine, theirs):
         torch.testing.assert_close(mine[parameter], tensor, rtol=1e-5, atol=1e-5, msg=parameter)
 
 
-def test_a_step_waits_where_too_few_are_left_and_is_taken_without_what_they_had_gathered(tmp_path):
+@pytest.mark.parametrize("name", ["momentum", "batchnorm, poisson"])
+def test_a_step_waits_where_too_few_are_left_and_is_taken_without_what_they_had_gathered(tmp_path, name):
     """Device 1 leaves after step 3, when three are needed, and comes back when the others wait at the hub."""
     script = {0: [(1, STEPS)], 1: [(1, 3), (4, STEPS)], 2: [(1, STEPS)]}
-    devices = {"devices": 3, "stream": {"rates": [40, 12, 21.5]}, "fabric": {"backend": "hub", "min_devices": 3}}
-    real = run_for_real(make_config("momentum", **devices), tmp_path, script, least=3)
+    devices = {
+        "devices": 3,
+        "stream": CONFIGS[name].get("stream", {}) | {"rates": [40, 12, 21.5]},
+        "fabric": {"backend": "hub", "min_devices": 3},
+    }
+    real = run_for_real(make_config(name, **devices), tmp_path, script, least=3)
     left_s = next(event.time_s for event in real[1] if isinstance(event, Step) and event.step == 3)
     always = {"windows_s": [(0, ALWAYS_S)]}
     cost = {"availability": [always, {"windows_s": [(0, left_s), (left_s + 0.5, ALWAYS_S)]}, always]}
-    simulated = simulate(make_config("momentum", **devices, cost=cost), out=tmp_path / "simulated", quiet=True)
+    simulated = simulate(make_config(name, **devices, cost=cost), out=tmp_path / "simulated", quiet=True)
     folder = RunFolder(tmp_path / "simulated")
     for device in script:
         mine, theirs = (
