@@ -277,10 +277,13 @@ class Hub:
             if frame.view == self._views.number and member.seat in self._views.here:
                 if frame.sequence <= member.boundary or (member.note is not None and not member.has_brought):
                     raise FrameError("a second note of one step")
-                if step != self._views.step:
+                if not self._views.may_be_step(step):
                     raise FrameError(f"a note of step {step}, and this is step {self._views.step}")
-                self._journal.begun(step)
+                if self._views.is_agreed:
+                    self._journal.begun(step)
                 member.note, member.boundary, member.has_brought = (step, content), frame.sequence, False
+                for other in self._views.agree_on_step():
+                    self._refuse(other, f"a note of another step than {self._views.step}, which most devices begin")
 
     def _write(self, member: Member) -> None:
         """Send a device what is for it until the connection ends."""

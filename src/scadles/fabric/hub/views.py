@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections import Counter
 from collections.abc import Callable
 from threading import RLock
 from typing import Any
@@ -52,6 +53,7 @@ class Views:
         handovers: states on their way, by the view with which that began.
         since_s: when the last of those that took part was lost.
         step: that is being taken now; None before the first.
+        is_agreed: whether the devices of this view have said that it is this step, or nobody can mean another one.
         ended_by: why the run ended, as the first device said that came to its end; empty before.
         closed: whether the hub closes, and nobody needs to hear of anything more.
         received, sent: bytes of connections that have ended.
@@ -70,6 +72,7 @@ class Views:
         self.handovers: dict[int, HandOver] = {}
         self.since_s = wall_seconds()
         self.step: int | None = None
+        self.is_agreed = True
         ended_by, ended_mark = journal.ended_by
         self.ended_by = ended_by if ended_mark == mark else ""
         self.closed = False
@@ -138,11 +141,37 @@ class Views:
     def end_of_step(self, sequence: int) -> bool:
         """Whether a collective, which is whole, was the last one of a step; then what came with it counts."""
         noted = [self.members[seat] for seat in self.here if self.members[seat].boundary == sequence]
-        for member in noted:
-            if member.note is not None:
-                self._journal.note(member.name, *member.note)
-                self.step = member.note[0] + 1
+        notes = [(member.name, *member.note) for member in noted if member.note is not None]
+        if notes and not self.is_agreed:
+            self._agree_on(Counter(step for _, step, _ in notes).most_common(1)[0][0])
+        for name, step, content in notes:
+            if step == self.step:
+                self._journal.note(name, step, content)
+        if notes and self.step is not None:
+            self.step += 1
         return bool(noted)
+
+    def may_be_step(self, step: int) -> bool:
+        """Whether a device that takes part may begin a step: the next one, or in a new view the last one again.
+
+        Messages of the last one may have been still to come when that view began: only devices know how many it has.
+        """
+        return step == self.step or (not self.is_agreed and self.step is not None and step == self.step - 1)
+
+    def agree_on_step(self) -> list[Member]:
+        """Go by the step that most devices of a new view say they begin; return those that then say another one."""
+        if self.is_agreed:
+            return []
+        noted = [(self.members[seat], note[0]) for seat in self.here if (note := self.members[seat].note) is not None]
+        [(step, times)] = Counter(step for _, step in noted).most_common(1)
+        if 2 * times <= len(self.here):
+            return []
+        self._agree_on(step)
+        return [member for member, said in noted if said != step]
+
+    def _agree_on(self, step: int) -> None:
+        self.step, self.is_agreed = step, True
+        self._journal.begun(step)
 
     @property
     def newest(self) -> int:
@@ -170,6 +199,7 @@ class Views:
             self.step = max(one.step for one in waiting) + 1
             self._journal.begun(self.step)
             self.change(admit=True)
+            self.is_agreed = True  # all begin with the state of one
 
     def lose(self, member: Member, why: str) -> None:
         """Go on without a device; what its view had not finished is void."""
@@ -217,6 +247,7 @@ class Views:
         near = [seat for seat in self.following if self._may_count(self.members[seat])] if admit else []
         settled = [seat for seat in self.here if self.members[seat].has_state]
         self.number += 1
+        self.is_agreed = False
         self.collectives.clear()
         for member in self.members.values():
             member.boundary, member.note, member.relayed = -1, None, (0, 0)
