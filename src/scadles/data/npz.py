@@ -28,6 +28,7 @@ ARRAYS = ("train_x", "train_y", "test_x", "test_y")
 SAMPLES = ("train_x", "test_x")
 _SINGLE = b"\x93NUMPY"
 _ENCRYPTED = 1
+_WITHOUT_TESTS = "; without samples for tests set evaluation.on to holdout or stream"
 _MOST_NAMES, _LONGEST_NAME, _LONGEST = 8, 60, 200
 # What numpy and zipfile raise at bytes that are not what they should be.
 _BROKEN = (
@@ -100,9 +101,10 @@ def _members(path: Path, archive: zipfile.ZipFile, needed: Sequence[str]) -> dic
     if missing:
         some = [name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..." for name in found[:_MOST_NAMES]]
         more = f" and {len(found) - _MOST_NAMES:,} more" if len(found) > _MOST_NAMES else ""
+        without_tests = all(name.startswith("test") for name in missing)
         raise DataError(
             f"{path} has no array {', '.join(missing)}; found {', '.join(some) or 'none'}{more}, "
-            f"expected {', '.join(needed)}"
+            f"expected {', '.join(needed)}{_WITHOUT_TESTS * without_tests}"
         )
     names = [name for name in dict.fromkeys(found) if _array_of(name) in ARRAYS]
     for name in names:

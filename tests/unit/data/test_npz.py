@@ -34,7 +34,7 @@ def test_a_file_without_a_test_part(tmp_path, targets):
     np.savez(path, train_x=x, **({"train_y": np.arange(20) % 3} if targets == "labels" else {}))
     data = load_npz(path, targets, tests=False)
     assert (data.train_size, len(data.test()[0]), data.vocabulary) == (20, 0, 40)
-    with pytest.raises(DataError, match="no array test_x"):
+    with pytest.raises(DataError, match=r"no array test_x.*"):
         load_npz(path, targets)
 
 
