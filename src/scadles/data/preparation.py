@@ -102,12 +102,38 @@ class Preparation:
         return json.dumps({"samples": _written(self._samples), "answers": _written(self._answers)})
 
     def samples(self, raw: Structure) -> Structure:
-        """Return raw samples, tensors ``[n, ...]`` or their parts by name or in order, as the model takes them."""
-        return _each(self._samples, raw, lambda scale, x: scale.there(x))
+        """Return raw samples ``[n, ...]``, or their parts by name or in order, as the model takes them.
+
+        Raises:
+            ConfigError: these are not the parts, or not the channels or features, that the model was trained on.
+        """
+        if isinstance(self._samples, Scale):
+            if isinstance(raw, Mapping):
+                raise ConfigError(f"raw samples have the parts {', '.join(raw)}, expected one tensor [n, ...]")
+            return _prepared("raw samples", self._samples, raw)
+        parts = dict(zip(map(str, range(len(raw))), raw, strict=True)) if isinstance(raw, tuple | list) else raw
+        if not isinstance(parts, Mapping) or set(parts) != set(self._samples):
+            found = (
+                f"have the parts {', '.join(parts)}" if isinstance(parts, Mapping) else f"are one {type(raw).__name__}"
+            )
+            raise ConfigError(f"raw samples {found}, expected the parts {', '.join(self._samples)}, each [n, ...]")
+        prepared = {name: _prepared(f"raw samples of part {name}", self._samples[name], x) for name, x in parts.items()}
+        return prepared if parts is raw else tuple(prepared.values())
 
     def answers(self, said: Structure) -> Structure:
         """Return what the model says in the units of the targets; what they do not cover is left as it is."""
         return _each(self._answers, said, lambda scale, x: scale.back(x))
+
+
+def _prepared(what: str, scale: Scale, raw: Any) -> Tensor:
+    x = torch.as_tensor(raw)
+    mean = torch.tensor(0.0 if scale.mean is None else scale.mean)
+    if mean.numel() not in (1, math.prod(x.shape[1:])) and mean.shape != x.shape[1 : 1 + mean.dim()]:
+        trained = ", ".join(map(str, mean.shape))
+        raise ConfigError(
+            f"{what} have shape {list(x.shape)}, expected [n, {trained}] or [n, {trained}, ...] as trained on"
+        )
+    return scale.there(x)
 
 
 def _each(scales: Scale | Mapping[str, Scale], x: Structure, use: Any) -> Structure:

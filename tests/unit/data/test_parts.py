@@ -166,6 +166,26 @@ def test_a_file_says_how_samples_are_prepared(file, tmp_path):
     assert back["hidden"] is said["hidden"]
 
 
+def test_what_a_model_was_not_trained_on_is_refused():
+    channels = Scale([1.0, 2.0, 3.0], [1.0, 1.0, 1.0])
+    one, two = Preparation(channels, Scale()), Preparation({"window": channels, "mode": Scale()}, Scale())
+    in_order = Preparation({"0": channels, "1": Scale()}, Scale())
+    window = np.zeros((4, 3, 5), np.float32)
+    assert one.samples(window).shape == (4, 3, 5), "an array will do"
+    prepared, mode = in_order.samples((window, np.ones((4, 1))))
+    assert (prepared[0, :, 0].tolist(), mode.dtype) == ([-1, -2, -3], torch.float32)
+    for preparation, raw, said in [
+        (one, {"window": window}, "have the parts window, expected one tensor"),
+        (one, window[:, :1], r"raw samples have shape \[4, 1, 5\], expected \[n, 3\] or \[n, 3, ...\]"),
+        (two, window, "are one ndarray, expected the parts window, mode"),
+        (two, {"window": window}, "have the parts window, expected the parts window, mode"),
+        (two, {"window": window[:, :2], "mode": window}, "part window have shape"),
+        (in_order, (window,), "have the parts 0, expected the parts 0, 1"),
+    ]:
+        with pytest.raises(ConfigError, match=said):
+            preparation.samples(raw)
+
+
 @pytest.mark.parametrize("name", ["digits", "diabetes", "synthetic-images", "synthetic-windows"])
 def test_a_known_data_set_says_how_it_prepares(tmp_path, name):
     shape = (3, 16) if name == "synthetic-windows" else (3, 8, 8)
