@@ -50,7 +50,7 @@ def import_callable(setting: str, spec: str, built_in: Collection[str]) -> Calla
     return found  # type: ignore[no-any-return]
 
 
-def call_with(setting: str, spec: str, make: Callable[..., Any], offered: Mapping[str, Any]) -> Any:
+def call_with(setting: str, spec: str, make: Callable[..., Any], offered: Mapping[str, Any], way_out: str = "") -> Any:
     """Return what ``make`` returns, given what of ``offered`` it has parameters for.
 
     Args:
@@ -58,6 +58,7 @@ def call_with(setting: str, spec: str, make: Callable[..., Any], offered: Mappin
         spec: names ``make``.
         make: is called with keywords.
         offered: arguments by name.
+        way_out: what else one can do where it needs more.
 
     Raises:
         ConfigError: it needs more than that, or raises.
@@ -65,7 +66,7 @@ def call_with(setting: str, spec: str, make: Callable[..., Any], offered: Mappin
     >>> call_with("model", "mine:net", lambda shape: shape, {"shape": (1, 8), "classes": 10})
     (1, 8)
     """
-    wanted = _parameters(f"{setting} {spec!r}", make, offered)
+    wanted = _parameters(f"{setting} {spec!r}", make, offered, way_out)
     given = {name: value for name, value in offered.items() if name in wanted}
     try:
         return make(**given)
@@ -88,7 +89,7 @@ def parameter_names(make: Callable[..., Any]) -> Collection[str]:
         return ()
 
 
-def _parameters(what: str, make: Callable[..., Any], offered: Collection[str]) -> Collection[str]:
+def _parameters(what: str, make: Callable[..., Any], offered: Collection[str], way_out: str) -> Collection[str]:
     """Return the names of what ``make`` takes; refuse it where it needs more than is ``offered``."""
     try:
         parameters = inspect.signature(make).parameters
@@ -101,7 +102,7 @@ def _parameters(what: str, make: Callable[..., Any], offered: Collection[str]) -
         *first, last = offered or ("nothing",)
         raise ConfigError(
             f"{what} needs {', '.join(missing)}, which nobody gives it: only {', '.join(first)}{' and ' * bool(first)}"
-            f"{last} {'are' if first else 'is'} offered; write a function of these that makes it"
+            f"{last} {'are' if first else 'is'} offered; {way_out}write a function of these that makes it"
         )
     return parameters
 

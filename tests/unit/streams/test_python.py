@@ -202,7 +202,7 @@ def test_what_cannot_begin_is_a_wrong_setting():
         source.close()
     with pytest.raises(ConfigError, match="int: nothing to iterate over"):
         source_of(5)
-    with pytest.raises(ConfigError, match="needs width, which nobody gives it"):
+    with pytest.raises(ConfigError, match=r"needs width, which .*python://MODULE:CALLABLE\?NAME=VALUE; or"):
         source_of(lambda width: []).open(0)
 
 

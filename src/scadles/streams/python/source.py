@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from scadles.streams.python.items import Reader
 
 _OPEN_S, _REWIND_S, _CLOSE_S = 15.0, 5.0, 1.0
 _SILENT_S = 60.0
+_WAY_OUT = "an address gives more, python://MODULE:CALLABLE?NAME=VALUE; or "
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class Origin:
 
     def begin(self, start: int) -> Iterable[Any]:
         """Return something that yields record ``start`` first, where it can go back."""
-        made: Iterable[Any] = call_with("stream.url", self.name, self.make, {"start": start, **self.offered})
-        return made
+        offered = {"start": start, **self.offered}
+        return cast("Iterable[Any]", call_with("stream.url", self.name, self.make, offered, _WAY_OUT))
 
 
 class PythonSource(Source):
