@@ -69,8 +69,10 @@ def devices(
         _show(registry.all(), unix_seconds())
     elif action is Action.REVOKE:
         registry.revoke(str(name), known=holds_authority(place))
+        typer.echo(f"{name} is revoked: its hub, where it runs, cuts it off within a second, and refuses it")
     else:
         registry.readmit(str(name))
+        typer.echo(f"{name} is readmitted: start it again; where its key is lost, with a new token")
 
 
 def _show(enrolled: dict[str, Enrolled], now: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from scadles.training.from_hub import ALLOW, Taken, allowed_in, take_settings
 #: Settings that may differ from device to device, with all that is below them; all others are those of the hub.
 OWN = ("stream", "data.dataset", "data.root", "data.transform", "checkpoint.keep", "events", "picture")
 PATIENCE_S = 30.0
+_CA_HASH = re.compile("sha256:[0-9a-f]{64}")
 #: What is to be known wherever there is no TLS.
 PLAIN_TEXT = (
     "what travels is neither encrypted nor authenticated (--insecure): whoever reaches the network can read and spoil "
@@ -113,6 +115,10 @@ def enrol_here(hub: str, name: str, token: str, authority_hash: str, identity: P
     place = address(hub, "hub")
     if not is_name(name):
         raise ConfigError(f"name = {name!r}: give this device a name of 1 to {MOST_NAME} printable characters")
+    if not _CA_HASH.fullmatch(authority_hash):
+        raise ConfigError(
+            f"--ca-hash {authority_hash}: expected sha256: and 64 digits of 0-9a-f; copy all of it from the hub"
+        )
     credentials = Credentials(identity or identity_folder(name))
     try:
         enrol(place, name, token, authority_hash, credentials)
