@@ -18,7 +18,7 @@ setup: $(STAMP)  ## create .venv with the package and all that demo and tests ne
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,arrow,avro,camera,images,kafka,mqtt,parquet,plots,vision]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,arrow,avro,camera,images,kafka,metrics,mqtt,parquet,plots,vision]'
 	touch $@
 
 demo: setup  ## DDL and ScaDLES on four devices: a table and a picture in runs/demo

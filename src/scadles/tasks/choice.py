@@ -10,6 +10,7 @@ from scadles.config import PartTask, RunConfig, TaskConfig
 from scadles.errors import ConfigError, did_you_mean
 from scadles.importing import call_with, import_callable
 from scadles.tasks.kinds import KINDS, Form, Samples
+from scadles.tasks.library_metrics import LibraryMetric, is_library_metric
 from scadles.tasks.losses import find_loss
 from scadles.tasks.metrics import Metric
 from scadles.tasks.multitask import Weighted, multitask, taking_apart
@@ -97,9 +98,15 @@ def _built_in(settings: TaskConfig, data: Samples) -> Task:
 
 def _metric(name: str, kind: str, form: Form) -> Metric:
     if ":" in name:
-        made = call_with("task.metrics", name, import_callable("task.metrics", name, ()), {})
+        counts = {"num_classes": form.labels, "num_labels": form.values, "num_outputs": form.values}
+        made = call_with("task.metrics", name, import_callable("task.metrics", name, ()), counts)
+        if is_library_metric(made):
+            return LibraryMetric(made, name)
         if not isinstance(made, Metric):
-            raise ConfigError(f"task.metrics {name!r} returned {type(made).__name__}, not a scadles.tasks.Metric")
+            raise ConfigError(
+                f"task.metrics {name!r} returned {type(made).__name__}, not a scadles.tasks.Metric, nor one of "
+                "torchmetrics"
+            )
         return made
     found = find_metric(name, kind, form)
     if found is None:
