@@ -148,5 +148,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     '; there are rule, size'
     """
     names = list(known)
+    if not names:
+        return ""
     close = difflib.get_close_matches(name, names, n=1)
     return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(names)}"

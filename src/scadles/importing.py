@@ -37,7 +37,8 @@ def import_callable(setting: str, spec: str, built_in: Collection[str]) -> Calla
     module_name, _, name = spec.partition(":")
     if not (name.isidentifier() and all(part.isidentifier() for part in module_name.split("."))):
         hint = did_you_mean(spec, built_in).removesuffix("?")
-        raise ConfigError(f"{setting} {spec!r}{hint}, or write your own as MODULE:CALLABLE")
+        way_out = f"{hint}, or write your own" if hint else ": write your own"
+        raise ConfigError(f"{setting} {spec!r}{way_out} as MODULE:CALLABLE")
     module = _module(f"{setting} {spec!r}", module_name)
     try:
         found = getattr(module, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, StrictBool, model_validator
 
 from scadles.config.names import CODE, PLAIN
 from scadles.config.section import Section
@@ -13,7 +13,7 @@ from scadles.config.section import Section
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-Option = int | float | str | tuple[float, ...]
+Option = StrictBool | int | float | str | tuple[float, ...]
 
 
 class PartTask(Section):

@@ -66,6 +66,7 @@ def find_loss(name: str, options: Mapping[str, Any]) -> FoundLoss:
         return FoundLoss(partial(own, **options) if options else own)
     function = known[name]
     _check_options(name, function, options)
+    _check_weights(options.get("weight") if name in _WEIGHTED else None)
     mean = _with_tensors(function, options)
     if name in _WEIGHTED and {"weight", "ignore_index"} & set(options):
         return FoundLoss(mean, mean_over=_sum_of_weights(options))
@@ -101,6 +102,13 @@ def _with_tensors(function: Callable[..., Tensor], options: Mapping[str, Any]) -
         return function(outputs, targets, **tensors, **plain)
 
     return loss
+
+
+def _check_weights(weight: object) -> None:
+    if isinstance(weight, tuple) and (min(weight, default=0) < 0 or max(weight, default=0) == 0):
+        raise ConfigError(
+            f"task.loss_options.weight = {list(weight)}: one number for each label, none below 0, and not all of them 0"
+        )
 
 
 def _check_options(name: str, function: Callable[..., Any], options: Mapping[str, Any]) -> None:

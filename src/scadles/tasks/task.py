@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from scadles.errors import ConfigError
 from scadles.importing import blame
-from scadles.structures import Structure, count, shapes_in_words
+from scadles.structures import Structure, count, pick, shapes_in_words
 from scadles.tasks.metrics import Metric
 from scadles.tasks.scores import LossFunction, Scores, check_scores, find_scores
 
@@ -161,11 +162,11 @@ class Task:
         fitted = self.fit(outputs, targets)
         if self.kind == "classification":
             check_scores(fitted, count(targets), self.classes)
-            if not self.fits_loss:  # a loss of the user's may be anything, and the first batch shows it
-                return
         try:
-            loss = self.minimised(outputs, targets)
-            sizes = [tuple(metric.sums(*self.in_own_units(fitted, targets)).shape) for metric in self.metrics]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what they warn of is refused
+                losses = self._losses_of_a_few(outputs, targets)
+                sizes = [tuple(metric.sums(*self.in_own_units(fitted, targets)).shape) for metric in self.metrics]
         except (ConfigError, KeyboardInterrupt, MemoryError):
             raise
         except Exception as error:
@@ -173,12 +174,26 @@ class Task:
                 f"task {self.kind}: the model answers {shapes_in_words(fitted)} where targets are "
                 f"{shapes_in_words(targets)}, and loss or metrics cannot be computed: {blame(error)}"
             ) from error
-        if loss.dim() != 0:
-            raise ConfigError(
-                f"task {self.kind}: the loss must be one number, the mean; its shape is {list(loss.shape)}"
-            )
+        for loss, wanted, what in losses:
+            if not isinstance(loss, Tensor) or tuple(loss.shape) != wanted:
+                found = (
+                    f"its shape is {list(loss.shape)}" if isinstance(loss, Tensor) else f"it is {type(loss).__name__}"
+                )
+                raise ConfigError(f"task {self.kind}: the loss must be {what}; {found}")
         for metric, size in zip(self.metrics, sizes, strict=True):
             if size != (metric.size,):
                 raise ConfigError(
                     f"task {self.kind}: metric {metric.name} returns sums {list(size)}, not [{metric.size}]"
                 )
+
+    def _losses_of_a_few(self, outputs: Any, targets: Structure) -> list[tuple[object, tuple[int, ...], str]]:
+        """Return losses of a batch, and of one sample of it, with the shapes that they must have, in words as well."""
+        n, one = count(targets), slice(1)
+        found: list[tuple[object, tuple[int, ...], str]] = [
+            (self.minimised(outputs, targets), (), "one number, the mean")
+        ]
+        if self.fits_loss and isinstance(outputs, Tensor) and len(outputs) == n:
+            found.append((self.minimised(outputs[one], pick(targets, one)), (), "one number, the mean"))
+        if self.sample_losses is not None:
+            found.append((self.each_loss(outputs, targets), (n,), "a mean over samples"))
+        return found

@@ -165,6 +165,12 @@ def test_a_model_that_answers_otherwise_is_refused_in_one_sentence(kind, outputs
         ("classification", {"goal": {"target": {"at_most": 1}}}, r"of accuracy more is better; write .*at_least: 1}"),
         ("math:sqrt", {"metrics": ["mae"]}, r"task.metrics: a task of your own \(math:sqrt\) says it itself"),
         ("builtins:dict", {}, r"task.kind 'builtins:dict' returned dict, not a scadles.Task"),
+        (
+            "classification",
+            {"loss_options": {"weight": [1, -1, 1, 1]}},
+            r"weight = \[1.0, -1.0, 1.0, 1.0\]: one number for",
+        ),
+        ("classification", {"loss_options": {"weight": [0, 0, 0, 0]}}, r"none below 0, and not all of them 0"),
         ("regression", {"metrics": ["builtins:dict"]}, r"'builtins:dict' returned dict, not a scadles.tasks.Metric"),
     ],
 )
@@ -251,6 +257,8 @@ def mine(tmp_path, monkeypatch):
         "def nothing(): return Task(loss=l1_loss, metrics=[])\n"
         "def needs(width): return None\n"
         "def loss(outputs, targets, power=1): return ((outputs - targets).abs() ** power).mean()\n"
+        "def fails(outputs, targets): raise RuntimeError('it broke')\n"
+        "def says(outputs, targets): return 'much'\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
@@ -308,3 +316,31 @@ def test_metrics_and_losses_of_another_form_are_told():
         Task(loss=F.mse_loss, metrics=[wrong]).check(x, x)
     with pytest.raises(ConfigError, match=r"the loss must be one number, the mean; its shape is \[2, 3\]"):
         Task(loss=lambda o, y: o - y, metrics=[task_of("regression", target=NUMBERS).metrics[0]]).check(x, x)
+
+
+@pytest.mark.usefixtures("mine")
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        ("classification", {"loss": "my_task:fails"}, r"loss or metrics cannot be computed: RuntimeError: it broke"),
+        ("classification", {"loss": "my_task:says"}, r"the loss must be one number, the mean; it is str"),
+        ("regression", {"loss": "my_task:says"}, r"the loss must be one number, the mean; it is str"),
+        ("numbers", {"loss": "cross_entropy"}, r"loss or metrics cannot be computed: IndexError"),
+        (
+            "numbers",
+            {"loss_options": {"weight": [1.0] * 6}},
+            r"loss or metrics cannot be computed: ValueError: Weights",
+        ),
+    ],
+)
+def test_a_loss_that_cannot_be_computed_is_told_before_the_first_step(kind, settings, message):
+    given = SUITED.get(kind, {"target": TargetType.numbers(())})
+    task = task_of("regression" if kind == "numbers" else kind, **given, **settings)
+    x, y = task.pair(*batch_of(given))
+    with pytest.raises(ConfigError, match=message):
+        task.check(answers(task, given, x), y)
+
+
+def test_arguments_of_a_loss_may_be_true_or_false():
+    task = task_of("regression", target=NUMBERS, loss="poisson_nll_loss", loss_options={"log_input": False})
+    task.check(torch.ones(6, 3), torch.ones(6, 3))
