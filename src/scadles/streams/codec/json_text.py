@@ -40,7 +40,7 @@ class JsonCodec(OneByOneCodec):
             raise UnreadableError(f"no JSON: {error.msg}") from None
         without = self._target.is_none
         if not isinstance(message, dict) or "x" not in message or not ("y" in message or without):
-            raise UnreadableError('no object with "x"' if without else 'no object with "x" and "y"')
+            raise UnreadableError('no object with "x": {"x": [...]}' if without else 'no object with "x" and "y"')
         layout = self._sample.layout
         if layout is None:
             x = _numbers("x", message["x"], self._sample)

@@ -321,6 +321,11 @@ def test_arrays_that_are_not_wanted(value, reason):
     assert reason in reasons(codec_of("npy").decode([value], [b"1"]))[0]
 
 
+def test_json_without_a_target_is_an_object_all_the_same():
+    codec = make_codec(CodecConfig(format="json"), (2,), torch.float32, target=TargetType.none())
+    assert reasons(codec.decode([b"[1.0, 2.0]"], [b"id"])) == ['no object with "x": {"x": [...]}']
+
+
 @pytest.mark.parametrize(
     ("message", "reason"),
     [
