@@ -25,6 +25,7 @@ def test_too_much_rejected_ends_the_run_on_all_devices(
         return
     assert run.wait(90) == 2, run.err
     assert run.err.count("stream.max_rejected_share = 0.25") == 1
+    assert "cannot be trained on (the first: NaN or infinite values); " in run.err
     assert "go on with --out run --resume" in run.err
     found.assert_ended_together("rejected")
     assert (found.path / "summary.json").exists()

@@ -14,6 +14,7 @@ from scadles.streams.rejections import short_reason
 #: More bytes of one record are not kept.
 EXAMPLE_BYTES = 65_536
 _MEGABYTE = 1_000_000
+_LONGEST_LINE = 4 * EXAMPLE_BYTES
 
 
 def quarantine_path(run_dir: Path, device: int) -> Path:
@@ -23,6 +24,16 @@ def quarantine_path(run_dir: Path, device: int) -> Path:
     'quarantine-3.jsonl'
     """
     return run_dir / f"quarantine-{device}.jsonl"
+
+
+def first_reason(path: Path) -> str:
+    """Return why the first record in a quarantine was rejected; empty where that cannot be read."""
+    try:
+        refuse_pipe(path)
+        with path.open("rb") as file:
+            return short_reason(str(json.loads(file.readline(_LONGEST_LINE))["reason"]))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
 
 
 class Quarantine:

@@ -20,7 +20,7 @@ from scadles.device.connected import ConnectedDevice
 from scadles.errors import DataError
 from scadles.fabric import ElasticFabric
 from scadles.observe import EventLog, Header, Progress, RunFolder, events_path, plot_run
-from scadles.streams.quarantine import quarantine_path
+from scadles.streams.quarantine import first_reason, quarantine_path
 from scadles.tasks import Task
 from scadles.training.checkpoint import CheckpointStore
 from scadles.training.evaluation import Evaluator, make_evaluator
@@ -115,9 +115,11 @@ def build_tools(
 def rejected_too_much(devices: Sequence[int], config: RunConfig, run_dir: Path) -> DataError:
     """Return the error that ends a run because of what these devices reject."""
     who = f"device{'s' if len(devices) > 1 else ''} {', '.join(map(str, devices))}"
+    examples = quarantine_path(run_dir, devices[0])
+    first = f" (the first: {reason})" if (reason := first_reason(examples)) else ""
     return DataError(
         f"{who}: more than stream.max_rejected_share = {config.stream.max_rejected_share:g} of the stream "
-        f"cannot be trained on; {quarantine_path(run_dir, devices[0])} has the first examples, with reasons. "
+        f"cannot be trained on{first}; {examples} has the first examples, with reasons. "
         f"The last checkpoint is intact: mend the stream or the settings and go on with --out {run_dir} --resume"
     )
 

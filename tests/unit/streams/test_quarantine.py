@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from scadles.records import Rejected
-from scadles.streams.quarantine import EXAMPLE_BYTES, Quarantine
+from scadles.streams.quarantine import EXAMPLE_BYTES, Quarantine, first_reason
 from scadles.streams.rejections import Reasons, RejectionLimit
 
 
@@ -23,6 +23,18 @@ def test_an_example_is_all_that_is_known_of_a_record(tmp_path):
     assert base64.b64decode(first.pop("key")) == b"key"
     assert first == {"offset": 17, "reason": "too odd", "device": 3, "bytes": 7}
     assert second == {"offset": 18, "reason": "NaN or infinite values", "device": 3}
+
+
+def test_the_first_reason_is_told(tmp_path):
+    path = tmp_path / "q.jsonl"
+    assert first_reason(path) == ""
+    quarantine = Quarantine(path, 1.0, device=0)
+    quarantine.keep(1, "too odd", bytes(2 * EXAMPLE_BYTES), bytes(2 * EXAMPLE_BYTES))
+    quarantine.keep(2, "odder")
+    assert first_reason(path) == "too odd"
+    for torn in (b'{"offset":1,"rea', b"[1]\n", b"", b"\xff\n"):
+        path.write_bytes(torn)
+        assert first_reason(path) == ""
 
 
 def test_there_is_no_file_without_a_rejected_record(tmp_path):
