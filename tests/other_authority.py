@@ -44,12 +44,14 @@ class OtherAuthority:
         self.ca.write_bytes(root.public_bytes(Encoding.PEM))
         self.between.write_bytes(self._between.public_bytes(Encoding.PEM))
 
-    def issue(self, name, *, names=(), purpose=CLIENT, common=None, passphrase=None, chain=True, days=(-1, 90)):
+    def issue(
+        self, name, *, names=(), purpose=CLIENT, common=None, passphrase=None, chain=True, days=(-1, 90), ca=False
+    ):
         """Write certificate and key of a device or hub; return the three files."""
         key = KEYS[self._kind]()
         more = [x509.SubjectAlternativeName(names)] if names else []
         more += [x509.ExtendedKeyUsage([purpose])] if purpose else []
-        certificate = self._signed(common or name, key, self._between, self._key, more, days)
+        certificate = self._signed(common or name, key, self._between, self._key, more, days, ca=ca)
         cert, secret = self.folder / f"{name}.pem", self.folder / f"{name}.key"
         cert.write_bytes(certificate.public_bytes(Encoding.PEM) + self.between.read_bytes() * chain)
         hidden = NoEncryption() if passphrase is None else BestAvailableEncryption(passphrase)
@@ -62,7 +64,7 @@ class OtherAuthority:
     def device(self, name, **more):
         return self.issue(name, **{"names": [uri(name)], **more})
 
-    def _signed(self, common, key, issuer, issuer_key, more=(), days=(-1, 90)):
+    def _signed(self, common, key, issuer, issuer_key, more=(), days=(-1, 90), *, ca=False):
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
         is_authority = not more and common in ("root", "between")
         now = datetime.now(timezone.utc)
@@ -74,7 +76,7 @@ class OtherAuthority:
             .serial_number(x509.random_serial_number())
             .not_valid_before(now + days[0] * DAY)
             .not_valid_after(now + days[1] * DAY)
-            .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
+            .add_extension(x509.BasicConstraints(ca=ca or is_authority, path_length=None), critical=True)
         )
         identifiers = [x509.SubjectKeyIdentifier.from_public_key(key.public_key())]
         if issuer is not None:

@@ -15,7 +15,15 @@ from scadles.clock import unix_seconds, wall_seconds
 from scadles.errors import ConfigError, FabricError
 from scadles.fabric.hub import Hub, HubFabric, enrol, enrolment
 from scadles.fabric.hub.frames import Kind
-from scadles.security import CertificateFiles, Credentials, ExternalCredentials, ExternalGuard, Registry, external
+from scadles.security import (
+    CertificateFiles,
+    Credentials,
+    ExternalCredentials,
+    ExternalGuard,
+    Registry,
+    certificate_files,
+    external,
+)
 from scadles.testing.elastic import come_in
 from scadles.training.hub import reach
 from secure_hub import LIMIT_S, RUN, answer_to, until
@@ -121,6 +129,16 @@ def test_a_certificate_with_an_extension_twice_is_refused_in_words(authority, se
     monkeypatch.setattr(external, "_names", twice)
     with pytest.raises(FabricError, match="its certificate names no device"):
         connect(serving, "cam-1", authority.device("cam-1"))
+
+
+def test_a_certificate_that_could_make_others_is_refused_at_both_ends(authority, serve, connect, monkeypatch):
+    serving, files = serve(authority.hub()), authority.device("cam-1", ca=True)
+    with pytest.raises(ConfigError, match="with it certificates could be made for others"):
+        connect(serving, "cam-1", files)
+    monkeypatch.setattr(certificate_files, "may_certify", lambda _: False)
+    with pytest.raises(FabricError, match="with it certificates could be made for others"):
+        connect(serving, "cam-1", files)
+    assert serving.hub.refused == 1
 
 
 def test_a_dns_name_comes_before_a_common_name(authority, serve, connect):

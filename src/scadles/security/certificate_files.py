@@ -41,6 +41,18 @@ class CertificateFiles(NamedTuple):
     ca: str | PathLike[str]
 
 
+#: What is wrong with a certificate that :func:`may_certify` finds.
+MAY_CERTIFY = "with it certificates could be made for others: have one issued with basicConstraints=critical,CA:FALSE"
+
+
+def may_certify(certificate: x509.Certificate) -> bool:
+    """Whether its owner may sign certificates for others, which chains would be taken by."""
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return False
+
+
 def load_files(files: CertificateFiles, *, at_hub: bool) -> tuple[ssl.SSLContext, x509.Certificate]:
     """Return what TLS is spoken with by these files, and the certificate that is shown.
 
@@ -56,6 +68,8 @@ def load_files(files: CertificateFiles, *, at_hub: bool) -> tuple[ssl.SSLContext
     cert, key, ca = (Path(path) for path in files)
     certificate = _certificates("cert", cert)[0]
     _check_key(key, cert, certificate)
+    if may_certify(certificate):
+        raise ConfigError(f"cert = {cert}: {MAY_CERTIFY}")
     authorities = "".join(_pem(one) for one in _certificates("ca", ca))
     try:
         context = external_context(cert, key, authorities, at_hub=at_hub)

@@ -14,7 +14,7 @@ from cryptography.x509.oid import NameOID
 from scadles.clock import unix_seconds, wall_seconds
 from scadles.errors import ConfigError, UntrustedError
 from scadles.security.authority import AUTHORITY_FOLDER, Identity, key_hash, read_uri
-from scadles.security.certificate_files import UNREADABLE, CertificateFiles, load_files
+from scadles.security.certificate_files import MAY_CERTIFY, UNREADABLE, CertificateFiles, load_files, may_certify
 from scadles.security.registry import Enrolled, Registry
 from scadles.security.store import private_folder
 
@@ -211,10 +211,11 @@ def _read(der: bytes) -> tuple[Identity, float]:
     name; in one without those, the common name.
 
     Raises:
-        UntrustedError: it names no device.
+        UntrustedError: it names no device, or an authority.
     """
     try:
         certificate = x509.load_der_x509_certificate(der)
+        is_authority = may_certify(certificate)
         run, names = _names(certificate)
         names = [name for name in names if name.isprintable() and 0 < len(name) <= _LONGEST_NAME]
         name, *aliases = names
@@ -224,6 +225,8 @@ def _read(der: bytes) -> tuple[Identity, float]:
             "its certificate names no device: it needs a URI scadles://RUN/NAME (scadles:///NAME for any run), DNS "
             "names, or one common name"
         ) from None
+    if is_authority:
+        raise UntrustedError(f"its certificate: {MAY_CERTIFY}")
     identity = Identity(run, name, key, f"{certificate.serial_number:x}", expires, tuple(aliases))
     return identity, certificate.not_valid_before_utc.timestamp()
 
