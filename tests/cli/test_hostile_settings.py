@@ -47,7 +47,7 @@ HOSTILE = {
     "a link": ("steps: 1\ncost: {link: {up_bps: 1.0e-300}}", "up_bps 1e-300 is less than 1 bit a second"),
     "a rate": ("steps: 1\nstream: {rates: 1.0e+9}", "stream.rates"),
     "a seed": ("steps: 1\nseed: 9223372036854775808", "seed: 9223372036854775808 is too large"),
-    "a key of yes": ("on: 5\n", "line 1: a key must be a name or a number, not 'on'"),
+    "a key of yes": ("on: 5\n", "on: unknown setting"),
     "a key of nothing": ("steps: 5\n? \n: 3\n", "a key must be a name or a number, not ''"),
     "a list as key": ("? [1, 2]\n: 3\n", "a key must be a name or a number, not a list"),
     "a mapping as key": ("? {a: 2}\n: 3\n", "a key must be a name or a number, not a mapping"),
