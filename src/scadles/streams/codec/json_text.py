@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
@@ -12,10 +11,10 @@ import torch
 from torch import Tensor
 
 from scadles.layout import Layout
-from scadles.streams.codec.labels import integer_label
 from scadles.streams.codec.one_by_one import OneByOneCodec
+from scadles.streams.codec.parts import sample_of, target_of
 from scadles.streams.codec.sample import SampleType, UnreadableError
-from scadles.streams.codec.target import check_target, read_target
+from scadles.streams.codec.target import check_target
 from scadles.structures import map_tensors
 from scadles.targets import TargetType
 
@@ -41,12 +40,7 @@ class JsonCodec(OneByOneCodec):
         without = self._target.is_none
         if not isinstance(message, dict) or "x" not in message or not ("y" in message or without):
             raise UnreadableError('no object with "x": {"x": [...]}' if without else 'no object with "x" and "y"')
-        layout = self._sample.layout
-        if layout is None:
-            x = _numbers("x", message["x"], self._sample)
-        else:
-            types = [SampleType(part.shape, part.dtype) for part in layout.parts]
-            x = self._sample.read(_parts(layout, message["x"], types))
+        x = sample_of(self._sample, message["x"], _numbers)
         return x, target_from_json(self._target, message.get("y"))
 
     def encode(self, x: Tensor, y: int | Tensor) -> tuple[bytes | None, bytes]:
@@ -62,14 +56,7 @@ def target_from_json(target: TargetType, said: Any) -> int | Tensor:
     Raises:
         UnreadableError: it is none of this type.
     """
-    if target.is_label:
-        return integer_label(said)
-    if target.is_none:
-        return read_target(target, None)
-    if not target.parts:
-        return _numbers("y", said, SampleType(target.shape, target.dtype))
-    types = [None if part.is_label else SampleType(part.shape, part.dtype) for _, part in target.parts]
-    return read_target(target, _parts(target.layout, said, types))
+    return target_of(target, said, _numbers)
 
 
 def target_as_json(target: TargetType, y: int | Tensor) -> Any:
@@ -80,19 +67,6 @@ def target_as_json(target: TargetType, y: int | Tensor) -> Any:
 
 def _lists(whole: Tensor, layout: Layout | None) -> Any:
     return whole.tolist() if layout is None else map_tensors(lambda x: x[0].tolist(), layout.unpack(whole[None]))
-
-
-def _parts(layout: Layout, nested: Any, types: Sequence[SampleType | None]) -> Any:
-    """Return the parts in a message as tensors; one without a type as it is."""
-    try:
-        values = layout.values(nested)
-    except ValueError as error:
-        raise UnreadableError(str(error)) from None
-    found = [
-        value if kind is None else _numbers(f"part {name}", value, kind)
-        for name, value, kind in zip(layout.names, values, types, strict=True)
-    ]
-    return layout.structure(found)
 
 
 def _numbers(name: str, nested: Any, sample: SampleType) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from scadles.layout import Layout
-from scadles.streams.codec.labels import integer_label
+from scadles.streams.codec.parts import sample_of, target_of
 from scadles.streams.codec.sample import SampleType, UnreadableError, short
-from scadles.streams.codec.target import read_target
 from scadles.targets import TargetType
 
 
@@ -24,39 +23,19 @@ def field_name(layout: Layout, part: str) -> str:
 
 def sample_in(sample: SampleType, found: Any) -> Tensor:
     """Return the sample in a record's field: numbers, or those of each part by name."""
-    layout = sample.layout
-    if layout is None:
-        return numbers_in("x", found, sample)
-    types = [SampleType(part.shape, part.dtype) for part in layout.parts]
-    return sample.read(_parts_in(layout, found, types))
+    return sample_of(sample, _by_part(sample.layout, found), numbers_in)
 
 
 def target_in(target: TargetType, found: Any) -> int | Tensor:
     """Return the target in a record's field, an integer where targets are class labels."""
-    if target.is_label:
-        return integer_label(found)
-    if target.is_none:
-        return read_target(target, None)
-    if not target.parts:
-        return numbers_in("y", found, SampleType(target.shape, target.dtype))
-    types = [None if part.is_label else SampleType(part.shape, part.dtype) for _, part in target.parts]
-    return read_target(target, _parts_in(target.layout, found, types))
+    return target_of(target, _by_part(target.layout if target.parts else None, found), numbers_in)
 
 
-def _parts_in(layout: Layout, found: Any, types: Sequence[SampleType | None]) -> Any:
-    """Return the parts in a record as tensors; one without a type as it is."""
-    if layout.in_order and isinstance(found, Mapping):
-        found = {name.removeprefix("p"): value for name, value in found.items()}
-    try:
-        values = layout.values(found)
-    except ValueError as error:
-        raise UnreadableError(str(error)) from None
-    return layout.structure(
-        [
-            value if kind is None else numbers_in(f"part {name}", value, kind)
-            for name, value, kind in zip(layout.names, values, types, strict=True)
-        ]
-    )
+def _by_part(layout: Layout | None, found: Any) -> Any:
+    """Return a field with its parts called as in the layout, not as :func:`field_name` does."""
+    if layout is None or not layout.in_order or not isinstance(found, Mapping):
+        return found
+    return {name.removeprefix("p"): value for name, value in found.items()}
 
 
 def numbers_in(name: str, found: Any, expected: SampleType) -> Tensor:
