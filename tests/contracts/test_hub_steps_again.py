@@ -58,6 +58,14 @@ def three_at_step_4(connect):
     return fabrics
 
 
+def both_messages_again(fabric):
+    """Find step 4 cut in two by a new view, and take it again."""
+    with pytest.raises(MembershipChangedError):
+        total(fabric)
+    fabric.enter(3)
+    return first_message(fabric, 4), total(fabric)
+
+
 def test_one_is_let_in_between_two_messages_of_a_step(meet):
     hub, said, journal, connect = meet
     fabrics = three_at_step_4(connect)
@@ -69,13 +77,7 @@ def test_one_is_let_in_between_two_messages_of_a_step(meet):
         assert together(fabrics, lambda fabric: first_message(fabric, 4)) == [3.0] * 3
         coming.result(LIMIT_S)
 
-    def again(fabric):
-        with pytest.raises(MembershipChangedError):
-            total(fabric)
-        fabric.enter(3)
-        return first_message(fabric, 4), total(fabric)
-
-    assert together(fabrics, again) == [(3.0, 3.0)] * 3
+    assert together(fabrics, both_messages_again) == [(3.0, 3.0)] * 3
     assert hub.refused == 0
     assert not any("has left" in line for line in said)
     assert (hub._views.step, journal.newest) == (5, 4)
@@ -88,13 +90,7 @@ def test_one_is_lost_between_two_messages_of_a_step(meet):
     together(fabrics, lambda fabric: first_message(fabric, 4))
     fabrics.pop().close()
 
-    def again(fabric):
-        with pytest.raises(MembershipChangedError):
-            total(fabric)
-        fabric.enter(3)
-        return first_message(fabric, 4), total(fabric)
-
-    assert together(fabrics, again) == [(2.0, 2.0)] * 2
+    assert together(fabrics, both_messages_again) == [(2.0, 2.0)] * 2
     assert hub.refused == 0
     assert (hub._views.step, journal.newest) == (5, 4)
     assert journal.of("cam-2")[0] == 3  # its step 4 was not whole

@@ -93,25 +93,26 @@ def run(in_threads, settings, tmp_path):
     return make
 
 
-def test_the_same_arrivals_by_python_end_in_the_same_model(run, settings):
+def both_alike(run, settings):
+    """Run the same arrivals from a replay and from Python, to the same model and accounts; return both summaries."""
     config = load_config(settings)
     replayed, model = run("replayed", None)
     played, again = run("played", lambda device: Played(config, device))
     assert played.model_sha256 == replayed.model_sha256
     assert all(torch.equal(model[name], again[name]) for name in model)
     assert [row.samples for row in played.per_device] == [row.samples for row in replayed.per_device]
+    return replayed, played
+
+
+def test_the_same_arrivals_by_python_end_in_the_same_model(run, settings):
+    replayed, played = both_alike(run, settings)
     assert (played.ended_by, played.steps) == (replayed.ended_by, replayed.steps)
 
 
 @pytest.mark.parametrize("on", ["holdout", "stream"])
 def test_tests_are_on_the_same_samples(run, settings, on):
     settings |= {"evaluation": {"on": on, "holdout_every": 4}}
-    config = load_config(settings)
-    replayed, model = run("replayed", None)
-    played, again = run("played", lambda device: Played(config, device))
-    assert played.model_sha256 == replayed.model_sha256
-    assert all(torch.equal(model[name], again[name]) for name in model)
-    assert [row.samples for row in played.per_device] == [row.samples for row in replayed.per_device]
+    _, played = both_alike(run, settings)
     assert (played.samples.tested > 0) == (on == "holdout")
     assert played.samples.balanced
 
