@@ -14,7 +14,10 @@ from scadles.clock import wall_seconds
 from scadles.errors import ConfigError
 
 if TYPE_CHECKING:
-    from scadles.fabric.hub import HubState
+    from collections.abc import Sequence
+
+    from scadles.fabric.hub import Hub, HubState
+    from scadles.observe.hub_progress import HubProgress
     from scadles.security import CertificateFiles, Guard
 
 _LOOK_S = 0.2
@@ -94,16 +97,21 @@ def hub(
             progress.say(_how_to_join(guard, checked.devices, serving.address, folder, quiet=quiet))
         elif not is_loopback(host):
             print_note(f"warning: {PLAIN_TEXT}")
-        began_s, pause = wall_seconds(), Event()
-        try:
-            while not stopped and not serving.is_over:
-                progress.state(serving.state().line())
-                pause.wait(_LOOK_S)
-        finally:
-            serving.close()
-            progress.say(_came_to(serving.state(), wall_seconds() - began_s))
+        _serve(serving, progress, stopped)
     if stopped:
         raise typer.Exit(128 + stopped[0])
+
+
+def _serve(hub: Hub, progress: HubProgress, stopped: Sequence[int]) -> None:
+    """Show how things are until the run is over, or a signal has come."""
+    began_s, pause = wall_seconds(), Event()
+    try:
+        while not stopped and not hub.is_over:
+            progress.state(hub.state().line())
+            pause.wait(_LOOK_S)
+    finally:
+        hub.close()
+        progress.say(_came_to(hub.state(), wall_seconds() - began_s))
 
 
 def _certificate_files(
