@@ -135,4 +135,6 @@ def test_of_mqtt(fragile_mosquitto, start, finding, write_config, tmp_path, pyte
     until_saved(broker)
     broker.kill()
     broker.start()
-    assert_each_once(device.end(records), tmp_path / "run", records, records)
+    summary = device.end(records)
+    assert_each_once(summary, tmp_path / "run", records, records)
+    assert summary.per_device[0].missing == 0

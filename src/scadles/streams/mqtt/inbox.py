@@ -50,6 +50,14 @@ class Waiting(NamedTuple):
     reason: str
 
 
+class _CameAgain(NamedTuple):
+    """A message that was settled before its turn: when it came again, and its name at the broker in which life."""
+
+    offset: int
+    mid: int | None
+    life: int
+
+
 class Inbox:
     """Messages in order of arrival, each once, numbered by offsets of our own.
 
@@ -76,8 +84,8 @@ class Inbox:
         self._by_number: dict[int, int] = {}
         self._by_mid: dict[int, int] = {}
         self._settled = Ids()
-        # of these, what lay behind the position that was opened, with the offset at which it came once more
-        self._beyond: dict[int, int | None] = {}
+        # of these, what lay behind the position that was opened, once it has come again
+        self._beyond: dict[int, _CameAgain | None] = {}
         self._missing = MissingIds()
         self._arrived = self._lost = self._committed = 0
         self._awaits_connection = False
@@ -128,9 +136,6 @@ class Inbox:
                 return
             if self._known(delivery):
                 self.duplicates += 1
-                if delivery.number is not None and delivery.number in self._beyond:
-                    self._missing.note(self._arrived, delivery.number)  # as it was when it came first
-                    self._beyond[delivery.number] = self._arrived
                 return
             if len(value) > terms.max_bytes:
                 reason = f"{len(value):,} bytes, at most {terms.max_bytes:,} are allowed"
@@ -161,7 +166,8 @@ class Inbox:
                 check()
             taken = [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]
             lost, self._lost = self._lost, 0
-            if len(taken) < count and len(self._unacknowledged) >= self._terms.receive_max:
+            held = len(self._unacknowledged) + sum(came is not None for came in self._beyond.values())
+            if len(taken) < count and held >= self._terms.receive_max:
                 self.starved = True
             self.position = taken[-1].offset + 1 if taken else self.position + lost
         return taken, lost
@@ -226,7 +232,10 @@ class Inbox:
                 self._settle(offset)
             self._committed = max(self._committed, position)
             self._missing.commit(position)
-            self._beyond = {n: at for n, at in self._beyond.items() if at is None or at >= position}
+            for number, came in list(self._beyond.items()):
+                if came is not None and came.offset < position:  # a mark there has counted it
+                    self._tell(came.life, came.mid)
+                    del self._beyond[number]
 
     def forget(self) -> None:
         """The broker has lost the session: what it called messages means nothing any more."""
@@ -246,6 +255,9 @@ class Inbox:
         if number is None:
             # without an id only the broker's own name tells, as long as it keeps the session
             return delivery.again and mid in self._by_mid
+        if number in self._beyond:
+            self._come_again(number, mid, life)
+            return True
         if number in self._settled:
             self._tell(life, mid)
             return True
@@ -260,6 +272,16 @@ class Inbox:
         elif known_mid != mid:  # the publisher sent it twice: one of the two is enough
             self._tell(life, mid)
         return True
+
+    def _come_again(self, number: int, mid: int | None, life: int) -> None:
+        """Take note of a message that lay behind the position; it must come until a mark has counted it."""
+        before = self._beyond[number]
+        if before is None:
+            self._missing.note(self._arrived, number)  # as it was when it came first
+        elif before.life == life and before.mid != mid:  # the publisher sent it twice: one of the two is enough
+            self._tell(life, mid)
+            return
+        self._beyond[number] = _CameAgain(self._arrived if before is None else before.offset, mid, life)
 
     def _remember(self, delivery: Delivery) -> None:
         """Remember to acknowledge a new message, or do so at once."""

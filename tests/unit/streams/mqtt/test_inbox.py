@@ -243,6 +243,28 @@ def test_what_is_settled_behind_a_position_does_not_come_again(rewinds):
     assert broker.in_flight == {}
 
 
+def test_what_is_settled_behind_a_position_is_not_missing_though_a_device_is_killed_twice():
+    """It is acknowledged once a position behind it is kept: until then the old mark may be needed again."""
+    broker = Broker()
+    inbox = inbox_of(broker)
+    inbox.open(0, None)
+    broker.queue = [0, 1, 2, 3, 4]
+    broker.deliver_to(inbox, 5)
+    take(inbox, 5)
+    mark = inbox.mark(1, [[2, 3]])
+    inbox.commit(1)
+    for _ in range(3):
+        inbox = inbox_of(broker)
+        inbox.open(1, mark)
+        broker.deliver_again(inbox)
+        assert (inbox.missing(), inbox.lag()) == (0, 2)
+    assert sorted(broker.in_flight.values()) == [1, 2, 3, 4]
+    take(inbox, 5)
+    inbox.commit(3)
+    assert broker.in_flight == {}
+    assert inbox.missing() == 0
+
+
 def test_names_of_a_forgotten_session_are_not_acknowledged():
     told = []
     inbox = Inbox(Terms("client"), lambda life, mid: told.append((life, mid)))
