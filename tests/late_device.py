@@ -15,15 +15,16 @@ def main(config, folder, *resume):
     device = scadles.join(Path(config), model=model, out=folder, quiet=True, resume=bool(resume))
     with device, Path(folder, "trained.jsonl").open("a") as notes:
 
-        def note(**fields):
-            notes.write(json.dumps({"step": device.step_number, **fields}) + "\n")
+        def note(step, **fields):
+            notes.write(json.dumps({"step": step, **fields}) + "\n")
             notes.flush()
 
-        note(began=True)
+        note(device.step_number, began=True)
         for batch in device.batches():
+            # before the step, at whose end there may be a checkpoint: it counts once that one is there
+            note(device.step_number + 1, x=batch.x.flatten().int().tolist(), y=batch.y.tolist())
             outputs = device.model(batch.x / 10_000)
             device.step(nn.functional.cross_entropy(outputs, batch.y), outputs)
-            note(x=batch.x.flatten().int().tolist(), y=batch.y.tolist())
 
 
 def trained(folder):
