@@ -41,6 +41,9 @@ ROUNDING = {
     "accuracy": {"abs": 0.006},
     "per_label": {"abs": 0.06},
     "correct": {"abs": 1},
+    "noise_scale": {"rel": 0.01},
+    "low": {"rel": 0.01},
+    "high": {"rel": 0.01},
 }
 ALWAYS_S = 1e9
 CONFIGS = {
@@ -86,6 +89,7 @@ CONFIGS = {
         "buffer": {"policy": "persistence"},
         "stream": {"labels": {"url": "replay://?delay_s=1.5", "wait_s": 1}},
     },
+    "window auto": {"model": "mlp", "batch": {"min": 4, "window": "auto", "step_cost_s": 0.05}},
     "skewed": {"model": "mlp", "data": {"partition": "dirichlet", "alpha": 0.2, "size_spread": 0.5}},
 }
 CASES = [(name, script) for name in CONFIGS for script in ("leaving", "killed") if name != "injection"]

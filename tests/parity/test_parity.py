@@ -22,7 +22,7 @@ from scadles.assembly.exchange import build_tail_check
 from scadles.assembly.hub import build_hub_fold
 from scadles.config import load_config
 from scadles.fabric.hub import Hub, HubFabric
-from scadles.observe import CheckpointWritten, Header, events_path, read_events
+from scadles.observe import CheckpointWritten, Header, WindowChange, events_path, read_events
 from scadles.simulation import simulate
 from scadles.structures import answer
 
@@ -37,6 +37,9 @@ ROUNDING = {
     "correct": {"abs": 1},
     "metrics": {"rel": 2e-3, "abs": 1e-3},
     "own": {"rel": 2e-3, "abs": 1e-3},
+    "noise_scale": {"rel": 0.01},
+    "low": {"rel": 0.01},
+    "high": {"rel": 0.01},
 }
 CONFIGS = {
     "scadles": {
@@ -172,6 +175,23 @@ CONFIGS = {
         "batch": {"size": 16},
         "data": {"dataset": "npz:maps.npz"},
         "task": "segmentation",
+    },
+    "window auto": {"model": "mlp", "batch": {"min": 4, "window": "auto", "step_cost_s": 0.05}},
+    "window auto, persistence": {
+        "model": "cnn",
+        "batch": {"min": 4, "window": "auto", "window_s": 0.3, "step_cost_s": 5.0},
+        "buffer": {"policy": "persistence"},
+        "fabric": {"overlap": "on", "bucket_mb": 0.02},
+    },
+    "window auto, outliers rejected": {
+        "model": "mlp",
+        "batch": {"min": 4, "window": "auto"},
+        "aggregation": {"outliers": "reject"},
+    },
+    "window auto, compressed": {
+        "model": "mlp",
+        "batch": {"min": 4, "window": "auto", "step_cost_s": 0.1},
+        "compression": {"ratio": 0.1, "gate": "norm", "delta": 0.8, "values": "float32"},
     },
     "held out": {
         "model": "mlp",
@@ -519,6 +539,17 @@ def test_a_simulation_tells_the_same_story(whole, simulated, name):
                 expected, allowed = getattr(other, field), ROUNDING.get(field)
                 expected = pytest.approx(expected, **allowed) if allowed and expected is not None else expected
                 assert getattr(event, field) == expected, (event.kind, field)
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name.startswith("window auto")])
+def test_all_choose_the_same_window_and_say_why(whole, name):
+    (*_, folder) = whole(name)
+    changes = [
+        [(event.step, event.window_s, event.why) for event in told(folder, device) if isinstance(event, WindowChange)]
+        for device in range(DEVICES)
+    ]
+    assert changes[0], "the window changes within these steps"
+    assert all(others == changes[0] for others in changes)
 
 
 def told(folder, device):

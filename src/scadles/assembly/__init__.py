@@ -29,9 +29,12 @@ from scadles.device.holdout import Holdout
 from scadles.device.intake import Intake
 from scadles.device.learner import Learner
 from scadles.device.managed import find_parameters
+from scadles.device.measuring import Measuring
 from scadles.device.optimizers import JointOptimizer, adopt
+from scadles.device.pace import WindowRule
 from scadles.device.sliding_sums import SlidingSums
 from scadles.device.transform import Transform
+from scadles.device.window import AutoWindow
 from scadles.errors import ConfigError, RunError
 from scadles.exchange.aggregation import GradientExchange, LearningRate, scaling_for
 from scadles.fabric import ElasticFabric, Fabric, LocalFabric, TorchFabric
@@ -49,6 +52,7 @@ from scadles.targets import TargetType
 from scadles.tasks import targets_of
 
 _INSPECTED_AT_ONCE = 4096
+_DEADLINE_SHARE = 0.5  # that a window may take, so that nobody is given up who gathers
 
 
 def build_dataset(config: RunConfig) -> Dataset:
@@ -125,6 +129,21 @@ def build_rule(config: RunConfig) -> BatchRule:
     return rule
 
 
+def build_measuring(config: RunConfig) -> Measuring | None:
+    """Return what is measured of steps; None where nothing goes by that."""
+    batch, fabric = config.batch, config.fabric
+    if batch.window == "fixed":
+        return None
+    rule = WindowRule(
+        min(batch.min, config.buffer.capacity),
+        min(batch.max, config.buffer.capacity),
+        price_s=batch.step_cost_s,
+        keeps_all=config.buffer.policy == "persistence",
+        longest_s=fabric.deadline_s * config.clock.speed * _DEADLINE_SHARE,
+    )
+    return Measuring(AutoWindow(batch.window_s, rule))
+
+
 def build_holdout(config: RunConfig) -> Holdout | None:
     """Return what keeps samples of a stream for tests alone; None where none are."""
     evaluation = config.evaluation
@@ -178,6 +197,7 @@ def build_learner(
         mean="plain" if config.aggregation.mean == "plain" else "weighted",
         clip_norm=clip_norm,
         pair=build_task(config, dataset).pair,
+        measuring=build_measuring(config),
     )
 
 

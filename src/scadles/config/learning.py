@@ -28,7 +28,15 @@ class BatchConfig(Section):
         default="rate", description="the same size everywhere, or what the stream brings in a window"
     )
     size: int = Field(default=64, ge=1, description="fixed: samples per step; also the base of learning-rate scaling")
-    window_s: float = Field(default=1.0, gt=0, description="rate: stream seconds that make a batch")
+    window: Literal["fixed", "auto"] = Field(
+        default="fixed", description="rate: window_s all along, or what pays most by what is measured in the run"
+    )
+    window_s: float = Field(
+        default=1.0, gt=0, description="rate: stream seconds that make a batch; those that auto begins with"
+    )
+    step_cost_s: float = Field(
+        default=0.0, ge=0, description="window auto: what a step costs beside its time, in seconds (radio, battery)"
+    )
     min: int = Field(default=8, ge=1, description="rate: aim at no less than this (the window's end still ends it)")
     max: int = Field(default=1024, ge=1, description="rate: take no more than this")
     max_wait_s: float = Field(default=60.0, gt=0, description="fixed: train on what is there after this wait")
@@ -37,6 +45,12 @@ class BatchConfig(Section):
     def _ordered(self) -> Self:
         if self.min > self.max:
             raise ValueError(f"min {self.min} is above max {self.max}")
+        if self.window == "auto" and self.rule == "fixed":
+            raise ValueError("window auto: with rule fixed there is no window; set rule to rate, or window to fixed")
+        if self.step_cost_s and self.window != "auto":
+            raise ValueError(
+                f"step_cost_s {self.step_cost_s:g}: only a window that is chosen goes by it; set window to auto"
+            )
         return self
 
 

@@ -31,7 +31,7 @@ def load_config(source: ConfigLike | None = None, overrides: Iterable[str] = ())
         ConfigError: a missing file, bad YAML, an unknown key, a value of the wrong type or range.
 
     >>> load_config({"method": "ddl", "steps": 5}, ["batch.size=32"]).batch
-    BatchConfig(rule='fixed', size=32, window_s=1.0, min=8, max=1024, max_wait_s=60.0)
+    BatchConfig(rule='fixed', size=32, window='fixed', window_s=1.0, step_cost_s=0.0, min=8, max=1024, max_wait_s=60.0)
     """
     try:
         return RunConfig.model_validate(overridden(settings_tree(source), overrides))

@@ -16,6 +16,9 @@ class BatchRule(ABC):
     def deadline_s(self, last_take_s: float) -> float:
         """Return the stream time at which a device trains on what is there, be it nothing."""
 
+    def resize(self, window_s: float) -> None:  # noqa: B027 - most rules have no window
+        """Take another window from now on, where this rule has one."""
+
 
 class FixedBatch(BatchRule):
     """The same batch size on every device, as conventional distributed training has it.
@@ -59,6 +62,9 @@ class RateBatch(BatchRule):
     def deadline_s(self, last_take_s: float) -> float:
         return last_take_s + self.window_s
 
+    def resize(self, window_s: float) -> None:
+        self.window_s = window_s
+
 
 class ShrunkBatch(BatchRule):
     """A part of what another rule aims at, for devices that train on others' samples as well.
@@ -80,3 +86,6 @@ class ShrunkBatch(BatchRule):
 
     def deadline_s(self, last_take_s: float) -> float:
         return self._rule.deadline_s(last_take_s)
+
+    def resize(self, window_s: float) -> None:
+        self._rule.resize(window_s)

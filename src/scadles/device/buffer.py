@@ -54,6 +54,9 @@ class BufferPolicy(ABC):
     def keep(self, rate_hz: float) -> int | None:
         """Return how many of the newest samples to keep after a step; None keeps all of them."""
 
+    def resize(self, window_s: float) -> None:  # noqa: B027 - not all policies have a window
+        """Take another window from now on, where this policy has one."""
+
 
 class Persistence(BufferPolicy):
     """Keep every sample until it is trained on (paper, section IV): the queue grows with S T.
@@ -84,6 +87,9 @@ class Truncation(BufferPolicy):
 
     def keep(self, rate_hz: float) -> int:
         return max(1, round(rate_hz * self.window_s))
+
+    def resize(self, window_s: float) -> None:
+        self.window_s = window_s
 
 
 class Buffer:

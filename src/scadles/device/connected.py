@@ -16,8 +16,10 @@ from scadles.device.device import Device, never
 from scadles.device.injection import SampleExchange, Samples
 from scadles.device.intake import Intake
 from scadles.device.learner import Learner
+from scadles.device.measuring import is_measured
 from scadles.device.parts import Parts, backward, check_loss
 from scadles.device.sliding_sums import SlidingSums
+from scadles.device.step_cost import StepCost
 from scadles.device.transform import Transform
 from scadles.device.trial import changed_buffers, compile_now
 from scadles.errors import MembershipChangedError, RunError
@@ -82,9 +84,11 @@ class ConnectedDevice(Device):
         "_check",
         "_counts_for_nothing",
         "_has_shared",
+        "_measuring_share",
         "_parts",
         "_samples",
         "_shared_before",
+        "_sketching_s",
         "_transform",
         "all_ended",
         "batchnorm",
@@ -115,6 +119,7 @@ class ConnectedDevice(Device):
         self._shared_before: dict[str, Any] | None = None  # kept while nobody is there to share with
         self._parts: Parts | None = None
         self._counts_for_nothing = False
+        self._sketching_s = self._measuring_share = 0.0
         self.buffers = ForwardBuffers(learner.model, learner.statistics)
         self.batchnorm = BatchNormStatistics(learner.model)
         self.rejecting: tuple[int, ...] = ()
@@ -274,6 +279,9 @@ class ConnectedDevice(Device):
         elif size:
             self.batchnorm.restore()
         event = self.describe(result, synced_s, trained=trained, correct=correct)
+        if not trained and self.learner.measuring is not None:
+            self.learner.measuring.forget()
+        self.note_cost(result)
         self.end_step()
         return event, result.stop
 
@@ -291,6 +299,7 @@ class ConnectedDevice(Device):
             "last_message_s": self._last_message_s,
             "shared": self.sender.state() if self.sender is not None else self._shared_before,
             **({"tests": self.tests.state()} if self.tests is not None else {}),
+            **({"cost": self.cost.state()} if self.cost is not None else {}),
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -304,6 +313,10 @@ class ConnectedDevice(Device):
             self.sender.load(state["shared"])
         if self.tests is not None:
             self.tests.load(state.get("tests"))
+        if self.cost is not None:
+            self.cost = StepCost()
+            if state.get("cost") is not None:
+                self.cost.load(state["cost"])
 
     def average_batchnorm(self) -> None:
         """Give all devices the weighted mean of their BatchNorm running statistics."""
@@ -335,6 +348,7 @@ class ConnectedDevice(Device):
             self.learner.exchange.begin(weight, self._phase)
             if loss is not None and weight > 0:
                 backward(loss, weight)
+        self._sketch(size, weight)
         self.ready()
         wish = STREAM_ENDED if self.exhausted and not stop else float(stop)
         if self.intake.rejects_too_much:
@@ -345,6 +359,39 @@ class ConnectedDevice(Device):
         if self._check is not None and (why := self._check.problem(self.number, mine)):
             raise RunError(f"{self._phase}: {why}")
         return self._send(mine)
+
+    def _sketch(self, size: int, weight: float) -> None:
+        """Take note of this device's gradient by itself, before it is exchanged, where it is to be measured."""
+        measuring, step = self.learner.measuring, self.learner.step_number + 1
+        if measuring is None or not measuring.is_due(step):
+            return
+        measuring.forget()
+        began_s = self.clock.now()
+        if weight > 0 and is_measured(self.number, self.fabric.size):
+            gradients = (parameter.grad for parameter in self.learner.exchange.parameters)
+            measuring.note(step, self.number, size, measuring.sketch(gradients, step) / weight)
+        self._sketching_s = self.clock.now() - began_s
+
+    def measure(self) -> str | None:
+        """Measure with all others what windows go by, after a step of which that is due.
+
+        Returns:
+            Why the window changes; None where it does not.
+
+        Raises:
+            PeerLostError: a device did not answer.
+        """
+        measuring, step, fabric = self.learner.measuring, self.learner.step_number, self.fabric
+        if measuring is None or self.cost is None or not measuring.is_due(step):
+            return None
+        began_s, share = self.clock.now(), self._measuring_share
+        follows = isinstance(fabric, ElasticFabric) and fabric.follows
+        said = None if follows else measuring.row(step, self.number, self.intake.rate_hz, self.cost, share)
+        message = measuring.message(step, fabric.size, self.number, said).to(self.learner.torch_device)
+        fabric.reduce(message, f"measuring after step {step}").wait()
+        why = measuring.learn_of(step, message.cpu(), fabric.present)
+        self._measuring_share = (self._sketching_s + self.clock.now() - began_s) / max(self.elapsed_s, 1e-9)
+        return why
 
     def _send(self, report: Report) -> Reports:
         """Exchange gradients with those who are there, again if some of them are lost meanwhile."""

@@ -16,6 +16,8 @@ from scadles.device.injection import SampleSender, SentCounts
 from scadles.device.intake import Intake
 from scadles.device.learner import Learner, StepResult
 from scadles.device.sliding_sums import SlidingSums
+from scadles.device.step_cost import StepCost
+from scadles.device.window import AutoWindow
 from scadles.errors import RunError
 from scadles.observe.events import Step
 
@@ -56,12 +58,14 @@ class Device:
         set_aside_steps: steps since the start from which it was left out, because it was unlike all others.
         injected: samples of others in the present step's batch.
         tests: what came of testing each batch before it was trained on; None where nobody does.
+        cost: what its steps cost it; None where nothing goes by that.
     """
 
     __slots__ = (
         *("_computes_from_s", "_elapsed_s", "_gather_started_s", "_gathered_s", "_last_end_s", "_last_message_s"),
         *("_last_take_s", "_ready_s", "_rule", "_taken"),
-        *("clock", "injected", "intake", "learner", "non_finite_steps", "number", "sender", "set_aside_steps", "tests"),
+        *("clock", "cost", "injected", "intake", "learner", "non_finite_steps", "number", "sender", "set_aside_steps"),
+        "tests",
     )
 
     def __init__(
@@ -86,6 +90,7 @@ class Device:
         self._last_take_s = self._last_message_s = self._last_end_s = 0.0
         self._gather_started_s = self._gathered_s = self._computes_from_s = self._ready_s = self._elapsed_s = 0.0
         self._taken: Chunk | None = None
+        self.cost = StepCost() if learner.measuring is not None else None
 
     @property
     def taken(self) -> Chunk:
@@ -141,6 +146,8 @@ class Device:
             on_wait: told samples held and samples aimed at, now and then.
         """
         intake, clock = self.intake, self.clock
+        if self._window is not None:
+            self._rule.resize(self._window.of_step(self.learner.step_number + 1))
         self._gather_started_s = clock.now()
         deadline_s = self._rule.deadline_s(self._last_take_s)
         intake.pull()
@@ -160,6 +167,16 @@ class Device:
         self._taken = intake.take(count)
         self._last_take_s = self._gathered_s = self._computes_from_s = clock.now()
         return self._taken
+
+    @property
+    def _window(self) -> AutoWindow | None:
+        return self.learner.measuring.window if self.learner.measuring is not None else None
+
+    def _truncate(self) -> None:
+        """Keep what the policy keeps, of the common window where there is one."""
+        if self._window is not None:
+            self.intake.resize(self._window.seconds)
+        self.intake.truncate()
 
     def receive(self, samples: int, at_s: float) -> None:
         """Take note that others share so many samples, which are all here at a stream time: computing begins then.
@@ -207,7 +224,7 @@ class Device:
     def rejoin(self) -> None:
         """Take part again after an absence: what the stream brought meanwhile is kept as after a step."""
         self._last_take_s = self.clock.now()
-        self.intake.truncate()
+        self._truncate()
 
     def join(self, source: Device | None) -> None:
         """Begin at this moment beside others that go on.
@@ -249,7 +266,7 @@ class Device:
             self.non_finite_steps += 1
         self._settle_test(trained=trained)
         self.intake.settle(trained=trained)
-        self.intake.truncate()
+        self._truncate()
 
     def forget_tests(self) -> None:
         """Forget the samples that are kept for tests, and what came of tests: begin anew with both."""
@@ -261,6 +278,12 @@ class Device:
     def _settle_test(self, *, trained: bool) -> None:
         if self.tests is not None:
             self.tests.settle(trained=trained)
+
+    def note_cost(self, result: StepResult) -> None:
+        """Take note of what a step that ends at this moment has cost; to be called before :meth:`end_step`."""
+        if self.cost is not None and self._taken is not None:
+            exchange_s = self.clock.now() - self._last_end_s - result.ready_s
+            self.cost.observe(self.batch_size, self.compute_s, exchange_s)
 
     def end_step(self) -> None:
         """Take note that a step has ended at this moment."""

@@ -163,6 +163,10 @@ class Intake:
         self._count_arrived()
         self.meter.observe(self._clock.now(), 0)
 
+    def resize(self, window_s: float) -> None:
+        """Keep what another window holds from now on, where the policy goes by a window."""
+        self._policy.resize(window_s)
+
     def pull(self, timeout_s: float = 0.0, want: int | None = None) -> None:
         """Take in what has arrived, waiting up to ``timeout_s`` stream seconds for ``want`` more records."""
         limit = self._buffer.capacity if self._policy.drops else self._buffer.room

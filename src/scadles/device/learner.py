@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from scadles.data.running import RunningStatistics
 from scadles.device.hyperparameters import Hyperparameters
 from scadles.device.managed import NOTHING, Managed
+from scadles.device.measuring import Measuring
 from scadles.device.optimizers import Guard
 from scadles.device.parts import checked_weight
 from scadles.exchange.aggregation import REJECTS_TOO_MUCH, STREAM_ENDED, GradientExchange, LearningRate, Reports
@@ -68,6 +69,7 @@ class Learner:
         mean: ``weighted`` by batch size, or ``plain``, every device that has a batch alike.
         clip_norm: the largest norm of the common gradient, which is scaled down to it; None leaves it as it is.
         pair: prepared samples and their targets to what the model takes and what it should say.
+        measuring: what is measured of steps, and what follows it; None where nothing is.
 
     Attributes:
         step_number: steps taken.
@@ -90,6 +92,7 @@ class Learner:
         mean: Literal["weighted", "plain"] = "weighted",
         clip_norm: float | None = None,
         pair: Pair = lambda x, y: (x, y),
+        measuring: Measuring | None = None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -98,6 +101,7 @@ class Learner:
         self.prepare = prepare
         self.statistics = prepare if isinstance(prepare, RunningStatistics) else None
         self.pair = pair
+        self.measuring = measuring
         self.mean = mean
         self.clip_norm = clip_norm
         self.torch_device = next(model.parameters()).device
@@ -205,6 +209,7 @@ class Learner:
             "base_lrs": [float(group["lr"]) for group in self.optimizer.param_groups],
             "lr": self._lr,
             "asked": self.hyperparameters.asked,
+            **({"measuring": self.measuring.state()} if self.measuring is not None else {}),
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -214,6 +219,8 @@ class Learner:
         self.time_s = state["cluster_time_s"]
         self._lr = state.get("lr", self._lr)
         self.hyperparameters.load(state["base_lrs"], state.get("asked"))
+        if self.measuring is not None and "measuring" in state:
+            self.measuring.load(state["measuring"])
 
 
 def clip(parameters: Iterable[nn.Parameter], most: float) -> None:

@@ -20,6 +20,7 @@ from scadles.observe.events import (
     Step,
     StrayTarget,
     Thinned,
+    WindowChange,
 )
 from scadles.observe.gaps import scan_events
 from scadles.observe.label_distribution import MOST_DEVICES, LabelDistribution
@@ -94,6 +95,7 @@ __all__ = [
     "SweepRow",
     "SweepRun",
     "Thinned",
+    "WindowChange",
     "compare",
     "default_folder",
     "evenly",

@@ -173,6 +173,25 @@ class Notice(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class WindowChange(Event):
+    """Another window makes the batches from now on, on all devices.
+
+    Attributes:
+        window_s: its stream seconds.
+        why: in words.
+        noise_scale: of gradients, in samples; None where it is not known or has no bound.
+        low, high: it surely lies between them; None where there is no such bound.
+    """
+
+    kind: ClassVar[str] = "window"
+    window_s: float
+    why: str
+    noise_scale: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class NonFinite(Event):
     """A gradient with NaN or infinity that was left out of the step."""
 
@@ -297,6 +316,6 @@ EVENTS: dict[str, type[Event]] = {
     cls.kind: cls
     for cls in (
         *(Header, Thinned, Step, Evaluation, Rejection, Loss, StrayTarget, Notice, NonFinite, SetAside),
-        *(CheckpointWritten, Resumed, InitialValues, Membership, Finished),
+        *(WindowChange, CheckpointWritten, Resumed, InitialValues, Membership, Finished),
     )
 }

@@ -30,6 +30,7 @@ from scadles.observe.events import (
     SetAside,
     Step,
     StrayTarget,
+    WindowChange,
 )
 from scadles.observe.summary import why_ended
 
@@ -133,6 +134,8 @@ class Progress:
         if isinstance(event, Step):
             self._step, self._waiting = event, ""
             self._first = self._first or (wall_seconds(), event)
+        elif isinstance(event, WindowChange):
+            self._console.print(plain(f"step {event.step}: {event.why}"), soft_wrap=True)
         elif isinstance(event, Membership):
             self._here = f"{len(event.names)} of {self._devices} here"
         elif isinstance(event, Evaluation):

@@ -6,6 +6,7 @@ import numpy as np
 
 from scadles.assembly.exchange import charged_entries
 from scadles.config import RunConfig
+from scadles.device.measuring import message_bytes
 from scadles.exchange.aggregation import GradientExchange
 from scadles.exchange.reduction import (
     SCALARS,
@@ -97,6 +98,13 @@ class Charge:
         exchange.coding_s = self.costs.coding_s(members, step, now_s) if selects else 0.0
         exchange.transfer_s = cost.seconds
         return cost._replace(seconds=cost.seconds + exchange.coding_s)
+
+    def measurement(self, present: np.ndarray, step: int, now_s: float) -> ExchangeCost:
+        """Return time and bytes of the message by which these devices measure a step together, bool ``[N]``."""
+        members, nbytes = np.flatnonzero(present), message_bytes(len(present))
+        self.collectives += 1
+        summed = self.costs.summed_by_hub if self._is_hub else self.costs.dense
+        return summed(members, nbytes, step, now_s)
 
     def sending_s(self, present: np.ndarray, step: int, now_s: float) -> float:
         """Return for how long these devices code and send to the hub in the exchange that comes next, bool ``[N]``."""

@@ -17,6 +17,7 @@ from scadles.simulation.gradients import (
 )
 from scadles.simulation.measured import MeasuredGradients
 from scadles.simulation.per_device import BatchedGradients, LoopedGradients, SeparateGradients
+from scadles.simulation.sketched import SketchedGradients
 from scadles.tasks import Task
 
 
@@ -28,15 +29,28 @@ def choose_gradients(
     Raises:
         ConfigError: ``fused`` was asked for and would not be exact.
     """
-    chosen = _choose(config, learner, lookup, task, statistics)
+    looped = LoopedGradients(learner, lookup, task, statistics)
+    chosen = _choose(config, learner, lookup, task, looped)
     if learner.statistics is None or isinstance(chosen, NoGradients):
         return chosen
     return MeasuredGradients(chosen, lookup, learner.statistics)
 
 
-def _choose(
-    config: RunConfig, learner: Learner, lookup: Lookup, task: Task, statistics: ClusterStatistics
-) -> Gradients:
+def _choose(config: RunConfig, learner: Learner, lookup: Lookup, task: Task, looped: LoopedGradients) -> Gradients:
+    """Return the way that ``simulation.gradients`` asks for; in steps that are measured, each device's by itself."""
+    if isinstance(learner.model, Nothing):
+        return NoGradients(learner)
+    measuring = learner.measuring
+    if isinstance(learner.exchange, ClusterExchange | JudgedClusterExchange):
+        if measuring is None:
+            return SeparateGradients(learner.exchange, looped)
+        sketched = SketchedGradients(looped, looped, learner, measuring, config.devices)
+        return SeparateGradients(learner.exchange, sketched)
+    usual = _fastest(config, learner, lookup, task, looped)
+    return usual if measuring is None else SketchedGradients(usual, looped, learner, measuring, config.devices)
+
+
+def _fastest(config: RunConfig, learner: Learner, lookup: Lookup, task: Task, looped: LoopedGradients) -> Gradients:
     """Return the way that ``simulation.gradients`` asks for; ``auto`` fuses where that is exact.
 
     Fusing is exact for a loss that is the mean of samples' losses and a model in which no sample depends on others, and
@@ -46,11 +60,6 @@ def _choose(
     Raises:
         ConfigError: ``fused`` was asked for and would not be exact.
     """
-    if isinstance(learner.model, Nothing):
-        return NoGradients(learner)
-    looped = LoopedGradients(learner, lookup, task, statistics)
-    if isinstance(learner.exchange, ClusterExchange | JudgedClusterExchange):
-        return SeparateGradients(learner.exchange, looped)
     if task.sample_losses is None:
         if config.simulation.gradients == "fused":
             raise ConfigError(

@@ -12,6 +12,7 @@ from scadles.device.device import Device
 from scadles.device.learner import Learner, StepResult
 from scadles.exchange.aggregation import STREAM_ENDED, Report, Reports
 from scadles.simulation.charge import Charge
+from scadles.simulation.costs import ExchangeCost
 from scadles.simulation.event_queue import EventQueue
 from scadles.simulation.gradients import Gradients
 from scadles.simulation.injected import NO_MESSAGES
@@ -33,6 +34,7 @@ class StepDone:
         synced_s: when the mean gradient was there: now.
         duration_s: how long it took, in stream seconds.
         bytes_sent: what left all devices in its exchanges.
+        measuring_s: how long all will measure something of it together, before the next one begins.
         found: devices whose gradients were unlike all others, as in :class:`.Judgement`.
     """
 
@@ -44,6 +46,7 @@ class StepDone:
     synced_s: float
     duration_s: float
     bytes_sent: int
+    measuring_s: float
     found: Mapping[int, float]
 
 
@@ -254,10 +257,18 @@ class Cluster:
         cost = self._charge.exchange(self._present, learner.step_number, now_s)
         ended_s = now_s + cost.seconds
         duration_s = ended_s - self._step_began_s
-        bytes_sent = cost.bytes_sent + self._shared_bytes
+        measuring = self._measurement(ended_s)
+        bytes_sent = cost.bytes_sent + self._shared_bytes + measuring.bytes_sent
         what = (result, reports, self._members, self._present, self._correct, ended_s, duration_s, bytes_sent)
-        done = StepDone(*what, found)
+        done = StepDone(*what, measuring.seconds, found)
         self._queue.at(ended_s, self._end_step, done)
+
+    def _measurement(self, now_s: float) -> ExchangeCost:
+        """Return what measuring the step costs that has just been taken; nothing where that is not due."""
+        measuring, step = self._learner.measuring, self._learner.step_number
+        if measuring is None or not measuring.is_due(step):
+            return ExchangeCost(0.0, 0)
+        return self._charge.measurement(self._present, step, now_s)
 
     def _update(self, reports: Reports) -> StepResult:
         return self._learner.update(reports)
@@ -308,8 +319,10 @@ class Cluster:
         trained = (done.reports.weight > 0).tolist()
         for device in done.members:
             device.settle(trained=trained[device.number], set_aside=device.number in done.found)
+            device.note_cost(done.result)
         go_on = self._on_step(done)
         for device in self._devices:
             device.end_step()
         if go_on:
-            self._queue.at(now_s, self._begin_step)
+            self._meet(now_s + done.measuring_s)
+            self._queue.at(now_s + done.measuring_s, self._begin_step)

@@ -69,7 +69,8 @@ def _free(config: RunConfig, window_s: float, until_s: float) -> RunConfig:
         "stop_at_target": True,
         "steps": None,
     }
-    tree["batch"] |= {"rule": "rate", "window_s": window_s, "min": 1, "max": config.buffer.capacity}
+    tree["batch"] |= {"rule": "rate", "window": "fixed", "step_cost_s": 0.0, "window_s": window_s, "min": 1}
+    tree["batch"]["max"] = config.buffer.capacity
     tree["buffer"]["policy"] = "persistence"
     tree["aggregation"]["mean"] = "weighted"
     tree["lr"]["scaling"] = "auto"

@@ -18,10 +18,11 @@ from scadles.config import RunConfig
 from scadles.data import Dataset
 from scadles.device.device import Device
 from scadles.device.managed import find_parameters
+from scadles.device.step_cost import StepCost
 from scadles.errors import ConfigError
 from scadles.fabric import LocalFabric
 from scadles.models import Nothing
-from scadles.observe import InitialValues, Notice, Progress, Simulated, Summary, evenly, write_config
+from scadles.observe import InitialValues, Notice, Progress, Simulated, Summary, WindowChange, evenly, write_config
 from scadles.seeding import derive_seed
 from scadles.simulation.batchnorm import ClusterStatistics
 from scadles.simulation.charge import Charge
@@ -124,6 +125,7 @@ class Simulator:
         self._stop = StopRequest()
         self._reason: str | None = None
         self._evaluated_at = -1
+        self._measuring_share = 0.0
 
     def run(self) -> Summary:
         """Run the cluster to its end, which Ctrl-C and SIGTERM bring sooner, and return what came of it."""
@@ -144,6 +146,7 @@ class Simulator:
         self._run_statistics.steps += 1
         self._tell_of_outliers(done)
         self._run_statistics.lr_scale += done.result.lr_scale
+        self._measure(done)
         if self._schedule.evaluation_due(self.learner):
             self._evaluate()
         self._reason = self._schedule.reason_to_end(
@@ -152,6 +155,24 @@ class Simulator:
         if self._reason is None and self.learner.step_number % self._config.checkpoint.every_steps == 0:
             self._share_statistics()  # as writing a checkpoint does
         return self._reason is None
+
+    def _measure(self, done: StepDone) -> None:
+        """Let the window follow what is measured, where it does."""
+        measuring, step = self.learner.measuring, self.learner.step_number
+        if measuring is None or not measuring.is_due(step):
+            return
+        rows = []
+        for device in done.members:
+            if not done.reports.weight[device.number]:
+                measuring.leave_out(device.number)
+            cost = device.cost or StepCost()
+            rows.append(measuring.row(step, device.number, device.intake.rate_hz, cost, self._measuring_share))
+        total = measuring.total(step, (device.number for device in done.members))
+        why = measuring.learn(step, np.array(rows, dtype=np.float32), total.double().numpy())
+        self._measuring_share = done.measuring_s / done.duration_s if done.duration_s else 0.0
+        if why is not None and (window := measuring.window) is not None:
+            said = {"window_s": window.seconds, "why": why, **measuring.describe()}
+            self._record.all(WindowChange, lambda _: said, self._cluster.now_s)
 
     def _tell_of_outliers(self, done: StepDone) -> None:
         told = count_found(self._run_statistics.found, done.found)

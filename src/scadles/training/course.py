@@ -32,6 +32,7 @@ from scadles.observe import (
     Step,
     StrayTarget,
     Summary,
+    WindowChange,
 )
 from scadles.training.changes import Changes, hash_of_compression
 from scadles.training.checkpoint import Checkpoint
@@ -178,7 +179,8 @@ class Course:
         return event
 
     def _after_step(self) -> None:
-        """Test the model, end the run and write a checkpoint where it is time to: the same on all devices."""
+        """Measure, test, end the run and write a checkpoint where it is time to: the same on all devices."""
+        self._measure()
         if self._schedule.evaluation_due(self._learner):
             self._evaluate()
         self._ended_by = self._schedule.reason_to_end(
@@ -275,6 +277,12 @@ class Course:
         if device.tests is not None and len(device.taken):
             with device.buffers.untouched():
                 device.tests.note(self._tools.evaluator.measure(self.model, *device.own_samples(batch)))
+
+    def _measure(self) -> None:
+        """Let the window follow what is measured, where it does."""
+        measuring, why = self._learner.measuring, self._device.measure()
+        if why is not None and measuring is not None and measuring.window is not None:
+            self._emit(WindowChange, window_s=measuring.window.seconds, why=why, **measuring.describe())
 
     def _evaluate(self) -> None:
         device = self._device

@@ -139,6 +139,9 @@ class ElasticCourse(Course):
         if self._admission is not None and self._ended_by is None and self._stop.wanted:
             self._ended_by = LEFT
 
+    def _measure(self) -> None:
+        self._with_others(super()._measure)
+
     def _evaluate(self) -> None:
         self._with_others(super()._evaluate)
 

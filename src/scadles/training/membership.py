@@ -210,6 +210,7 @@ def joined(common: Checkpoint, own: Checkpoint | None, *, replayed: bool) -> Che
         "non_finite_steps": device.get("non_finite_steps", 0),
         "shared": device.get("shared"),
         "tests": None,  # those of a device that comes begin anew
+        "cost": device.get("cost"),
     }
     sums = RunStatistics.of(run["tally"]).as_dict()
     of_the_run = {name: sums[name] for name in _OF_THE_RUN}

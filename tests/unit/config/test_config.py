@@ -177,7 +177,10 @@ class TestRefusals:
             ({"batch": {"siez": 3}}, "batch.siez: unknown setting; did you mean size?"),
             ({"stepz": 3}, "stepz: unknown setting; did you mean steps?"),
             ({"clock": {"xyz": 3}}, "clock.xyz: unknown setting; there are speed"),
-            ({"batch": {"lr": 3}}, "batch.lr: unknown setting; there are rule, size, window_s, min, max, max_wait_s"),
+            (
+                {"batch": {"lr": 3}},
+                "batch.lr: unknown setting; there are rule, size, window, window_s, step_cost_s, min, max, max_wait_s",
+            ),
             (
                 {"checkpoint": {"min": 3}},
                 "checkpoint.min: unknown setting; there are every_steps, keep",
@@ -239,6 +242,13 @@ class TestRefusals:
                 ["batch.size 65", "buffer.capacity 64"],
             ),
             ({"batch": {"min": 9, "max": 8}}, ["batch", "min 9", "max 8"]),
+            ({"method": "ddl", "batch": {"window": "auto"}}, ["batch: window auto", "no window", "set rule to rate"]),
+            ({"batch": {"step_cost_s": 2}}, ["step_cost_s 2", "window that is chosen", "set window to auto"]),
+            ({"devices": 1, "batch": {"window": "auto"}}, ["batch.window = auto", "several devices", "to fixed"]),
+            (
+                {"devices": 2, "batch": {"window": "auto"}, "injection": {"alpha": 0.5, "beta": 0.5}},
+                ["batch.window = auto", "share samples", "leave injection out"],
+            ),
             ({"lr": {"milestones": [20, 10]}}, ["lr", "milestones [20, 10]", "ascending"]),
             ({"lr": {"milestones": [0, 10]}}, ["milestones [0, 10]"]),
             ({"data": {"shape": [1, 0, 8]}}, ["data", "shape (1, 0, 8)", "at least 1"]),

@@ -1,0 +1,199 @@
+"""What all devices measure of a step together now and then: what it costs, and how noisy gradients are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scadles.device.pace import Fleet
+from scadles.device.step_cost import StepCost
+from scadles.device.window import AutoWindow
+from scadles.exchange.aggregation.noise_scale import SKETCH_SIZE, NoiseScale, sketch
+
+_FIRST = 2  # the step before is slow in its own way
+_INTERVALS = (2, 10), (5, 50), (20, math.inf)  # steps between measurements, until which step
+_MOST_COST = 0.01  # of the time, for measuring
+_MOST_MEASURED = 64  # devices whose gradients are measured
+_UNKNOWN = -1.0
+
+
+class Measured(NamedTuple):
+    """What a device says of itself with a measurement.
+
+    Attributes:
+        batch: samples of the last step; 0 where its gradient did not count, or was not measured.
+        square: squared norm of the sketch of its mean gradient.
+        rate_hz: of its stream.
+        step_s, sample_s: what a step costs it to compute, and each sample in it; negative where it does not know.
+        exchange_s: seconds from when the last gradient of all is ready until it has taken the step.
+        share: what the last measurement cost it, as a share of a step.
+    """
+
+    batch: float = 0.0
+    square: float = 0.0
+    rate_hz: float = 0.0
+    step_s: float = _UNKNOWN
+    sample_s: float = _UNKNOWN
+    exchange_s: float = 0.0
+    share: float = 0.0
+
+
+def message_bytes(devices: int) -> int:
+    """Return the bytes of the message by which so many devices measure."""
+    return 4 * (devices * len(Measured._fields) + SKETCH_SIZE)
+
+
+class Measuring:
+    """Measurements of all devices, the same everywhere, at most one percent of the time; one device measures no noise.
+
+    Each adds a row of a table (:class:`Measured`) and a sketch of its gradient to one small sum.
+
+    Args:
+        window: follows what is measured; None where it is fixed.
+
+    Attributes:
+        noise: of gradients.
+        window: as given.
+        due: the next step of which something is measured.
+    """
+
+    def __init__(self, window: AutoWindow | None = None) -> None:
+        self.noise = NoiseScale()
+        self.window = window
+        self.due = _FIRST
+        self._sketches: dict[int, tuple[int, Tensor]] = {}
+        self._step = 0
+
+    def is_due(self, step: int) -> bool:
+        """Return whether something is to be measured of a step."""
+        return step >= self.due
+
+    def sketch(self, gradients: Iterable[Tensor | None], step: int) -> Tensor:
+        """Return the sketch of a gradient by which devices measure this step."""
+        return sketch(gradients, step)
+
+    def note(self, step: int, number: int, samples: int, mean_sketch: Tensor) -> None:
+        """Take note of the mean gradient of a device of this process over so many samples, by its sketch."""
+        if step != self._step:
+            self.forget()
+            self._step = step
+        self._sketches[number] = samples, mean_sketch
+
+    def forget(self) -> None:
+        """Forget what was noted: it did not count."""
+        self._sketches.clear()
+
+    def leave_out(self, number: int) -> None:
+        """Forget what was noted of one device: its gradient did not count."""
+        self._sketches.pop(number, None)
+
+    def row(self, step: int, number: int, rate_hz: float, cost: StepCost, share: float = 0.0) -> Measured:
+        """Return what a device says of itself after a step.
+
+        Args:
+            step: the last one.
+            number: of the device.
+            rate_hz: of its stream.
+            cost: of its steps.
+            share: what measuring cost it last, as a share of a step.
+        """
+        batch, mine = self._of(step, number)
+        line = cost.line() if cost.is_known else (_UNKNOWN, _UNKNOWN)
+        return Measured(batch, float(mine.square().sum()) if batch else 0.0, rate_hz, *line, cost.exchange_s, share)
+
+    def total(self, step: int, numbers: Iterable[int]) -> Tensor:
+        """Return the sum of these devices' sketches, each times its samples, float32 ``[SKETCH_SIZE]``."""
+        total = torch.zeros(SKETCH_SIZE)
+        for number in numbers:
+            batch, mine = self._of(step, number)
+            if batch:
+                total += batch * mine
+        return total
+
+    def _of(self, step: int, number: int) -> tuple[int, Tensor]:
+        return self._sketches.get(number, (0, torch.empty(0))) if step == self._step else (0, torch.empty(0))
+
+    def message(self, step: int, devices: int, number: int, said: Measured | None) -> Tensor:
+        """Return what a device adds to a measurement, float32: a row for each device, and its sketch times its batch.
+
+        Args:
+            step: the last one.
+            devices: how many there are.
+            number: of this one.
+            said: of this one; None where it only follows the others.
+        """
+        rows = torch.zeros(devices, len(Measured._fields))
+        if said is not None:
+            rows[number] = torch.tensor(said)
+        return torch.cat([rows.flatten(), self.total(step, [number] if said is not None else [])])
+
+    def learn_of(self, step: int, message: Tensor, present: Sequence[int]) -> str | None:
+        """Do what :meth:`learn` does with the sum of messages of those who are there."""
+        numbers = message.double().numpy()
+        rows = numbers[:-SKETCH_SIZE].reshape(-1, len(Measured._fields))
+        return self.learn(step, rows[list(present)], numbers[-SKETCH_SIZE:])
+
+    def learn(self, step: int, rows: np.ndarray, total: np.ndarray) -> str | None:
+        """Take note of a measurement; return why the window changes, None where it does not.
+
+        Args:
+            step: of which this was measured.
+            rows: of the devices that are there, in the order of :class:`Measured`, float64 ``[n, fields]``.
+            total: the sum of their sketches, each times its batch, ``[SKETCH_SIZE]``.
+        """
+        self.forget()
+        if not (np.isfinite(rows).all() and np.isfinite(total).all()):
+            self.due = step + _interval(step, 0.0)
+            return None
+        said = dict(zip(Measured._fields, rows.T, strict=True))
+        self.due = step + _interval(step, float(said["share"].max(initial=0.0)))
+        if samples := said["batch"].sum():
+            self.noise.observe(said["batch"], said["square"], float(np.square(total / samples).sum()))
+        known = said["step_s"] >= 0
+        if self.window is None or not known.any():
+            return None
+        step_s, sample_s = (np.where(known, said[name], 0.0) for name in ("step_s", "sample_s"))
+        fleet = Fleet(said["rate_hz"], step_s, sample_s, float(np.median(said["exchange_s"][known])))
+        return self.window.follow(step, fleet, self.noise.bounds)
+
+    def describe(self) -> dict[str, float | None]:
+        """Return the noise scale and its bounds as events have them; None for what nobody knows, or has no bound."""
+        bounds = self.noise.bounds or (None, None, None)
+        scale = (value if value is not None and math.isfinite(value) else None for value in bounds)
+        return dict(zip(("noise_scale", "low", "high"), scale, strict=True))
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds, as JSON."""
+        window = self.window.state() if self.window is not None else None
+        return {"due": self.due, "noise": self.noise.state(), "window": window}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state` returned.
+
+        Raises:
+            ValueError: it is nothing that :meth:`state` returns.
+        """
+        self.due = int(state["due"])
+        self.noise.load(state["noise"])
+        if self.window is not None and state["window"] is not None:
+            self.window.load(state["window"])
+
+
+def is_measured(number: int, devices: int) -> bool:
+    """Whether a device's gradient is measured: of very many, only some are, evenly chosen.
+
+    >>> [number for number in range(200) if is_measured(number, 200)][:5]
+    [0, 4, 7, 10, 13]
+    """
+    return number * _MOST_MEASURED // devices != (number - 1) * _MOST_MEASURED // devices or devices <= _MOST_MEASURED
+
+
+def _interval(step: int, share: float) -> int:
+    """Return the steps until the next measurement, where one costs such a share of a step."""
+    fewest = next(interval for interval, until in _INTERVALS if step < until)
+    return max(fewest, math.ceil(share / _MOST_COST))

@@ -1,0 +1,98 @@
+"""How many seconds of stream make a batch: as many as buy most, by what is measured in the run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from scadles.device.pace import Fleet, WindowRule
+from scadles.exchange.aggregation.noise_scale import Bounds
+
+_CHANGED_EVERY = 20  # steps
+_LONGEST_CHANGE = 2.0  # by which factor, at most, a window changes
+_NOT_WORTH_IT = 1.2  # a factor below which nothing is changed
+_UNUSED = 0.1  # a share of the stream from which on it is said that it is not used
+_VARIED = range(2, 10, 2), 0.8  # steps in which a window is shorter, so that samples' costs can be told from a step's
+_UNKNOWN = Bounds(math.nan, 0.0, math.inf)
+
+
+class AutoWindow:
+    """The window of all devices, chosen anew every few measurements; the same everywhere, from what all have measured.
+
+    It goes towards the nearest window that is best for a noise scale within its bounds, by at most a factor of two in
+    20 steps, and stays where it is within a factor of 1.2 of that.
+
+    Args:
+        seconds: to begin with.
+        rule: what windows are for.
+
+    Attributes:
+        seconds: the window.
+    """
+
+    def __init__(self, seconds: float, rule: WindowRule) -> None:
+        self.seconds = seconds
+        self._first_s = seconds
+        self._rule = rule
+        self._changed_at = -_CHANGED_EVERY
+
+    def of_step(self, step: int) -> float:
+        """Return the window of a step; in some of the first it is shorter, to find out what a sample costs."""
+        steps, factor = _VARIED
+        return self.seconds * factor if step in steps else self.seconds
+
+    def follow(self, step: int, fleet: Fleet, bounds: Bounds | None) -> str | None:
+        """Go towards what is best after a step; return why the window changes, None where it does not.
+
+        Args:
+            step: the last one.
+            fleet: rates and costs.
+            bounds: of the noise scale; None where nothing is known of it.
+        """
+        if step - self._changed_at < _CHANGED_EVERY or not fleet.rates_hz.sum() > 0:
+            return None
+        bounds, before_s = bounds or _UNKNOWN, self.seconds
+        low_s, high_s = sorted(self._rule.best(fleet, noise) for noise in (bounds.low, bounds.high))
+        aim_s = min(max(before_s, low_s), high_s)
+        if max(aim_s / before_s, before_s / aim_s) < _NOT_WORTH_IT:
+            return None
+        self.seconds = min(max(aim_s, before_s / _LONGEST_CHANGE), before_s * _LONGEST_CHANGE)
+        self._changed_at = step
+        return self._why(before_s, fleet, bounds)
+
+    def _why(self, before_s: float, fleet: Fleet, bounds: Bounds) -> str:
+        found = self._rule.pace(np.array([before_s, self.seconds]), fleet)
+        steps = found.step_s[0] / found.step_s[1] - 1
+        said = (
+            f"window {before_s:.3g} s -> {self.seconds:.3g} s: {100 * steps:+.0f} % steps a second, as a step costs "
+            f"{found.busy_s[0]:.3g} s of computing and exchanging"
+        )
+        if math.isfinite(bounds.value):
+            before, after = self._rule.worth(found, bounds.value)
+            said += (
+                f", {100 * (after / before - 1):+.0f} % progress a second, as the noise scale is {bounds.value:,.0f} "
+                f"samples and the batch {found.batch[0]:,.0f}"
+            )
+        unused = 1 - found.batch[1] / (fleet.rates_hz.sum() * found.step_s[1])
+        if unused > _UNUSED:
+            said += f"; {100 * unused:.0f} % of the samples are dropped, which are worth less than their time"
+        return said
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds, as JSON."""
+        return {"seconds": self.seconds, "first_s": self._first_s, "changed_at": self._changed_at}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state` returned, unless the settings say now that another window is the first.
+
+        Raises:
+            ValueError: it is nothing that :meth:`state` returns.
+        """
+        seconds = float(state["seconds"])
+        if not (math.isfinite(seconds) and seconds > 0):
+            raise ValueError(f"a window of {seconds} s")
+        if state["first_s"] == self._first_s:
+            self.seconds, self._changed_at = seconds, int(state["changed_at"])

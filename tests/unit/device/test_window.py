@@ -1,0 +1,104 @@
+import math
+
+import numpy as np
+import pytest
+
+from scadles.device.pace import Fleet, WindowRule
+from scadles.device.window import AutoWindow
+from scadles.exchange.aggregation.noise_scale import Bounds
+
+RATE_HZ, DEVICES = 100.0, 10
+TOTAL_HZ = RATE_HZ * DEVICES
+NOISY = Bounds(1e6, 1e5, 1e7)
+
+
+def fleet(*, step_s=0.0, load=0.0, exchange_s=0.0):
+    """Devices alike, that need ``load`` seconds to compute what comes in one."""
+    ones = np.ones(DEVICES)
+    return Fleet(RATE_HZ * ones, step_s * ones, load / RATE_HZ * ones, exchange_s)
+
+
+def rule(**given):
+    return WindowRule(**({"minimum": 1, "maximum": 100_000} | given))
+
+
+@pytest.mark.parametrize(("step_s", "exchange_s", "load"), [(0.2, 0.4, 0.0), (0.0, 0.6, 0.5), (0.1, 2.0, 0.2)])
+def test_it_is_the_shortest_that_loses_nothing_where_every_sample_pays(step_s, exchange_s, load):
+    here = fleet(step_s=step_s, exchange_s=exchange_s, load=load)
+    expected_s = (step_s + exchange_s) / (1 - load)
+    for noise in (1e6, math.inf):
+        assert rule().best(here, noise) == pytest.approx(expected_s, rel=0.06)
+
+
+@pytest.mark.parametrize("load", [1.0, 3.0])
+@pytest.mark.parametrize("noise", [100.0, 500.0])
+def test_where_not_all_samples_pay_it_is_the_root_of_cost_times_noise_over_rate_and_load(load, noise):
+    """The worth of a step of w is S w / (S w + B_n) in c + u w seconds: best at sqrt(c B_n / (S u))."""
+    cost_s = 2.0
+    expected_s = math.sqrt(cost_s * noise / (TOTAL_HZ * load))
+    found = rule().best(fleet(exchange_s=cost_s, load=load), noise)
+    assert found == pytest.approx(expected_s, rel=0.15)
+
+
+def test_a_price_of_a_step_makes_it_longer():
+    """With a price k beside its time, and nothing else: sqrt(k B_n / S)."""
+    assert rule(price_s=4.0).best(fleet(), 250.0) == pytest.approx(math.sqrt(4.0 * 250 / TOTAL_HZ), rel=0.1)
+
+
+@pytest.mark.parametrize("noise", [1.0, 1e5])
+def test_where_everything_is_kept_it_is_sustained(noise):
+    here = fleet(exchange_s=0.5, load=0.5)
+    found = rule(keeps_all=True).best(here, noise)
+    [busy_s] = rule().pace(np.array([found]), here).busy_s
+    assert busy_s < found == pytest.approx(1.0, rel=0.15)
+
+
+def test_it_stays_within_its_bounds():
+    assert rule(minimum=8).best(fleet(), 10.0) == pytest.approx(8 / RATE_HZ, rel=0.06)
+    assert rule(longest_s=0.5).best(fleet(exchange_s=20.0), math.inf) == pytest.approx(0.5)
+    assert rule(longest_s=0.001).best(fleet(), 10.0) == pytest.approx(0.001)
+
+
+def chosen(*, seconds=1.0, bounds=NOISY, exchange_s=4.0, steps=range(5, 200, 5)):
+    window = AutoWindow(seconds, rule())
+    return window, [window.follow(step, fleet(exchange_s=exchange_s), bounds) for step in steps]
+
+
+def test_it_changes_by_at_most_a_factor_of_two_in_twenty_steps_and_says_why():
+    window, said = chosen(steps=range(5, 26, 5))
+    assert [why is not None for why in said] == [True, False, False, False, True]
+    assert window.seconds == pytest.approx(4.0, rel=0.06)
+    assert said[0] == (
+        "window 1 s -> 2 s: +0 % steps a second, as a step costs 4 s of computing and exchanging, +100 % progress a "
+        "second, as the noise scale is 1,000,000 samples and the batch 1,000; 50 % of the samples are dropped, which "
+        "are worth less than their time"
+    )
+
+
+def test_what_is_nearly_best_stays():
+    _, said = chosen(seconds=4.5)
+    assert not any(said)
+
+
+def test_it_moves_no_further_than_noise_is_known():
+    window, said = chosen(bounds=None, seconds=1.0)
+    assert not any(said), "whatever the noise, it may be best"
+    window, said = chosen(bounds=None, seconds=10.0, exchange_s=2.0)
+    assert window.seconds == pytest.approx(2.0, rel=0.06), "nothing is longer than what loses no sample"
+    assert "noise" not in next(filter(None, said))
+
+
+def test_the_first_steps_vary_it_so_that_costs_can_be_told_apart():
+    window = AutoWindow(1.0, rule())
+    assert {window.of_step(step) for step in range(1, 10)} == {1.0, 0.8}
+    assert {window.of_step(step) for step in range(10, 50)} == {1.0}
+
+
+def test_it_goes_on_where_it_was_unless_the_settings_begin_elsewhere():
+    window, _ = chosen()
+    same, other = AutoWindow(1.0, rule()), AutoWindow(0.5, rule())
+    for one in (same, other):
+        one.load(window.state())
+    assert (same.seconds, other.seconds) == (window.seconds, 0.5)
+    with pytest.raises(ValueError, match="window"):
+        same.load(window.state() | {"seconds": float("inf")})
