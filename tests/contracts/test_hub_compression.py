@@ -11,9 +11,11 @@ from scadles.assembly.exchange import build_exchange
 from scadles.config import load_config
 from scadles.errors import ConfigError, FabricError, MembershipChangedError
 from scadles.exchange.aggregation import Report
+from scadles.exchange.compression import RATIOS
 from scadles.exchange.reduction import SCALARS, VectorOwner, gather_volume
 from scadles.fabric.hub import Hub, HubFabric, members
 from scadles.testing.elastic import come_in
+from scripted_ratio import follow_the_script
 
 LIMIT_S = 60.0
 N = 500
@@ -188,6 +190,30 @@ def test_a_damaged_message_leaves_its_device_out(fleet):
 
     assert together(fabrics, work) == [[4.0, 0.0], None]
     assert any("cam-1 (device 1) has left" in line for line in said)
+
+
+def test_ratios_may_change_from_step_to_step(fleet, monkeypatch):
+    """Messages of another size each step, dense ones between them; the hub keeps back what it does not send."""
+    follow_the_script(monkeypatch.setattr)
+    owner = VectorOwner(min(ratio for ratio in RATIOS if ratio))
+    _, fabrics = fleet(3, seats=4, fold=owner.fold)
+    updates = torch.randn(3, 10, N, generator=torch.Generator().manual_seed(2)) ** 3
+
+    def work(fabric):
+        exchange = exchange_of(fabric, ratio="auto", gate="cost", values="float32")
+        means = [step(exchange, update)[1] for update in updates[fabric.rank]]
+        return means, exchange.compressor.ratios, exchange.state()[0]["feedback/residual"].double()
+
+    outcomes = together(fabrics, work)
+    means, ratios, _ = outcomes[0]
+    assert ratios == {"none": 3, "0.1": 3, "0.03": 2, "0.01": 2}
+    for others, _, _ in outcomes[1:]:
+        assert all(torch.equal(mine, theirs) for mine, theirs in zip(means, others, strict=True))
+    came = sum(12 * mean.double() for mean in means)
+    kept = sum(residual for _, _, residual in outcomes)
+    torch.testing.assert_close(
+        came + kept + owner.open_residual().double(), 4 * updates.double().sum((0, 1)), atol=1e-3, rtol=1e-5
+    )
 
 
 def test_a_hub_without_compression_says_so(fleet):

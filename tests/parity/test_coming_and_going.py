@@ -18,10 +18,12 @@ from torch.nn.functional import cross_entropy
 import scadles
 from scadles.clock import wall_seconds
 from scadles.config import load_config
+from scadles.exchange.compression import RATIOS
 from scadles.exchange.reduction import VectorOwner
 from scadles.fabric.hub import Hub, HubFabric, members
 from scadles.observe import Evaluation, Finished, RunFolder, Step, events_path, read_events
 from scadles.simulation import simulate
+from scripted_ratio import follow_the_script
 
 LIMIT_S = 60.0
 DEVICES, STEPS = 4, 14
@@ -46,6 +48,16 @@ ROUNDING = {
     "high": {"rel": 0.01},
 }
 ALWAYS_S = 1e9
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _script():
+    """Let ratios change by a script: what is measured differs from machine to machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        follow_the_script(patch.setattr)
+        yield
+
+
 CONFIGS = {
     "dense": {"model": "mlp"},
     "momentum": {"model": "mlp", "optimizer": {"momentum": 0.9, "lr": 0.02}, "buffer": {"policy": "persistence"}},
@@ -71,6 +83,11 @@ CONFIGS = {
         "compression": {"ratio": 0.1, "gate": "norm", "delta": 0.5, "momentum": 0.9, "values": "float32"},
         "buffer": {"policy": "persistence"},
         "data": {"partition": "dirichlet", "alpha": 0.2},
+    },
+    "compressed, each ratio in turn": {"model": "mlp", "compression": {"ratio": "auto"}},
+    "compressed, each ratio in turn, gathered": {
+        "model": "mlp",
+        "compression": {"ratio": "auto", "values": "float32", "reduction": "gather"},
     },
     "compressed, gathered": {
         "model": "mlp",
@@ -317,9 +334,10 @@ def assert_same_decisions(simulated, real):
     mine, theirs = simulated.compressed, real.compressed
     assert (mine is None) == (theirs is None)
     if mine is not None and theirs is not None:
-        for field in ("reduction", "cnc", "decisions"):
+        for field in ("reduction", "cnc", "decisions", "ratio", "ratios"):
             assert getattr(mine, field) == getattr(theirs, field)
         assert mine.kept_energy == pytest.approx(theirs.kept_energy, rel=1e-4)
+        assert mine.ratio != "auto" or len(mine.ratios) == len(RATIOS)
 
 
 def assert_close(mine, theirs):

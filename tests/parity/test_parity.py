@@ -10,6 +10,8 @@ import sys
 from functools import cache
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parents[1]))  # where the task of a user's is, also for a process of its own
+
 import numpy as np
 import pytest
 import torch
@@ -25,6 +27,7 @@ from scadles.fabric.hub import Hub, HubFabric
 from scadles.observe import CheckpointWritten, Header, WindowChange, events_path, read_events
 from scadles.simulation import simulate
 from scadles.structures import answer
+from scripted_ratio import follow_the_script
 
 DEVICES = 4
 STEPS = 12
@@ -60,6 +63,12 @@ CONFIGS = {
         "model": "cnn",
         "batch": {"min": 4},
         "compression": {"ratio": 0.05, "gate": "norm", "delta": 0.8, "values": "float32", "reduction": "split"},
+    },
+    "compressed, each ratio in turn": {
+        "method": "scadles",
+        "model": "cnn",
+        "batch": {"min": 4},
+        "compression": {"ratio": "auto", "values": "float32", "reduction": "split"},
     },
     "compressed, gathered": {
         "method": "scadles",
@@ -264,6 +273,14 @@ CONFIGS |= {
 }
 DATA = "PARITY_DATA"  # in the environment: where write_data has written
 VOCABULARY = 11
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _script():
+    """Let ratios change by a script: what is measured differs from machine to machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        follow_the_script(patch.setattr)
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -558,7 +575,7 @@ def told(folder, device):
 
 if __name__ == "__main__":
     name, folder = sys.argv[1:]
-    sys.path.append(str(Path(__file__).parents[1]))  # where the task of a user's is
+    follow_the_script()
     config = make_config(name, STEPS)
     summary = take_part(config, Path(folder), model=make_model(config), clock=scadles.VirtualClock())
     print(json.dumps(summary), flush=True)

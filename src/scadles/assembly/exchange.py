@@ -16,6 +16,7 @@ from scadles.exchange.aggregation.folding import StepFold
 from scadles.exchange.aggregation.outliers import Judge
 from scadles.exchange.aggregation.report_check import ReportCheck, TailCheck
 from scadles.exchange.compression import (
+    RATIOS,
     CostGate,
     ErrorFeedback,
     ExactTopK,
@@ -24,11 +25,13 @@ from scadles.exchange.compression import (
     NormGate,
     PerSlice,
     RandomK,
+    RatioGate,
     SampledTopK,
     Selector,
 )
 from scadles.exchange.reduction import (
     SCALARS,
+    SCALARS_BY_RATIO,
     All,
     ClusterExchange,
     Collectives,
@@ -70,7 +73,8 @@ def build_exchange(config: RunConfig, parameters: Sequence[Parameter], fabric: F
     keeps = isinstance(fabric, ElasticFabric)
     if config.compression.ratio is not None and fabric.size > 1:
         link = TimedLink(fabric, wall_seconds)
-        compressor, judge = build_compressor(config, parameters, link), build_judge(config)
+        compressor = build_compressor(config, parameters, link, speed=config.clock.speed)
+        judge = build_judge(config)
         _let_judge(compressor.reducer, judge)
         folding = build_step_fold(config, link, judge)
         return CompressedExchange(parameters, link, compressor, keeps=keeps, folding=folding)
@@ -112,8 +116,14 @@ def build_report_check(config: RunConfig) -> ReportCheck:
 
 def build_tail_check(config: RunConfig) -> TailCheck:
     """Return what looks at the reports at the end of dense messages as they come to a hub."""
-    exchange = GradientExchange if config.compression.ratio is None else CompressedExchange
-    return TailCheck(build_report_check(config), config.devices, exchange.fields)
+    return TailCheck(build_report_check(config), config.devices, report_fields(config))
+
+
+def report_fields(config: RunConfig) -> int:
+    """Return how many fields of a report travel with gradients."""
+    if config.compression.ratio is None:
+        return GradientExchange.fields
+    return SCALARS_BY_RATIO if config.compression.ratio == "auto" else SCALARS
 
 
 def build_step_fold(config: RunConfig, fabric: Collectives, judge: Judge | None) -> StepFold | None:
@@ -157,7 +167,11 @@ def build_cluster_exchange(config: RunConfig, parameters: Sequence[Parameter], f
 
 
 def build_compressor(
-    config: RunConfig, model: nn.Module | Sequence[Parameter], fabric: Collectives, charged: int | None = None
+    config: RunConfig,
+    model: nn.Module | Sequence[Parameter],
+    fabric: Collectives,
+    charged: int | None = None,
+    speed: float = 1.0,
 ) -> Compressor:
     """Return what one device carries from step to step for compression.
 
@@ -166,6 +180,7 @@ def build_compressor(
         model: what is trained, or its parameters.
         fabric: connects the devices.
         charged: how many values a gradient has for whose messages the way is chosen; None: as many as the model's.
+        speed: stream seconds in a second of the clock that messages are timed by.
     """
     settings = config.compression
     # gradients travel from the last layer to the first
@@ -173,22 +188,30 @@ def build_compressor(
     trained = [p for p in parameters if p.requires_grad][::-1]
     sizes, device = [p.numel() for p in trained], trained[0].device
     n = sum(sizes)
-    selector = OncePerStep(_selector(config, sizes, fabric.rank))
+    selectors = [OncePerStep(_selector(config, sizes, fabric.rank, ratio)) for ratio in sparse_ratios(config)]
     feedback: Feedback = ErrorFeedback(n, device)
     if settings.momentum is not None:
         feedback = MomentumCorrection(feedback, n, settings.momentum, device)
     gates = Gates(
         NormGate(settings.delta, settings.smoothing) if settings.gate in ("norm", "both") else None,
-        CostGate() if settings.gate in ("cost", "both") else None,
+        CostGate() if settings.gate in ("cost", "both") and settings.ratio != "auto" else None,
+        RatioGate(config.batch.window_s if config.batch.rule == "rate" else 0.0) if settings.ratio == "auto" else None,
+        speed,
     )
     if settings.method == "powersgd":
         shapes = [tuple(p.shape) for p in trained]
-        factors = PowerSgdReducer(fabric, shapes, settings.ratio or 1.0, settings.values, config.seed)
+        factors = PowerSgdReducer(fabric, shapes, sparse_ratios(config)[0], settings.values, config.seed)
         why = f"rank {factors.plan.rank}: {factors.k} floats for {n}"
-        return Compressor(feedback, selector, factors, gates, fabric.size, why)
-    name, why = _way(config, n, selector.k, fabric, charged)
-    reducer = _REDUCERS[name](fabric, selector, n, settings.values)
-    return Compressor(feedback, selector, reducer, gates, fabric.size, why)
+        return Compressor(feedback, selectors, factors, gates, fabric.size, why)
+    name, why = _way(config, n, selectors[0].k, fabric, charged)
+    reducer = _REDUCERS[name](fabric, selectors[0], n, settings.values)
+    return Compressor(feedback, selectors, reducer, gates, fabric.size, why)
+
+
+def sparse_ratios(config: RunConfig) -> list[float]:
+    """Return the ratios that steps may be compressed to, the largest first."""
+    ratio = config.compression.ratio
+    return [each for each in RATIOS if each is not None] if ratio == "auto" else [ratio or 1.0]
 
 
 def _way(config: RunConfig, n: int, k: int, fabric: Collectives, charged: int | None) -> tuple[str, str]:
@@ -207,15 +230,15 @@ def _way(config: RunConfig, n: int, k: int, fabric: Collectives, charged: int | 
     if config.aggregation.folds:
         return "gather", "each message is looked at by itself"
     if charged is not None:
-        n, k = charged, charged_entries(config, charged)
+        n, k = charged, charged_entries(config, charged, sparse_ratios(config)[0])
     link = config.cost.link
     return choose_reducer(n, k, fabric.size, settings.values, SCALARS, link.slowest_bps, link.longest_s)
 
 
-def charged_entries(config: RunConfig, n: int) -> int:
+def charged_entries(config: RunConfig, n: int, ratio: float) -> int:
     """Return how many of ``n`` values a device sends in a compressed step, where nobody knows their layers."""
     slices = bucket_sizes(config, n) if config.compression.scope == "bucket" else [n]
-    return sum(config.compression.entries(size) for size in slices)
+    return sum(entries(size, ratio) for size in slices)
 
 
 def bucket_sizes(config: RunConfig, n: int) -> list[int]:
@@ -224,16 +247,21 @@ def bucket_sizes(config: RunConfig, n: int) -> list[int]:
     return [min(size, n - start) for start in range(0, n, size)]
 
 
-def _selector(config: RunConfig, sizes: list[int], rank: int) -> Selector:
+def entries(n: int, ratio: float) -> int:
+    """Return how many of ``n`` entries are sent, at least one."""
+    return max(1, math.ceil(ratio * n))
+
+
+def _selector(config: RunConfig, sizes: list[int], rank: int, ratio: float) -> Selector:
     if config.compression.scope == "gradient":
-        return _one_selector(config, sum(sizes), rank)
+        return _one_selector(config, sum(sizes), rank, ratio)
     slices = sizes if config.compression.scope == "layer" else bucket_sizes(config, sum(sizes))
-    return PerSlice(slices, [_one_selector(config, size, rank) for size in slices])
+    return PerSlice(slices, [_one_selector(config, size, rank, ratio) for size in slices])
 
 
-def _one_selector(config: RunConfig, n: int, rank: int) -> Selector:
+def _one_selector(config: RunConfig, n: int, rank: int, ratio: float) -> Selector:
     settings = config.compression
-    k = settings.entries(n)
+    k = entries(n, ratio)
     if settings.method in ("whole", "powersgd"):
         return All(n)
     if settings.method == "randomk":

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from scadles.assembly.exchange import build_fold, build_judge, build_report_check, build_tail_check
+from scadles.assembly.exchange import build_fold, build_judge, build_report_check, build_tail_check, sparse_ratios
 from scadles.config import RunConfig
 from scadles.exchange.reduction import DenseOwner, EitherOwner, VectorOwner
 from scadles.fabric.hub import Hub, Journal, journal_of
@@ -62,7 +62,7 @@ def build_hub_fold(config: RunConfig) -> Fold | None:
     judge, check = build_judge(config), build_report_check(config)
     sparse = None
     if config.compression.ratio is not None:
-        sparse = VectorOwner(config.compression.ratio, judge, check.problem)
+        sparse = VectorOwner(sparse_ratios(config)[-1], judge, check.problem)
     fold = build_fold(config, judge)
     if fold is None:
         return sparse.fold if sparse is not None else None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Literal
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from scadles.config.section import Section
 
@@ -21,7 +21,10 @@ _NOTHING_TO_CHOOSE = {
 class CompressionConfig(Section):
     """How gradients become few bytes; a ratio switches it on."""
 
-    ratio: float | None = Field(default=None, gt=0, le=1, description="share of the entries that is sent; none: all")
+    ratio: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] | None = Field(
+        default=None,
+        description="share of the entries that is sent; none: all; auto: none, 0.1, 0.03 or 0.01, what buys most",
+    )
     method: Literal["topk", "randomk", "whole", "powersgd"] = Field(
         default="topk",
         description="the largest entries, drawn ones, all of them (ratio 1) in less precise values, or each layer's "
@@ -52,16 +55,19 @@ class CompressionConfig(Section):
         description="all get all messages, or each device sums a slice; auto: the cheaper on cost.link, or a hub sums",
     )
 
-    def entries(self, n: int) -> int:
-        """Return how many of ``n`` entries are sent, at least one."""
-        return max(1, math.ceil((self.ratio or 1.0) * n))
+    @field_validator("ratio", mode="before")
+    @classmethod
+    def _number_or_auto(cls, ratio: Any) -> Any:
+        if isinstance(ratio, str) and ratio != "auto" and not re.fullmatch(r"[0-9.eE+-]+", ratio):
+            raise ValueError("a number above 0 and at most 1, or auto, or null")
+        return ratio
 
     @model_validator(mode="after")
     def _nothing_to_choose(self) -> Self:
         if self.method not in _NOTHING_TO_CHOOSE:
             return self
         if self.method == "whole" and self.ratio not in (None, 1.0):
-            raise ValueError(f"ratio {self.ratio:g}: method whole sends all entries; set the ratio to 1")
+            raise ValueError(f"ratio {self.ratio}: method whole sends all entries; set the ratio to 1")
         for name in ("reduction", "scope", "selection"):
             value, default = getattr(self, name), type(self).model_fields[name].default
             if value != default:
@@ -77,6 +83,20 @@ class CompressionConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _chooses(self) -> Self:
+        """Refuse what leaves a ratio that chooses itself nothing to choose by."""
+        if self.ratio != "auto":
+            return self
+        for name, value, why in (
+            ("gate", "cost", "it takes the place of the gates"),
+            ("method", "topk", "it goes by the energy that the largest entries hold"),
+            ("scope", "gradient", "it goes by the largest entries of the whole gradient"),
+        ):
+            if (given := getattr(self, name)) != value:
+                raise ValueError(f"{name} {given}: with ratio auto {why}; leave {name} out, or set a number as ratio")
+        return self
+
+    @model_validator(mode="after")
     def _takes_effect(self) -> Self:
         """Refuse what would do nothing because the setting that it needs was left open.
 
@@ -87,7 +107,7 @@ class CompressionConfig(Section):
             needed = "1 for method whole" if self.method == "whole" else "0.01, say"
             raise ValueError(
                 f"{said[0]} {getattr(self, said[0])}: nothing is compressed without a ratio; set compression.ratio "
-                f"({needed}; null: no compression)"
+                f"({needed}; auto: as is best; null: no compression)"
             )
         if self.ratio is None and self.momentum:
             raise ValueError(

@@ -271,7 +271,7 @@ class RunConfig(Section):
             )
         if self.compression.ratio is not None and self.fabric.overlap == "on":
             raise ValueError(
-                f"fabric.overlap = on: with compression.ratio {self.compression.ratio:g} a gradient is compressed as a "
+                f"fabric.overlap = on: with compression.ratio {self.compression.ratio} a gradient is compressed as a "
                 "whole, after the backward pass; set fabric.overlap to auto or off"
             )
         return self

@@ -355,7 +355,7 @@ class ConnectedDevice(Device):
             wish = REJECTS_TOO_MUCH
         news = self.learner.hyperparameters.news()
         told = max(-_MOST_LOSS, min(_MOST_LOSS, value)) if weight else 0.0
-        mine = Report(size, weight, self._ready_s, self._elapsed_s, told, wish, news)
+        mine = Report(size, weight, self._ready_s, self._elapsed_s, told, wish, news, wait_s=self.waited_s)
         if self._check is not None and (why := self._check.problem(self.number, mine)):
             raise RunError(f"{self._phase}: {why}")
         return self._send(mine)

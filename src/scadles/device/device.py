@@ -120,6 +120,11 @@ class Device:
         return self._last_message_s - self._computes_from_s
 
     @property
+    def waited_s(self) -> float:
+        """How long the present step's samples were waited for, own ones and those of others, in stream seconds."""
+        return self._computes_from_s - self._gather_started_s
+
+    @property
     def wait_s(self) -> float:
         """How long the present step's batch was waited for, in stream seconds."""
         return self._gathered_s - self._gather_started_s

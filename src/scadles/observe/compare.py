@@ -161,12 +161,20 @@ def _special_rows(runs: Sequence[RunFolder]) -> list[tuple[str, ...]]:
         ("records that came again", *(human_count(count) if count else _NOTHING for count in again)),
         ("records that never came", *(human_count(count) if count else _NOTHING for count in missing)),
         ("steps compressed (CNC)", *cnc),
+        ("share sent, in steps", *(_ratios(s) for s in summaries)),
         ("energy picked of it", *kept),
         ("limit of the streams", *limits),
         ("reached of it", *shares),
         ("trained", *trained),
         ("charged for", *charged),
     ]
+
+
+def _ratios(run: Summary) -> str:
+    """Return how many steps sent which share of the gradient, where that was chosen."""
+    if run.compressed is None or run.compressed.ratios is None:
+        return _NOTHING
+    return ", ".join(f"{ratio}: {human_count(steps)}" for ratio, steps in run.compressed.ratios.items())
 
 
 def _away(run: Summary) -> str:

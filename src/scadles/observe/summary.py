@@ -162,7 +162,8 @@ class Compressed(_Frozen):
     """What compression did.
 
     Attributes:
-        ratio: share of the entries that a compressed step sends.
+        ratio: share of the entries that a compressed step sends; ``auto`` where it was chosen step by step.
+        ratios: how many steps each ratio was chosen for, ``none`` for all of the gradient; only where they were chosen.
         values: how a value is sent.
         reduction: how sparse messages were added up.
         reduction_why: why in this way.
@@ -173,7 +174,7 @@ class Compressed(_Frozen):
         why: what decided about the last step, with its numbers.
     """
 
-    ratio: float
+    ratio: float | Literal["auto"]
     values: str
     reduction: str
     reduction_why: str
@@ -181,6 +182,14 @@ class Compressed(_Frozen):
     kept_energy: float | None
     decisions: dict[str, int]
     why: str
+    ratios: dict[str, int] | None = None
+
+    @model_serializer(mode="wrap")
+    def _only_what_was_chosen(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = write(self)
+        if self.ratios is None:
+            fields.pop("ratios", None)
+        return fields
 
 
 class Measured(_Frozen):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from scadles.assembly.exchange import charged_entries
+from scadles.assembly.exchange import charged_entries, report_fields, sparse_ratios
 from scadles.config import RunConfig
 from scadles.device.measuring import message_bytes
 from scadles.exchange.aggregation import GradientExchange
 from scadles.exchange.reduction import (
-    SCALARS,
     ClusterExchange,
     HubReducer,
     JudgedClusterExchange,
@@ -25,6 +24,7 @@ from scadles.exchange.reduction import (
     quantized_dense_volume,
     reply_bytes,
     split_volume,
+    summed_volume,
     whole_volume,
 )
 from scadles.simulation.costs import Costs, ExchangeCost
@@ -56,15 +56,16 @@ class Charge:
         self.collectives = 0
         self._is_hub = config.fabric.backend == "hub"
         self._folds = bool(config.aggregation.folds) and config.devices > 1
-        self._reply_bytes: int | None = None
         if isinstance(exchange, ClusterExchange):
             dense = dense_volume(self.message_bytes // _FLOAT32, config.devices)
             if self._folds:
                 dense = whole_volume(self.message_bytes, config.devices)
+            if self._is_hub and config.compression.ratio == "auto":
+                dense = summed_volume(self.message_bytes // _FLOAT32)
+            reducer = exchange.compressor.reducer
+            sparse = [self._volume(reducer, config.devices, ratio) for ratio in sparse_ratios(config)]
             for compressor in exchange.compressors:
-                compressor.charge(self._volume(compressor.reducer, config.devices), dense)
-            if self._is_hub:
-                self._reply_bytes = self._reply(exchange.compressor.reducer)
+                compressor.charge(sparse, dense)
 
     @property
     def ways(self) -> str:
@@ -86,9 +87,11 @@ class Charge:
         if not isinstance(exchange, ClusterExchange):
             return self._dense(members, step, now_s)
         if exchange.compressor.compressed:
-            volume = self._volume(exchange.compressor.reducer, len(members))
-            if self._reply_bytes is not None:
-                cost = self.costs.through_hub(members, volume.message_bytes, self._reply_bytes, step, now_s)
+            reducer, ratio = exchange.compressor.reducer, exchange.compressor.ratio
+            volume = self._volume(reducer, len(members), ratio)
+            if self._is_hub:
+                reply_bytes = self._reply(reducer, ratio)
+                cost = self.costs.through_hub(members, volume.message_bytes, reply_bytes, step, now_s)
             else:
                 cost = self.costs.sparse(members, volume, step, now_s)
             self.collectives += volume.first_message_bytes > 0  # a swap before the gathering
@@ -111,7 +114,8 @@ class Charge:
         nbytes = packed_bytes(self.message_bytes) if self._folds else self.message_bytes
         members, coding_s = np.flatnonzero(present), 0.0
         if isinstance(exchange := self._exchange, ClusterExchange) and exchange.compressor.will_compress():
-            nbytes = self._volume(exchange.compressor.reducer, len(members)).message_bytes
+            compressor = exchange.compressor
+            nbytes = self._volume(compressor.reducer, len(members), compressor.next_ratio).message_bytes
             coding_s = self.costs.coding_s(members, step, now_s)
         return coding_s + self.costs.sending_s(members, nbytes, step, now_s)
 
@@ -137,32 +141,36 @@ class Charge:
         """
         return self.costs.fetch_s(device, round((1 + beside) * self.message_bytes), step, now_s, source)
 
-    def _volume(self, reducer: SparseReducer, members: int) -> Volume:
-        """Return what a device sends in a compressed step of the charged model."""
-        values = self._config.compression.values
+    def _volume(self, reducer: SparseReducer, members: int, ratio: float | None) -> Volume:
+        """Return what a device sends in a compressed step of the charged model; None: by the ratio in the settings."""
+        values, scalars = self._config.compression.values, report_fields(self._config)
         if reducer.name == "whole":
-            return quantized_dense_volume(self._n, members, values, SCALARS)
+            return quantized_dense_volume(self._n, members, values, scalars)
         if isinstance(reducer, PowerSgdReducer):
             # nobody knows the layers of a model that is only charged: its factors are as large a share as the trained's
             scale, plan = self._n / reducer.n, reducer.plan
             to_owner, to_all = (round(scale * floats) for floats in (plan.left_factor_floats, plan.message_floats))
-            return powersgd_volume(to_owner, to_all, members, values, SCALARS)
+            return powersgd_volume(to_owner, to_all, members, values, scalars)
         if reducer.name == HubReducer.name:
-            return hub_volume(self._n, self._k(reducer), values, SCALARS)
+            return hub_volume(self._n, self._k(reducer, ratio), values, scalars)
         way = gather_volume if reducer.name == "gather" else split_volume
-        return way(self._n, self._k(reducer), members, values, SCALARS)
+        return way(self._n, self._k(reducer, ratio), members, values, scalars)
 
-    def _reply(self, reducer: SparseReducer) -> int:
+    def _reply(self, reducer: SparseReducer, ratio: float | None) -> int:
         """Return the bytes that a hub answers each device with in a compressed step."""
         config = self._config
         if reducer.name == HubReducer.name:
             judged = config.aggregation.outliers != "accept"
-            sizes = (self._n, self._k(reducer), config.devices, config.compression.values, SCALARS)
+            sizes = (self._n, self._k(reducer, ratio), config.devices, config.compression.values, report_fields(config))
             return reply_bytes(*sizes, judged=judged)
-        return config.devices * self._volume(reducer, config.devices).message_bytes
+        return config.devices * self._volume(reducer, config.devices, ratio).message_bytes
 
-    def _k(self, reducer: SparseReducer) -> int:
-        return reducer.k if self._n == reducer.n else charged_entries(self._config, self._n)
+    def _k(self, reducer: SparseReducer, ratio: float | None) -> int:
+        if ratio is None:
+            [ratio] = sparse_ratios(self._config)
+            if self._n == reducer.n:
+                return reducer.k
+        return charged_entries(self._config, self._n, ratio)
 
 
 def _values(exchange: GradientExchange) -> int:

@@ -279,6 +279,10 @@ class Cluster:
         reports = np.zeros((len(self._devices), len(Report._fields)))
         columns = dict(zip(Report._fields, reports.T, strict=True))
         columns["ready_s"][:] = [device.ready_s for device in self._devices]
+        columns["wait_s"][:] = [
+            device.waited_s if here else device.ready_s
+            for device, here in zip(self._devices, self._present.tolist(), strict=True)
+        ]
         columns["elapsed_s"][:] = [device.elapsed_s for device in self._devices]
         columns["stop"][:] = STREAM_ENDED if self._all_ended() else 0.0
         able = [device for device in self._members if device.batch_size]

@@ -145,6 +145,8 @@ class Simulator:
         self._record.step(done)
         self._run_statistics.steps += 1
         self._tell_of_outliers(done)
+        for said in self.learner.exchange.notices():
+            self._record.first(Notice(step=self.learner.step_number, time_s=self._cluster.now_s, message=said))
         self._run_statistics.lr_scale += done.result.lr_scale
         self._measure(done)
         if self._schedule.evaluation_due(self.learner):

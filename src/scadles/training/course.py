@@ -245,6 +245,9 @@ class Course:
         self._tools.log.check()
         for message in self._device.intake.notices():
             self._emit(Notice, message=f"device {self.rank}: {message}")
+        for message in self._learner.exchange.notices():
+            if self._tells_of_others:
+                self._emit(Notice, message=message)
 
     def _tell_of_outliers(self, set_aside: int) -> None:
         """Say whose gradients are unlike all others; of this device's own batch so many samples were set aside."""

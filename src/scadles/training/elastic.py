@@ -123,8 +123,6 @@ class ElasticCourse(Course):
                 loss = correct = weight = None
                 continue
             self._tell_of_members(dict(self._admission.fabric.members))
-            for message in self._learner.exchange.notices():
-                self._emit(Notice, message=message)
             return event
 
     def _after_step(self) -> None:

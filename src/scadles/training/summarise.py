@@ -216,6 +216,7 @@ def _compressed(config: RunConfig, learner: Learner) -> Compressed | None:
         kept_energy=compressor.kept_energy,
         decisions=dict(compressor.decisions),
         why=compressor.why,
+        ratios=dict(compressor.ratios) if config.compression.ratio == "auto" else None,
     )
 
 

@@ -332,6 +332,11 @@ class TestCompression:
             ({"ratio": 0.1, "method": "powersgd", "gate": "both"}, "set gate to cost or always"),
             ({"ratio": 0.1, "delta": 0.5}, "delta 0.5: the gate by cost does not look at it; set gate to norm or both"),
             ({"ratio": 0.1, "smoothing": 0.5}, "smoothing 0.5: the gate by cost does not look at it"),
+            ({"ratio": "auot"}, "compression.ratio = 'auot': a number above 0 and at most 1, or auto, or null"),
+            ({"ratio": "auto", "gate": "norm"}, "gate norm: with ratio auto it takes the place of the gates"),
+            ({"ratio": "auto", "method": "randomk"}, "method randomk: with ratio auto it goes by the energy"),
+            ({"ratio": "auto", "scope": "layer"}, "leave scope out, or set a number as ratio"),
+            ({"ratio": "auto", "method": "whole"}, "ratio auto: method whole sends all entries"),
         ],
     )
     def test_what_would_do_nothing_is_refused(self, settings, said):
@@ -344,6 +349,7 @@ class TestCompression:
             {"ratio": None},
             {"ratio": None, "method": "randomk", "gate": "always", "scope": "layer", "delta": 0.5},
             {"ratio": 0.1, "gate": "cost", "delta": 0.5},
+            {"ratio": "auto"},
             {"ratio": 1, "method": "whole", "scope": "gradient", "reduction": "auto"},
         ],
     )
@@ -361,6 +367,10 @@ class TestCompression:
             (
                 {"devices": 1, "optimizer": {"momentum": 0}, "compression": {"ratio": 0.1, "momentum": 0.9}},
                 "compression.momentum = 0.9: one device sends nothing, and nothing would have momentum",
+            ),
+            (
+                {"fabric": {"overlap": "on"}, "compression": {"ratio": "auto"}},
+                "fabric.overlap = on: with compression.ratio auto a gradient is compressed as a whole",
             ),
             (
                 {"fabric": {"overlap": "on"}, "compression": {"ratio": 0.1}},

@@ -24,6 +24,7 @@ class Report(NamedTuple):
             what the optimizer's groups say, where somebody has changed that since the last step.
         norm_sq, kept_sq: squared norms of its update, and of what compression picks of it; with compression only.
         coding_s, transfer_s: seconds that the last step's coding and messages took; with compression only.
+        wait_s: of ``ready_s``, how long its batch was waited for; only where the ratio of compression is chosen by it.
     """
 
     batch: float
@@ -37,6 +38,7 @@ class Report(NamedTuple):
     kept_sq: float = 0.0
     coding_s: float = 0.0
     transfer_s: float = 0.0
+    wait_s: float = 0.0
 
 
 REJECTS_TOO_MUCH = 2.0

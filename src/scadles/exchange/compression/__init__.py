@@ -1,8 +1,10 @@
 """Gradients as few bytes: what is sent, what is kept back, when it pays, and how it looks on the wire."""
 
 from scadles.exchange.compression.cost_gate import CostGate
+from scadles.exchange.compression.energy import kept_share
 from scadles.exchange.compression.header import Header, WireError
 from scadles.exchange.compression.norm_gate import NormGate
+from scadles.exchange.compression.ratio_gate import RATIOS, RatioGate, Times
 from scadles.exchange.compression.residual import ErrorFeedback, Feedback, MomentumCorrection
 from scadles.exchange.compression.sampled import SampledTopK
 from scadles.exchange.compression.selection import ExactTopK, PerSlice, RandomK, Selector
@@ -20,6 +22,7 @@ from scadles.exchange.compression.wire import (
 )
 
 __all__ = [
+    "RATIOS",
     "CostGate",
     "Encoded",
     "EncodedDense",
@@ -31,9 +34,11 @@ __all__ = [
     "NormGate",
     "PerSlice",
     "RandomK",
+    "RatioGate",
     "SampledTopK",
     "Selector",
     "Sparse",
+    "Times",
     "WireError",
     "add_message",
     "budget_bytes",
@@ -42,5 +47,6 @@ __all__ = [
     "dense_bytes",
     "encode",
     "encode_dense",
+    "kept_share",
     "squared_norm",
 ]

@@ -2,8 +2,9 @@
 
 from scadles.exchange.reduction.cluster import ClusterExchange
 from scadles.exchange.reduction.compressed import CompressedExchange
-from scadles.exchange.reduction.compressor import SCALARS, Compressor, Gates, OncePerStep
+from scadles.exchange.reduction.compressor import SCALARS, SCALARS_BY_RATIO, Compressor
 from scadles.exchange.reduction.contract import Collectives, Reduction, SparseReducer, Sums, reduce_together
+from scadles.exchange.reduction.gates import Gates, OncePerStep
 from scadles.exchange.reduction.gather import GatherReducer
 from scadles.exchange.reduction.judged_cluster import JudgedClusterExchange, SeparateExchange
 from scadles.exchange.reduction.judged_dense import DenseFold, DenseOwner, EitherOwner, answer_bytes, packed_bytes
@@ -22,11 +23,13 @@ from scadles.exchange.reduction.volumes import (
     gather_volume,
     hub_volume,
     split_volume,
+    summed_volume,
     whole_volume,
 )
 
 __all__ = [
     "SCALARS",
+    "SCALARS_BY_RATIO",
     "All",
     "Choice",
     "ClusterExchange",
@@ -65,5 +68,6 @@ __all__ = [
     "reduce_together",
     "reply_bytes",
     "split_volume",
+    "summed_volume",
     "whole_volume",
 ]

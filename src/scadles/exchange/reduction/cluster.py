@@ -37,8 +37,6 @@ class ClusterExchange(GradientExchange):
         coding_s, transfer_s: how long the last step's coding and messages took.
     """
 
-    fields = len(Report._fields)
-
     def __init__(
         self,
         parameters: Iterable[torch.nn.Parameter],
@@ -48,6 +46,7 @@ class ClusterExchange(GradientExchange):
         fold: Fold | None = None,
         judges: DenseFold | None = None,
     ) -> None:
+        self.fields = compressors[0].scalars
         super().__init__(parameters, _nothing_to_send, 0, len(compressors))
         check_compressible(self.parameters)
         self.compressors = compressors
@@ -70,6 +69,10 @@ class ClusterExchange(GradientExchange):
     def compressor(self) -> Compressor:
         """The first device's: all decide alike."""
         return self.compressors[0]
+
+    def notices(self) -> list[str]:
+        said, *_ = [compressor.notices() for compressor in self.compressors]
+        return said
 
     def introduce(self, device: int, source: int) -> None:
         """Let a device that is new begin with what it is given by another one."""
@@ -123,7 +126,7 @@ class ClusterExchange(GradientExchange):
     ) -> tuple[Tensor, Reports, dict[int, Reduction]]:
         reducers = [compressor.reducer for compressor in self.compressors]
         about = (self.compressor.step, self._phase, present, self._fold)
-        done = reduce_together(reducers, corrected, mine.tolist(), *about)
+        done = reduce_together(reducers, corrected, mine[:, : self.fields].tolist(), *about)
         self._found = done[0].found
         here = range(len(reducers)) if present is None else present
         return done[0].total, Reports(done[0].scalars), dict(zip(here, done, strict=True))
@@ -131,7 +134,9 @@ class ClusterExchange(GradientExchange):
     def _add_up(self, corrected: list[Tensor], mine: np.ndarray) -> tuple[Tensor, Reports, dict[int, Reduction]]:
         if self._judges is not None:
             here = np.flatnonzero(self.present).tolist() if self._through_hub else range(len(corrected))
-            total, rows, self._found = fold_rows(self._judges, {rank: corrected[rank] for rank in here}, mine)
+            total, rows, self._found = fold_rows(
+                self._judges, {rank: corrected[rank] for rank in here}, mine[:, : self.fields]
+            )
             return total, Reports(rows), {}
         total = corrected[0].clone()
         for update in corrected[1:]:

@@ -44,6 +44,7 @@ class CompressedExchange(GradientExchange):
         keeps: bool = False,
         folding: StepFold | None = None,
     ) -> None:
+        self.fields = compressor.scalars
         super().__init__(parameters, link.reduce_step, link.rank, link.size, keeps=keeps, folding=folding)
         check_compressible(self.parameters)
         self.compressor = compressor
@@ -52,8 +53,6 @@ class CompressedExchange(GradientExchange):
         self._used = Used(len(self.parameters))
         self._coding_s = self._transfer_s = 0.0
         self._found: Mapping[int, float] = {}
-
-    fields = len(Report._fields)
 
     @property
     def found(self) -> Mapping[int, float]:
@@ -71,8 +70,8 @@ class CompressedExchange(GradientExchange):
         if self.compressor.compressed:
             about = (self.compressor.step, self._phase)
             if takes_part:
-                reduction = reducer.reduce(whole, report.tolist(), *about)
-            came = reduction or reducer.follow(len(report), *about)
+                reduction = reducer.reduce(whole, report[: self.fields].tolist(), *about)
+            came = reduction or reducer.follow(self.fields, *about)
             update.copy_(came.total)
             reports, self._found = Reports(came.scalars), came.found
             self._link.reduce(self._beside, self._phase).wait() if len(self._beside) else None
@@ -109,11 +108,11 @@ class CompressedExchange(GradientExchange):
         return reports
 
     def notices(self) -> list[str]:
-        reducer = self.compressor.reducer
+        reducer, said = self.compressor.reducer, self.compressor.notices()
         if not isinstance(reducer, HubReducer):
-            return []
-        said, reducer.notices = reducer.notices, []
-        return said
+            return said
+        lost, reducer.notices = reducer.notices, []
+        return lost + said
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, numbers = self.compressor.state()

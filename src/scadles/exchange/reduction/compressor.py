@@ -6,7 +6,6 @@ import copy
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,48 +14,14 @@ from torch import Tensor
 
 from scadles.errors import CheckpointError
 from scadles.exchange.aggregation import Report, Reports
-from scadles.exchange.compression import CostGate, Feedback, NormGate, Selector, Sparse, squared_norm
+from scadles.exchange.compression import RATIOS, Feedback, Times, kept_share, squared_norm
 from scadles.exchange.reduction.contract import Reduction, SparseReducer
-from scadles.exchange.reduction.volumes import Volume, dense_volume
+from scadles.exchange.reduction.gates import Gates, OncePerStep
+from scadles.exchange.reduction.volumes import Volume, dense_volume, summed_volume
+from scadles.seeding import numpy_generator
 
-SCALARS = len(Report._fields)
-
-
-class OncePerStep(Selector):
-    """A selector that is asked twice a step, for the gate and for the message, and works once."""
-
-    def __init__(self, inner: Selector) -> None:
-        self.k = inner.k
-        self._inner = inner
-        self._step: int | None = None
-        self._picked: Sparse | None = None
-
-    def select(self, values: Tensor, step: int | None = None) -> Tensor:
-        return self.pick(values, step).indices
-
-    def pick(self, values: Tensor, step: int | None = None) -> Sparse:
-        if self._picked is None or step is None or step != self._step:
-            self._step, self._picked = step, self._inner.pick(values, step)
-        return self._picked
-
-    def state(self) -> list[Any]:
-        return self._inner.state()
-
-    def load(self, state: list[Any]) -> None:
-        self._inner.load(state)
-
-
-@dataclass(frozen=True)
-class Gates:
-    """What must agree before a step is compressed; where there is nothing, every step is.
-
-    Attributes:
-        norm: by the energy that stays behind.
-        cost: by time.
-    """
-
-    norm: NormGate | None = None
-    cost: CostGate | None = None
+#: How many fields of a report travel with compressed messages, and where the ratio is chosen by what they say.
+SCALARS, SCALARS_BY_RATIO = Report._fields.index("wait_s"), Report._fields.index("wait_s") + 1
 
 
 class Compressor:
@@ -64,15 +29,18 @@ class Compressor:
 
     Args:
         feedback: keeps what is not sent.
-        selector: picks what is sent.
-        reducer: adds up what all devices send; made with the same selector.
+        selectors: pick what is sent: one, or one for each of :data:`.RATIOS` that compresses, where a gate chooses.
+        reducer: adds up what all devices send; made with the first of them.
         gates: decide alike on all devices, from reports that all have.
         size: how many devices there are.
         reducer_why: why it is this reducer.
 
     Attributes:
         reducer, reducer_why: as given.
+        scalars: how many fields of a report travel.
         step: steps begun so far.
+        ratio: of the present step, where a gate chooses; None where all of the gradient is sent.
+        ratios: how many steps each was chosen for.
         compressed: whether the present step is compressed.
         decisions: how many steps were decided about for which reason.
         why: what decided about the present step, with its numbers.
@@ -82,7 +50,7 @@ class Compressor:
     def __init__(
         self,
         feedback: Feedback,
-        selector: OncePerStep,
+        selectors: Sequence[OncePerStep],
         reducer: SparseReducer,
         gates: Gates,
         size: int,
@@ -90,28 +58,48 @@ class Compressor:
     ) -> None:
         self.reducer = reducer
         self.reducer_why = reducer_why
+        self.scalars = SCALARS if gates.ratio is None else SCALARS_BY_RATIO
         self.step = 0
+        self.ratio: float | None = None
+        self.ratios: dict[str, int] = {}
         self.compressed = False
         self.decisions: dict[str, int] = {}
         self.why = "nothing decided yet"
         self._feedback = feedback
-        self._selector = selector
+        self._selectors = selectors
+        self._selector = selectors[0]
         self._gates = gates
         self._compressed_steps = 0
         self._kept_sum, self._measured = 0.0, 0
         self._present = True
         self._last_compressed: bool | None = None
         self.revokes = False
-        self._before: tuple[dict[str, Tensor], int, dict[str, int]] | None = None
+        self._before: tuple[dict[str, Tensor], int, dict[str, int], dict[str, int]] | None = None
         self._withdrawn: tuple[dict[str, Tensor], int, bool] | None = None
         self._begun: Tensor | None = None
         self._waiting: Tensor | None = None
-        self._sparse_bytes = reducer.volume(SCALARS).gloo_bytes
-        self._dense_bytes = dense_volume(reducer.n + SCALARS * size, size).gloo_bytes
+        self._sizes: list[int] = []
+        values = reducer.n + self.scalars * size
+        at_hub = gates.ratio is not None and reducer.name == "hub"
+        self.charge(self._volumes(), summed_volume(values) if at_hub else dense_volume(values, size))
 
-    def charge(self, sparse: Volume, dense: Volume) -> None:
-        """Decide by what these messages put on the link, rather than by one's own: those of a simulated model."""
-        self._sparse_bytes, self._dense_bytes = sparse.gloo_bytes, dense.gloo_bytes
+    def charge(self, sparse: Sequence[Volume], dense: Volume) -> None:
+        """Decide by what these messages put on the link, rather than by one's own: those of a simulated model.
+
+        Args:
+            sparse: of a compressed step, one for each selector.
+            dense: of one that sends everything.
+        """
+        self._sizes = [dense.gloo_bytes, *(volume.gloo_bytes for volume in sparse)]
+
+    def _volumes(self) -> list[Volume]:
+        """Return what a step sends by each of the selectors."""
+        volumes = []
+        for selector in self._selectors[::-1]:  # the first one stays
+            if self._gates.ratio is not None:
+                self.reducer.select_by(selector)
+            volumes.append(self.reducer.volume(self.scalars))
+        return volumes[::-1]
 
     def begin(self, update: Tensor, report: np.ndarray, *, present: bool = True) -> Tensor:
         """Return the update with what was kept back, float32 ``[n]``; write the statistics into the report.
@@ -123,13 +111,17 @@ class Compressor:
         if whole is None:
             self._withdrawn = None
             if self.revokes:
-                self._before = (self._kept(), self.step, dict(self.decisions))
+                self._before = (self._kept(), self.step, dict(self.decisions), dict(self.ratios))
             self.step += 1
             self._present = present
             self.compressed = self._decide()
             whole = self._feedback.add(update) if present else torch.zeros_like(update)
         self._begun = whole
-        if present and self.selects and self.reducer.picks:
+        if present and self._gates.ratio is not None:
+            share = kept_share(whole, self._gates.ratio.rated(self.step), numpy_generator(0, "energy", self.step))
+            report[_NORM_SQ] = squared_norm(whole)
+            report[_KEPT_SQ] = share * report[_NORM_SQ]
+        elif present and self.selects and self.reducer.picks:
             picked = self._selector.pick(whole, self.step)
             report[_NORM_SQ], report[_KEPT_SQ] = squared_norm(whole), squared_norm(picked.values)
         return whole
@@ -142,7 +134,7 @@ class Compressor:
         """Take back a step that was begun and has not ended: it will be another one, with another update."""
         if self._before is not None:
             self._withdrawn = (self._kept(), self.step, self.compressed)
-            kept, self.step, self.decisions = self._before
+            kept, self.step, self.decisions, self.ratios = self._before
             self._feedback.load(kept)
         self._before = self._begun = self._waiting = None
 
@@ -192,26 +184,40 @@ class Compressor:
                 self._feedback.sent_all()
         self._compressed_steps += self.compressed
         norm_sq, kept_sq = float(reports.norm_sq.sum()), float(reports.kept_sq.sum())
-        if self.selects and 0 < norm_sq < math.inf:
+        says = self.selects if self._gates.ratio is None else self.ratio == self._gates.ratio.rated(self.step)
+        if says and 0 < norm_sq < math.inf:
             self._measured += 1
             self._kept_sum += kept_sq / norm_sq
         if self._gates.norm is not None:
             self._gates.norm.observe(norm_sq, kept_sq)
+        # times are of the step before, which not all present have taken; who was ready last waited for nobody
+        here = reports.of(range(len(reports)) if present is None else present)
+        known = here.transfer_s[here.transfer_s > 0]
+        transfer_s, coding_s = float((known if len(known) else here.transfer_s).min()), float(reports.coding_s.max())
         if self._gates.cost is not None and self._last_compressed is not None:
-            # times are of the step before, which not all present have taken; who was ready last waited for nobody
-            here = reports.of(range(len(reports)) if present is None else present).transfer_s
-            known = here[here > 0]
-            self._gates.cost.observe(
-                compressed=self._last_compressed,
-                transfer_s=float((known if len(known) else here).min()),
-                coding_s=float(reports.coding_s.max()),
-            )
+            self._gates.cost.observe(compressed=self._last_compressed, transfer_s=transfer_s, coding_s=coding_s)
+        if self._gates.ratio is not None:
+            speed, computed_s = self._gates.speed, here.ready_s - here.wait_s
+            times = Times(speed * transfer_s, speed * coding_s, float(here.ready_s.max()), float(computed_s.max()))
+            self._gates.ratio.observe(self.step, self._sizes, times, norm_sq, kept_sq)
         self._last_compressed = self.compressed
 
     @property
     def selects(self) -> bool:
         """Whether the present step needs a selection: to send it, or for the gate by norm to look at."""
         return self.compressed or self._gates.norm is not None
+
+    @property
+    def next_ratio(self) -> float | None:
+        """The ratio of the next step, where a gate chooses; None where it sends everything."""
+        return None if self._gates.ratio is None else self._gates.ratio.ratio
+
+    def notices(self) -> list[str]:
+        """Return what was changed since the last time, in words."""
+        if self._gates.ratio is None:
+            return []
+        said, self._gates.ratio.changes = self._gates.ratio.changes, []
+        return said
 
     @property
     def cnc(self) -> float:
@@ -230,9 +236,10 @@ class Compressor:
         tensors = {f"feedback/{name}": tensor for name, tensor in self._feedback.state().items()}
         tensors |= {f"reducer/{name}": tensor for name, tensor in self.reducer.state().items()}
         numbers = {name: getattr(self, f"_{name}") for name in _NUMBERS}
-        gates = {name: gate.state() for name, gate in vars(self._gates).items() if gate is not None}
-        numbers |= {"step": self.step, "decisions": self.decisions}
-        return tensors, {**numbers, "gates": gates, "selector": self._selector.state()}
+        gates = {name: gate.state() for name, gate in self._gates.there.items()}
+        numbers |= {"step": self.step, "decisions": self.decisions, "ratios": self.ratios}
+        selector = self._selector.state() if self._gates.ratio is None else [one.state() for one in self._selectors]
+        return tensors, {**numbers, "gates": gates, "selector": selector}
 
     def load(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Go on from what :meth:`state` returned.
@@ -255,17 +262,19 @@ class Compressor:
             self._load_decisions(state)
 
     def _load_decisions(self, state: dict[str, Any]) -> None:
-        self._selector.load(state["selector"])
-        for name, gate in vars(self._gates).items():
-            if gate is not None:
-                gate.load(state["gates"][name])
-        self.step, self.decisions = state["step"], dict(state["decisions"])
+        selector = [state["selector"]] if self._gates.ratio is None else state["selector"]
+        for mine, theirs in zip(self._selectors, selector, strict=True):
+            mine.load(theirs)
+        for name, gate in self._gates.there.items():
+            gate.load(state["gates"][name])
+        self.step, self.decisions, self.ratios = state["step"], dict(state["decisions"]), dict(state.get("ratios", {}))
         for name in _NUMBERS:
             setattr(self, f"_{name}", state[name])
 
     def select_like(self, other: Compressor) -> None:
         """Let the first selection begin where another device's has come, as that of a device that is new."""
-        self._selector.load(other._selector.state())
+        for mine, theirs in zip(self._selectors, other._selectors, strict=True):
+            mine.load(theirs.state())
 
     def take_over(self, tensors: dict[str, Tensor]) -> None:
         """Begin anew with what a compressor that was set otherwise had kept back, where that fits."""
@@ -282,16 +291,26 @@ class Compressor:
     def _decide(self) -> bool:
         compress, reason, self.why = self._ask(self._gates)
         self.decisions[reason] = self.decisions.get(reason, 0) + 1
+        if self._gates.ratio is not None:
+            self.ratio = self._gates.ratio.ratio
+            name = "none" if self.ratio is None else f"{self.ratio:g}"
+            self.ratios[name] = self.ratios.get(name, 0) + 1
+            if compress:
+                self._selector = self._selectors[RATIOS.index(self.ratio) - 1]
+                self.reducer.select_by(self._selector)
         return compress
 
     def _ask(self, gates: Gates) -> tuple[bool, str, str]:
         """Return whether to compress, for which reason, and that with its numbers."""
-        norm, cost = gates.norm, gates.cost
+        norm, cost, ratio = gates.norm, gates.cost, gates.ratio
+        if ratio is not None:
+            return ratio.ratio is not None, ratio.reason, ratio.why
         answer = True, "always", "every step is compressed"
         if norm is not None:
             answer = norm.decide(), norm.reason, norm.why
         if cost is not None and answer[0]:
-            answer = cost.decide(self._sparse_bytes, self._dense_bytes), cost.reason, cost.why
+            dense, sparse = self._sizes
+            answer = cost.decide(sparse, dense), cost.reason, cost.why
         return answer
 
 

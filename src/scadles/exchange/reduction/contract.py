@@ -111,6 +111,11 @@ class SparseReducer(ABC):
         self._picked = Sparse(torch.zeros(0, dtype=torch.int64), torch.zeros(0))
         self._kept_sq = 0.0
 
+    def select_by(self, selector: Selector) -> None:
+        """Let another selector pick what is sent from the next step on; on all devices one with the same ``k``."""
+        self.k = selector.k
+        self._selector = selector
+
     def reduce(self, v: Tensor, scalars: Sequence[float], step: int, phase: str) -> Reduction:
         """Exchange the largest entries of all devices' updates.
 

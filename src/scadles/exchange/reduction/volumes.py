@@ -99,6 +99,11 @@ def hub_volume(n: int, k: int, value_type: str = "int8", scalars: int = 0) -> Vo
     return Volume("hub", 0, message, 1, message, 2)
 
 
+def summed_volume(n: int) -> Volume:
+    """Return the volume of a sum of ``n`` float32 at a hub: one message there, and one of the same size back."""
+    return Volume("dense", 0, 4 * n, 1, 4 * n, 2)
+
+
 def choose_reducer(
     n: int,
     k: int,

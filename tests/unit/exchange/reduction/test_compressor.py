@@ -1,5 +1,7 @@
 """What a device keeps from step to step: the account of every gradient, and common decisions."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -409,3 +411,115 @@ def test_a_step_that_is_taken_back_and_counts_all_the_same_leaves_what_it_has_no
             compressor.end(reports, reduction)
         outcomes.append(compressor.begin(following, report).clone())
     assert torch.equal(*outcomes)
+
+
+class TimedFabric(LocalFabric):
+    """A link of this many bytes a second, by a clock of its own."""
+
+    now_s = 0.0
+    byte_s = 1.0
+
+    def reduce(self, bucket, phase):
+        self.now_s += self.byte_s * 4 * bucket.numel()
+        return super().reduce(bucket, phase)
+
+    def gather(self, values, phase):
+        self.now_s += self.byte_s * values.numel()
+        return super().gather(values, phase)
+
+    def swap(self, rows, phase):
+        self.now_s += self.byte_s * rows[0].numel()
+        return super().swap(rows, phase)
+
+
+BYTE_S = [1e-2] * 20 + [1e-5] * 20 + [1e-2] * 20  # the link is fast in between
+
+
+def ratio_step(exchange, flat, number):
+    """Take a step that takes a tenth of a second to compute."""
+    exchange.begin(8.0, "a test")
+    for parameter, part in zip(exchange.parameters, flat.split([N - 1, 1]), strict=True):
+        parameter.grad.add_(part.view_as(parameter))
+    reports = exchange.finish(Report(8.0, 8.0, ready_s=0.1 + number % 2, wait_s=number % 2))
+    return torch.cat([p.grad.flatten() for p in exchange.parameters]) * float(reports.weight.sum())
+
+
+@pytest.mark.parametrize("reduction", ["gather", "split"])
+def test_the_ratio_that_is_chosen_follows_the_link_and_nothing_is_lost(in_threads, reduction):
+    """All devices choose alike, and so do those that share a process."""
+    way = {"ratio": "auto", "reduction": reduction, "values": "float32"}
+    given = gradients(len(BYTE_S), 3)
+
+    def work(fabric):
+        exchange = exchange_of(fabric, model(), lambda: fabric.now_s, **way)
+        sums, chosen, took = [], [], []
+        for number, byte_s in enumerate(BYTE_S):
+            fabric.byte_s = byte_s
+            sums.append(ratio_step(exchange, given[number, fabric.rank], number).double())
+            chosen.append(exchange.compressor.ratio)
+            took.append((exchange._coding_s, exchange._transfer_s))
+        kept = exchange.state()[0]["feedback/residual"].double()
+        return sums, chosen, took, kept, exchange.compressor.ratios, exchange.notices()
+
+    apart = in_threads(TimedFabric.create(3, deadline_s=30.0), work)
+    sums, chosen, took, _, ratios, notices = apart[0]
+    for other in apart[1:]:
+        assert other[1:3] == (chosen, took)
+        assert all(torch.equal(mine, theirs) for mine, theirs in zip(other[0], sums, strict=True))
+    everything = given.double().sum(dim=(0, 1))
+    ordered = torch.cat([sum(sums)[-1:], sum(sums)[:-1]])
+    kept = sum(outcome[3] for outcome in apart)
+    torch.testing.assert_close(ordered + kept, torch.cat([everything[-1:], everything[:-1]]), rtol=1e-5, atol=1e-3)
+    assert chosen[0] is None
+    assert None not in (chosen[19], chosen[59])
+    assert chosen[39] is None
+    assert sum(ratios.values()) == len(BYTE_S)
+    assert ratios["none"] == chosen.count(None)
+    assert notices[0].startswith("compression none -> ")
+
+    network = model()
+    cluster = ClusterExchange(
+        network.parameters(), [build_compressor(config(**way), network, seat) for seat in LocalFabric.create(3)]
+    )
+    for number in range(len(BYTE_S)):
+        cluster.begin(1.0, "a test")
+        for device in range(3):
+            flat = given[number, device]
+            cluster.updates[device].copy_(torch.cat([flat[-1:], flat[:-1]]))
+        mine = Report(8.0, 8.0, ready_s=0.1 + number % 2, wait_s=number % 2)
+        reports = cluster.finish_many(np.array([mine] * 3, dtype=np.float64))
+        cluster.coding_s, cluster.transfer_s = took[number]
+        found = torch.cat([p.grad.flatten() for p in cluster.parameters]) * float(reports.weight.sum())
+        torch.testing.assert_close(found.double(), sums[number], rtol=1e-5, atol=1e-4)
+        assert cluster.compressor.ratio == chosen[number]
+    assert cluster.notices() == notices
+
+
+def test_a_chosen_ratio_goes_on_from_a_checkpoint():
+    [fabric] = TimedFabric.create(1)
+    fabric.size = 2
+    settings_ = load_config({"devices": 2, "steps": 1, "compression": {"ratio": "auto", "reduction": "gather"}})
+
+    def make():
+        network = model()
+        link = TimedLink(fabric, lambda: fabric.now_s)
+        exchange = CompressedExchange(network.parameters(), link, build_compressor(settings_, network, link))
+        exchange.compressor.reducer._exchange = lambda message, phase: (torch.stack([message] * 2), range(2))
+        return exchange
+
+    def run(exchange, numbers):
+        totals = []
+        for number in numbers:
+            fabric.now_s, fabric.byte_s = float(100 * number), BYTE_S[number]
+            totals.append(ratio_step(exchange, gradients(60, 1)[number, 0], number))
+        return totals
+
+    whole, first, second = make(), make(), make()
+    expected = run(whole, range(60))
+    run(first, range(31))
+    tensors, numbers = first.state()
+    second.load({name: tensor.clone() for name, tensor in tensors.items()}, json.loads(json.dumps(numbers)))
+    for mine, theirs in zip(run(second, range(31, 60)), expected[31:], strict=True):
+        assert torch.equal(mine, theirs)
+    assert second.compressor.ratios == whole.compressor.ratios
+    assert len(whole.compressor.ratios) > 1
