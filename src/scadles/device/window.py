@@ -31,11 +31,14 @@ class AutoWindow:
 
     Attributes:
         seconds: the window.
+        first_s: the one to begin with.
+        changes: how often it was another one from then on.
+        why: the last one was chosen, in words.
     """
 
     def __init__(self, seconds: float, rule: WindowRule) -> None:
-        self.seconds = seconds
-        self._first_s = seconds
+        self.seconds = self.first_s = seconds
+        self.changes, self.why = 0, ""
         self._rule = rule
         self._changed_at = -_CHANGED_EVERY
 
@@ -61,9 +64,11 @@ class AutoWindow:
             return None
         self.seconds = min(max(aim_s, before_s / _LONGEST_CHANGE), before_s * _LONGEST_CHANGE)
         self._changed_at = step
-        return self._why(before_s, fleet, bounds)
+        self.changes += 1
+        self.why = self._reason(before_s, fleet, bounds)
+        return self.why
 
-    def _why(self, before_s: float, fleet: Fleet, bounds: Bounds) -> str:
+    def _reason(self, before_s: float, fleet: Fleet, bounds: Bounds) -> str:
         found = self._rule.pace(np.array([before_s, self.seconds]), fleet)
         steps = found.step_s[0] / found.step_s[1] - 1
         said = (
@@ -83,7 +88,13 @@ class AutoWindow:
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint holds, as JSON."""
-        return {"seconds": self.seconds, "first_s": self._first_s, "changed_at": self._changed_at}
+        return {
+            "seconds": self.seconds,
+            "first_s": self.first_s,
+            "changed_at": self._changed_at,
+            "changes": self.changes,
+            "why": self.why,
+        }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from what :meth:`state` returned, unless the settings say now that another window is the first.
@@ -94,5 +105,6 @@ class AutoWindow:
         seconds = float(state["seconds"])
         if not (math.isfinite(seconds) and seconds > 0):
             raise ValueError(f"a window of {seconds} s")
-        if state["first_s"] == self._first_s:
+        if state["first_s"] == self.first_s:
             self.seconds, self._changed_at = seconds, int(state["changed_at"])
+            self.changes, self.why = int(state["changes"]), str(state["why"])

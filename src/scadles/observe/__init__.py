@@ -40,6 +40,7 @@ from scadles.observe.rundir import (
 from scadles.observe.summary import (
     SUMMARY_FILE,
     Away,
+    ChosenWindow,
     Compressed,
     DeviceSummary,
     Measured,
@@ -62,6 +63,7 @@ __all__ = [
     "SUMMARY_FILE",
     "Away",
     "CheckpointWritten",
+    "ChosenWindow",
     "Comparison",
     "Compressed",
     "DeviceSummary",

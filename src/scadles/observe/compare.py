@@ -160,6 +160,8 @@ def _special_rows(runs: Sequence[RunFolder]) -> list[tuple[str, ...]]:
         ("samples without target in time", *(human_count(count) if count else _NOTHING for count in unlabelled)),
         ("records that came again", *(human_count(count) if count else _NOTHING for count in again)),
         ("records that never came", *(human_count(count) if count else _NOTHING for count in missing)),
+        ("window chosen", *(_window(s) for s in summaries)),
+        ("noise scale, samples", *(_noise_scale(s) for s in summaries)),
         ("steps compressed (CNC)", *cnc),
         ("share sent, in steps", *(_ratios(s) for s in summaries)),
         ("energy picked of it", *kept),
@@ -175,6 +177,21 @@ def _ratios(run: Summary) -> str:
     if run.compressed is None or run.compressed.ratios is None:
         return _NOTHING
     return ", ".join(f"{ratio}: {human_count(steps)}" for ratio, steps in run.compressed.ratios.items())
+
+
+def _window(run: Summary) -> str:
+    """Return the window at the end where one was chosen, and how often it changed."""
+    window = run.window
+    return _NOTHING if window is None else f"{window.window_s:.3g} s ({window.changes} changes)"
+
+
+def _noise_scale(run: Summary) -> str:
+    """Return the noise scale at the end, and between what it lies, where it was measured."""
+    window = run.window
+    if window is None or window.noise_scale is None or window.low is None:
+        return _NOTHING
+    high = "more" if window.high is None else human_count(round(window.high))
+    return f"{human_count(round(window.noise_scale))} ({human_count(round(window.low))} to {high})"
 
 
 def _away(run: Summary) -> str:

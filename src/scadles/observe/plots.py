@@ -15,6 +15,7 @@ import numpy as np
 from scadles.errors import DataError
 from scadles.observe.drawing import (
     COLOURS,
+    FAINT,
     GRID,
     PHASES,
     STRETCHES,
@@ -29,6 +30,7 @@ from scadles.observe.drawing import (
     shown_devices,
     write,
 )
+from scadles.observe.events import WindowChange
 from scadles.observe.rundir import RunFolder
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ def plot_run(folder: RunFolder, out: Path) -> None:
     devices = shown_devices(folder)
     draw_metric(axes[0], [folder], run_colours([folder]))
     _per_device(axes[1], folder, devices, ("batch",))
+    _window_changes(axes[1], folder, devices[0])
     dress(axes[1], "Batch size", "samples per step")
     _per_device(axes[2], folder, devices, ("held", "lag"))
     dress(axes[2], "Samples waiting to be trained on", "in the buffer and at the source")
@@ -130,6 +133,16 @@ def _per_device(axes: Axes, folder: RunFolder, devices: Sequence[int], columns: 
         axes.plot(times, median, color=colour, lw=1.8, label="median")
     scale_counts(axes, max(4.0, 1.3 * float(np.nanmax(values))))
     draw_legend(axes)
+
+
+def _window_changes(axes: Axes, folder: RunFolder, device: int) -> None:
+    """Mark when another window was chosen, with its seconds."""
+    if folder.summary.window is None:
+        return
+    for event in folder.events(device):
+        if isinstance(event, WindowChange):
+            axes.axvline(event.time_s, color=FAINT, lw=0.8, ls=":")
+            write(axes, f"{event.window_s:.3g} s", (event.time_s, 0.0), (3, 3), FAINT, fontsize=9)
 
 
 def _phases_over_time(axes: Axes, folder: RunFolder, devices: Sequence[int]) -> None:

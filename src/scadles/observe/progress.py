@@ -99,6 +99,7 @@ class Progress:
         self._best = math.nan
         self._waiting, self._ended = "", False
         self._devices, self._here = devices, ""
+        self._window_s: float | None = None
         self._rejected = self._missing = self._non_finite = self._set_aside = 0
 
     def __enter__(self) -> Self:
@@ -135,6 +136,7 @@ class Progress:
             self._step, self._waiting = event, ""
             self._first = self._first or (wall_seconds(), event)
         elif isinstance(event, WindowChange):
+            self._window_s = event.window_s
             self._console.print(plain(f"step {event.step}: {event.why}"), soft_wrap=True)
         elif isinstance(event, Membership):
             self._here = f"{len(event.names)} of {self._devices} here"
@@ -208,7 +210,7 @@ class Progress:
             "step": human_count(step.step) + (f" of {human_count(self._steps)}" if self._steps else ""),
             **self._present(),
             "time": f"{self._stream_time(step)}, {elapsed} on the wall",
-            "batch": f"{step.batch} of {human_count(step.total_batch)}, {step.rate_hz:.1f} samples/s",
+            "batch": f"{step.batch} of {human_count(step.total_batch)}, {step.rate_hz:.1f} samples/s{self._window()}",
             "slowest": f"device {step.slowest}, {human_seconds(step.slowest_s)} after the first",
             "buffer": f"{human_count(step.held)} held{lag}, {human_count(step.dropped)} dropped",
             "loss": "none" if step.loss is None else f"{step.loss:.4f}",
@@ -218,6 +220,10 @@ class Progress:
         }
         left = self._left()
         return {**facts, "left": left} if left else facts
+
+    def _window(self) -> str:
+        """Return the window that was chosen, where one was."""
+        return "" if self._window_s is None else f", window {self._window_s:.3g} s"
 
     def _stream_time(self, step: Step) -> str:
         limit = f" of {human_seconds(self._duration_s)}" if self._duration_s else ""

@@ -192,6 +192,27 @@ class Compressed(_Frozen):
         return fields
 
 
+class ChosenWindow(_Frozen):
+    """The window that makes a batch, where it was chosen in the run.
+
+    Attributes:
+        window_s: the last one, in stream seconds.
+        first_s: the one that the run began with.
+        changes: how often it changed.
+        noise_scale: of gradients at the end, in samples; None where it is not known or has no bound.
+        low, high: it surely lies between them; None where there is no such bound.
+        why: the last one was chosen; empty where it is the first.
+    """
+
+    window_s: float
+    first_s: float
+    changes: int
+    noise_scale: float | None
+    low: float | None
+    high: float | None
+    why: str
+
+
 class Measured(_Frozen):
     """What a run came to by the metrics of its task.
 
@@ -260,6 +281,7 @@ class Summary(_Frozen):
         outliers: devices with gradients that were set aside or scaled down, in the order of their numbers.
         shared: of a run with data injection only, the sum over all devices.
         compressed: of a run with compression only.
+        window: of a run in which it is chosen only.
         simulated: of a simulated run only.
         stream_limit_s: the earliest stream time at which anybody could have reached the target from the samples that
             had arrived, with free links and free compute; only where it was asked for.
@@ -299,6 +321,7 @@ class Summary(_Frozen):
     per_device: tuple[DeviceSummary, ...]
     shared: Shared | None = None
     compressed: Compressed | None = None
+    window: ChosenWindow | None = None
     simulated: Simulated | None = None
     stream_limit_s: float | None = None
     stream_efficiency: float | None = None
@@ -313,8 +336,9 @@ class Summary(_Frozen):
         for name in ("away", "outliers", "insecure"):
             if not fields.get(name):
                 fields.pop(name, None)
-        if self.measured is None:
-            fields.pop("measured", None)
+        for name in ("measured", "window"):
+            if fields.get(name) is None:
+                fields.pop(name, None)
         if self.tested_on == "dataset":
             fields.pop("tested_on", None)
         return fields

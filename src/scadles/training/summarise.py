@@ -24,6 +24,7 @@ from scadles.exchange.reduction import ClusterExchange, CompressedExchange
 from scadles.files import FREE_SPACE
 from scadles.observe import (
     Away,
+    ChosenWindow,
     Compressed,
     DeviceSummary,
     Measured,
@@ -177,6 +178,7 @@ def compose(
         online_accuracy=correct / judged if judged else None,
         shared=Shared(**shared) if shares else None,
         compressed=_compressed(config, learner),
+        window=_window(learner),
         simulated=ending.simulated,
         insecure=ending.insecure,
         away=tuple(away),
@@ -217,6 +219,19 @@ def _compressed(config: RunConfig, learner: Learner) -> Compressed | None:
         decisions=dict(compressor.decisions),
         why=compressor.why,
         ratios=dict(compressor.ratios) if config.compression.ratio == "auto" else None,
+    )
+
+
+def _window(learner: Learner) -> ChosenWindow | None:
+    measuring = learner.measuring
+    if measuring is None or (window := measuring.window) is None:
+        return None
+    return ChosenWindow(
+        window_s=window.seconds,
+        first_s=window.first_s,
+        changes=window.changes,
+        why=window.why,
+        **measuring.describe(),
     )
 
 

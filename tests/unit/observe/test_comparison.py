@@ -1,7 +1,7 @@
 import pytest
 
 from scadles.errors import ConfigError
-from scadles.observe import Measured, RunFolder, Samples, compare
+from scadles.observe import ChosenWindow, Measured, RunFolder, Samples, compare
 
 
 def cells(comparison):
@@ -19,6 +19,17 @@ def test_the_first_run_is_the_baseline(new_run):
     assert table["ledger balanced"] == ("yes", "yes")
     assert table["model"][0] == "01234567"
     assert comparison.warnings == ()
+
+
+def test_a_window_that_was_chosen_is_told_with_the_noise_scale(new_run):
+    about = {"window_s": 0.25, "first_s": 1.0, "changes": 2, "why": "because"}
+    known = ChosenWindow(**about, noise_scale=1234.4, low=1000.2, high=None)
+    unknown = ChosenWindow(**about, noise_scale=None, low=None, high=None)
+    runs = [new_run("fixed"), new_run("auto", window=known), new_run("soon", window=unknown)]
+    table = cells(compare(runs))
+    assert table["window chosen"] == ("–", "0.25 s (2 changes)", "0.25 s (2 changes)")
+    assert table["noise scale, samples"] == ("–", "1,234 (1,000 to more)", "–")
+    assert "window chosen" not in cells(compare(runs[:1]))
 
 
 def test_a_target_that_was_not_reached_gives_a_bound_at_most(new_run):

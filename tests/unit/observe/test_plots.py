@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from scadles.errors import DataError, MissingExtraError, RunError
-from scadles.observe import Evaluation, Measured, RunFolder, events_path, plot_comparison, plot_run
+from scadles.observe import (
+    ChosenWindow,
+    Evaluation,
+    Measured,
+    RunFolder,
+    WindowChange,
+    events_path,
+    plot_comparison,
+    plot_run,
+)
 from scadles.observe.plots import _matrix
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -22,6 +31,17 @@ def width(path):
 def test_a_run_becomes_a_picture(new_run, tmp_path, devices):
     pytest.importorskip("matplotlib")
     plot_run(RunFolder(new_run(devices=devices, steps=9)), tmp_path / "progress.png")
+    assert width(tmp_path / "progress.png") == 1200
+
+
+def test_windows_that_were_chosen_are_in_the_picture(new_run, tmp_path):
+    pytest.importorskip("matplotlib")
+    chosen = ChosenWindow(window_s=0.5, first_s=1.0, changes=1, noise_scale=9.0, low=8.0, high=None, why="because")
+    path = new_run(steps=9, window=chosen)
+    with events_path(path, 0).open("a") as log:
+        change = WindowChange(step=4, time_s=4.8, window_s=0.5, why="because", noise_scale=9.0, low=8.0, high=None)
+        log.write(change.to_json() + "\n")
+    plot_run(RunFolder(path), tmp_path / "progress.png")
     assert width(tmp_path / "progress.png") == 1200
 
 

@@ -4,7 +4,17 @@ import math
 import pytest
 from rich.console import Console
 
-from scadles.observe import Evaluation, Finished, NonFinite, Notice, Progress, Rejection, Resumed, progress
+from scadles.observe import (
+    Evaluation,
+    Finished,
+    NonFinite,
+    Notice,
+    Progress,
+    Rejection,
+    Resumed,
+    WindowChange,
+    progress,
+)
 from scadles.observe.progress import sparkline
 
 
@@ -49,6 +59,20 @@ def test_evaluations_wait_for_the_next_line(wall, make_step):
         shower.update(make_step(5))
     lines = out.getvalue().splitlines()[2:]
     assert ["0.400 of 0.900, best 0.600" in line for line in lines] == [True]
+
+
+def test_another_window_is_said_at_once_with_the_reason(wall, make_step):
+    shower, out = shown()
+    why = "window 1 s -> 0.5 s: +100 % steps a second"
+    with shower:
+        shower.update(make_step(1))
+        shower.update(WindowChange(step=8, time_s=8.0, window_s=0.5, why=why, noise_scale=None, low=None, high=None))
+        wall.now_s += 10
+        shower.update(make_step(9))
+    lines = out.getvalue().splitlines()
+    assert f"step 8: {why}" in lines
+    assert "samples/s, window 0.5 s" in lines[-1]
+    assert "window" not in lines[1]
 
 
 def test_a_line_tells_what_matters(wall, make_step):

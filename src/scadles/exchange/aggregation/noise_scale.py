@@ -36,13 +36,15 @@ def sketch(gradients: Iterable[Tensor | None], seed: int) -> Tensor:
     >>> abs(float(sketch(ones, seed=3).square().sum()) / 30_000 - 1) < 0.1
     True
     """
-    random, total, tile = np.random.default_rng((seed, 1)), torch.zeros(SKETCH_SIZE), _tile(seed)
-    for gradient in gradients:
+    random, total, given = np.random.default_rng((seed, 1)), torch.zeros(SKETCH_SIZE), list(gradients)
+    most = max((gradient.numel() for gradient in given if gradient is not None), default=0)
+    tile = _tile(seed, min(_TILE_ROWS, _rows(most)))
+    for gradient in given:
         shift = int(random.integers(SKETCH_SIZE))
         if gradient is None:
             continue
         flat = gradient.detach().reshape(-1).float()
-        signs = _signs(random, -(-flat.numel() // SKETCH_SIZE)).to(flat.device)
+        signs = _signs(random, _rows(flat.numel())).to(flat.device)
         total += _folded(flat, signs, tile.to(flat.device)).roll(shift).cpu()
     return total
 
@@ -60,9 +62,13 @@ def _folded(flat: Tensor, signs: Tensor, tile: Tensor) -> Tensor:
     return folded
 
 
+def _rows(values: int) -> int:
+    return -(-values // SKETCH_SIZE)
+
+
 @lru_cache(maxsize=1)
-def _tile(seed: int) -> Tensor:
-    return _signs(np.random.default_rng((seed, 0)), _TILE_ROWS, SKETCH_SIZE)
+def _tile(seed: int, rows: int) -> Tensor:
+    return _signs(np.random.default_rng((seed, 0)), rows, SKETCH_SIZE)
 
 
 def _signs(random: np.random.Generator, *shape: int) -> Tensor:
