@@ -10,6 +10,8 @@ from scadles.errors import ConfigError
 from scadles.exchange.compression import ExactTopK, PerSlice, RandomK, SampledTopK, squared_norm
 
 LONG = 300_000
+# enough for a sample that tells how many of a large share a threshold lets through
+MILLIONS = 1_200_000
 
 
 def vector(n=LONG, seed=0, kind="normal"):
@@ -126,13 +128,50 @@ def test_where_few_entries_differ_from_zero_all_of_them_are_selected():
     assert torch.equal(indices, values.nonzero().view(-1))
 
 
-def test_threads_change_nothing():
+@pytest.mark.parametrize("kind", ["normal", "heavy tails", "layers", "periodic"])
+def test_of_a_large_share_a_sample_tells_so_well_that_nothing_is_cut(kind, monkeypatch):
+    monkeypatch.delattr(SampledTopK, "_cut")
+    selector = SampledTopK(int(0.3 * MILLIONS), seed=1)
+    for step in range(3):
+        values = vector(MILLIONS, seed=step, kind=kind)
+        sparse = selector.pick(values, step)
+        assert_about_the_largest(values, sparse.indices, selector.k)
+        assert torch.equal(sparse.values, values[sparse.indices])
+
+
+def test_more_than_there_is_memory_for_is_found_all_the_same():
+    """Half of all magnitudes are equal, and more than k."""
+    values = vector(MILLIONS).sign()
+    values[::2] *= 0.5
+    values[:100] = 5.0
+    selector = SampledTopK(int(0.3 * MILLIONS), seed=1)
+    indices, found = selector._above(values.numpy(), 0.6)
+    assert np.array_equal(indices, (values.abs() > 0.6).nonzero().view(-1).numpy())
+    assert np.array_equal(found, values.numpy()[indices])
+    assert len(selector.select(values)) == selector.k
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.01])
+def test_what_was_picked_stays_while_others_are_picked(ratio):
+    selector = SampledTopK(int(ratio * MILLIONS), seed=1)
+    picked, expected = [], []
+    for step in range(4):
+        sparse = selector.pick(vector(MILLIONS, seed=step), step)
+        expected.append([part.clone() for part in sparse])
+        picked.append([part[10:] for part in sparse])
+    for mine, theirs in zip(picked, expected, strict=True):
+        assert all(torch.equal(one, other[10:]) for one, other in zip(mine, theirs, strict=True))
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.1])
+def test_threads_change_nothing(ratio):
     values = vector(2_500_000, kind="layers")
-    expected = SampledTopK(250_000, seed=3).pick(values, step=1)
+    k = int(ratio * len(values))
+    expected = SampledTopK(k, seed=3).pick(values, step=1)
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        sparse = SampledTopK(250_000, seed=3).pick(values, step=1)
+        sparse = SampledTopK(k, seed=3).pick(values, step=1)
         norm_sq = squared_norm(values)
     finally:
         torch.set_num_threads(before)
