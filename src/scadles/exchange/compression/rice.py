@@ -58,6 +58,7 @@ def write_indices(indices: Indices, section: Bytes) -> int:
     """Write ascending indices at the front of a section that is long enough, and return the bytes used."""
     parts = slices(len(indices), CHUNK)
     widths = section[: -(-len(indices) // GROUP)]
+    widths[:] = _best_widths(indices)
     bodies_at = len(widths) + len(parts) * _DIRECTORY_BYTES
     directory = np.empty(len(parts), _DIRECTORY)
 
@@ -65,7 +66,7 @@ def write_indices(indices: Indices, section: Bytes) -> int:
         part = parts[number]
         before = int(indices[part.start - 1]) if part.start else -1
         directory["span"][number] = indices[part.stop - 1] - before
-        return _write_chunk(indices[part], before, widths[part.start // GROUP :])
+        return _write_chunk(indices[part], before, widths[part.start // GROUP : -(-part.stop // GROUP)])
 
     at = bodies_at
     for number, runs in enumerate(in_threads(write, range(len(parts)))):
@@ -144,46 +145,55 @@ def _width_of(mean_gap: float) -> int:
     return max(math.frexp(mean_gap)[1] - 1, 0)
 
 
-def _write_chunk(indices: Indices, before: int, widths_out: Bytes) -> list[Bytes]:
+def _best_widths(indices: Indices) -> Bytes:
+    """Return the width of each group."""
+    ends = indices[GROUP - 1 :: GROUP]
+    sizes = np.full(-(-len(indices) // GROUP), GROUP)
+    if len(ends) < len(sizes):
+        ends, sizes[-1] = np.append(ends, indices[-1]), len(indices) - GROUP * len(ends)
+    mean_gaps = np.diff(ends, prepend=-1) / sizes - 1
+    widths: Bytes = np.maximum(np.frexp(mean_gaps)[1] - 1, 0).astype(np.uint8)
+    return widths
+
+
+def _write_chunk(indices: Indices, before: int, widths: Bytes) -> list[Bytes]:
     """Return the runs of a chunk, the unary one last."""
     count = len(indices)
-    ends = np.append(indices[GROUP - 1 : count - 1 : GROUP], indices[-1])
-    sizes = np.full(len(ends), GROUP)
-    sizes[-1] = count - GROUP * (len(ends) - 1)
-    mean_gaps = np.diff(ends, prepend=before) / sizes - 1
-    widths = np.maximum(np.frexp(mean_gaps)[1] - 1, 0).astype(np.uint8)
-    widths_out[: len(widths)] = widths
-    gaps = np.zeros(len(ends) * GROUP, np.uint32)
-    gaps[:count] = _steps(indices, before)
-    gaps[:count] -= 1
+    gaps = np.empty(len(widths) * GROUP, np.uint32)
+    _write_gaps(indices, before, gaps[:count])
+    gaps[count:] = 0
     order = _order(widths, count)
     rows = gaps.reshape(-1, GROUP)
     if order is not None:
         rows, widths = rows[order], widths[order]
-    widths = widths.astype(np.uint32)
     flat = rows.ravel()[:count]
     runs = []
     for bit, run in _runs(widths, count):
         if bit % 8 == 0:
-            lower = (flat >> bit).astype(np.uint8)
+            lower = (flat >> bit if bit else flat).astype(np.uint8)
         runs.append(np.packbits(lower[run] & np.uint8(1 << bit % 8)))
-    rows >>= widths[:, None]
+    if widths[0] == widths[-1] == widths.max():
+        rows >>= np.uint32(widths[0])
+    else:
+        rows >>= widths.astype(np.uint32)[:, None]
     flat += 1
     # bit 0 is in front of the first entry's code
     ones = np.cumsum(flat, dtype=np.int64)
     unary = np.zeros(int(ones[-1]) + 1, bool)
     unary[ones] = True
-    unary = unary[1:]
-    return [*runs, np.packbits(unary)]
+    return [*runs, np.packbits(unary[1:])]
 
 
-def _steps(indices: Indices, before: int) -> Indices:
-    steps = np.empty_like(indices)
-    steps[0] = indices[0] - before
-    np.subtract(indices[1:], indices[:-1], out=steps[1:])
-    if int(steps.min()) < 1:
+def _write_gaps(indices: Indices, before: int, gaps: NDArray[np.uint32]) -> None:
+    """Write the number of entries left out before each."""
+    # half as many bytes are twice as fast; no index that is allowed has a bit above
+    narrow = indices.astype(np.int32)
+    steps = gaps.view(np.int32)
+    steps[0] = narrow[0] - before
+    np.subtract(narrow[1:], narrow[:-1], out=steps[1:])
+    if int(np.bitwise_or.reduce(indices)) >> 31 or int(steps.min()) < 1:
         raise RunError("positions of a sparse update must ascend, without one twice")
-    return steps
+    steps -= 1
 
 
 def _read_chunk(widths: Bytes, low: Bytes, unary: Bytes, count: int, span: int) -> Indices:

@@ -124,7 +124,7 @@ def test_bytes_that_stand_for_no_positions_are_an_error(data):
     assert decoded[-1] < 20_000
 
 
-@pytest.mark.parametrize("indices", [[3, 3], [5, 2], [-1, 4]])
+@pytest.mark.parametrize("indices", [[3, 3], [5, 2], [-1, 4], [5, 2**32 + 6, 7]])
 def test_positions_that_do_not_ascend_are_refused(indices):
     with pytest.raises(RunError, match="must ascend"):
         written(np.array(indices), 10)
