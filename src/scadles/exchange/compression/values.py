@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 import numpy as np
 from numpy.typing import NDArray
 
+from scadles.errors import RunError
+
 GROUP = 256
 
 Bytes = NDArray[np.uint8]
@@ -21,8 +23,8 @@ _LARGEST_BFLOAT16 = float(np.array([0x7F7F0000], dtype="<u4").view("<f4")[0])
 class ValueCode(ABC):
     """How values of one section of a message are written; parts of a section are coded independently.
 
-    A part begins at a multiple of the group size. All values are finite, and what is too large for a type becomes its
-    largest number: the residual keeps the rest.
+    A part begins at a multiple of the group size. What is too large for a type becomes its largest number: the residual
+    keeps the rest.
     """
 
     @abstractmethod
@@ -30,8 +32,12 @@ class ValueCode(ABC):
         """Return the bytes of a section of ``count`` values."""
 
     @abstractmethod
-    def write(self, values: Floats, section: Bytes, part: slice, count: int) -> Floats:
-        """Write the values of a part and return them as they will be read."""
+    def write(self, values: Floats, section: Bytes, part: slice, count: int, sent: Floats) -> None:
+        """Write the values of a part; into ``sent``, as long, go those values as they will be read.
+
+        Raises:
+            RunError: a value that is not finite.
+        """
 
     @abstractmethod
     def read(self, section: Bytes, part: slice, count: int) -> Floats:
@@ -47,10 +53,11 @@ class _Float(ValueCode):
     def nbytes(self, count: int) -> int:
         return count * int(self._dtype.itemsize)
 
-    def write(self, values: Floats, section: Bytes, part: slice, count: int) -> Floats:
+    def write(self, values: Floats, section: Bytes, part: slice, count: int, sent: Floats) -> None:
+        check_finite(values)
         words = self._narrow(values)
         section.view(self._dtype)[part] = words
-        return self._widen(words)
+        sent[:] = self._widen(words)
 
     def read(self, section: Bytes, part: slice, count: int) -> Floats:
         return self._widen(section.view(self._dtype)[part])
@@ -84,20 +91,15 @@ class _Int8(ValueCode):
     def nbytes(self, count: int) -> int:
         return 4 * _groups(count) + count
 
-    def write(self, values: Floats, section: Bytes, part: slice, count: int) -> Floats:
+    def write(self, values: Floats, section: Bytes, part: slice, count: int, sent: Floats) -> None:
         scales, numbers = _int8_parts(section, part, count)
-        rows = _in_rows(values)
-        scale = np.maximum(rows.max(axis=1), -rows.min(axis=1)) / np.float32(127)
-        # zeros, and numbers too small for a scale that divides them exactly
-        scale[scale < _SMALLEST_NORMAL] = 0
-        np.minimum(scale, _LARGEST_SCALE, out=scale)
-        scales[:] = scale
-        scale[scale == 0] = np.inf
-        rounded = np.rint(rows / scale[:, None])
-        rounded += 0  # a receiver reads no negative zero
-        numbers[:] = rounded.ravel()[: len(values)].astype(np.int8)
-        read: Floats = (rounded * scales[:, None]).ravel()
-        return read[: len(values)]
+        full = len(values) - len(values) % GROUP
+        for rows, groups in ((slice(full), slice(full // GROUP)), (slice(full, None), slice(full // GROUP, None))):
+            shape = (len(scales[groups]), -1)
+            if shape[0]:
+                _write_rows(
+                    values[rows].reshape(shape), numbers[rows].reshape(shape), sent[rows].reshape(shape), scales[groups]
+                )
 
     def read(self, section: Bytes, part: slice, count: int) -> Floats:
         scales, numbers = _int8_parts(section, part, count)
@@ -112,6 +114,33 @@ VALUE_CODES: dict[str, ValueCode] = {
     "float16": _Float16("<f2"),
     "int8": _Int8(),
 }
+
+
+def check_finite(values: Floats) -> None:
+    """Refuse values with NaN or infinity.
+
+    Raises:
+        RunError: there are some.
+    """
+    if not np.isfinite(values).all():
+        raise RunError("an update with NaN or infinity cannot be compressed: leave it out of this step")
+
+
+def _write_rows(rows: Floats, numbers: NDArray[np.int8], sent: Floats, scales: Floats) -> None:
+    """Write one group a row; all passes after the first are over memory that the cache holds."""
+    scale = np.abs(rows, out=sent).max(axis=1)
+    check_finite(scale)  # not a number where one of its group is not
+    scale /= np.float32(127)
+    # zeros, and numbers too small for a scale that divides them exactly
+    scale[scale < _SMALLEST_NORMAL] = 0
+    np.minimum(scale, _LARGEST_SCALE, out=scale)
+    scales[:] = scale
+    scale[scale == 0] = np.inf
+    np.divide(rows, scale[:, None], out=sent)
+    np.rint(sent, out=sent)
+    sent += 0  # a receiver reads no negative zero
+    np.copyto(numbers, sent, casting="unsafe")
+    sent *= scales[:, None]
 
 
 def _groups(count: int) -> int:

@@ -231,10 +231,7 @@ def _write_values(values: NDArray[np.float32], code: ValueCode, section: NDArray
     sent = np.empty(len(values), np.float32)
 
     def write(part: slice) -> None:
-        chunk = values[part]
-        if not np.isfinite(chunk).all():
-            raise RunError("an update with NaN or infinity cannot be compressed: leave it out of this step")
-        sent[part] = code.write(chunk, section, part, len(values))
+        code.write(values[part], section, part, len(values), sent[part])
 
     in_threads(write, slices(len(values), CHUNK))
     return sent

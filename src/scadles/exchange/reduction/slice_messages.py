@@ -19,9 +19,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from scadles.errors import RunError
 from scadles.exchange.compression import WireError
-from scadles.exchange.compression.values import VALUE_CODES
+from scadles.exchange.compression.values import VALUE_CODES, check_finite
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -136,8 +135,7 @@ def pack_slice_message(
     Raises:
         RunError: a value that is not finite.
     """
-    if not np.isfinite(values).all():
-        raise RunError("an update with NaN or infinity cannot be compressed: leave it out of this step")
+    check_finite(values)
     code = VALUE_CODES[header.value_type]
     while True:
         count = len(indices)
@@ -153,7 +151,8 @@ def pack_slice_message(
     values_at, gaps_at = len(front), len(front) + code.nbytes(count)
     message[:values_at] = front
     message[values_at:] = 0
-    sent = code.write(values, message[values_at:gaps_at], slice(0, count), count) if count else values
+    sent = np.empty_like(values)
+    code.write(values, message[values_at:gaps_at], slice(0, count), count, sent)
     gap_bytes = np.packbits(_gap_bits(gaps, width, gap_bits))
     message[gaps_at : gaps_at + len(gap_bytes)] = gap_bytes
     _CHECKSUM.pack_into(message.data, 0, header.checksum(message))

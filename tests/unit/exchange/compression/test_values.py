@@ -19,8 +19,10 @@ def coded(name, values):
     code = VALUE_CODES[name]
     section = np.full(code.nbytes(len(values)), 255, np.uint8)
     parts = [slice(start, min(start + GROUP, len(values))) for start in range(0, len(values), GROUP)]
-    sent = [code.write(values[part], section, part, len(values)) for part in parts]
-    return np.concatenate(sent), np.concatenate([code.read(section, part, len(values)) for part in parts])
+    sent = np.empty_like(values)
+    for part in parts:
+        code.write(values[part], section, part, len(values), sent[part])
+    return sent, np.concatenate([code.read(section, part, len(values)) for part in parts])
 
 
 @pytest.mark.parametrize("name", VALUE_CODES)
