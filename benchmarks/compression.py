@@ -2,7 +2,8 @@
 
 Two vectors of random numbers take turns as a device's updates, so that a threshold kept from the last step meets a new
 vector. A copy is measured twice: into new memory, as `gradient.clone()` does, and into memory that is there already,
-which is as fast as this machine's memory gets. Bits are measured on random positions and on those of a real gradient.
+which is as fast as this machine's memory gets. The last column compares CPU time, which other work on the machine
+disturbs less. Bits are measured on random positions and on those of a real gradient.
 
     python benchmarks/compression.py [--turns 7] [--parameters 60000000 1000000] [--ratios 0.1 0.01 0.001]
 """
@@ -16,6 +17,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import shared
 import torch
@@ -24,18 +26,27 @@ from torch.nn.functional import cross_entropy
 
 from scadles.exchange.compression import ExactTopK, SampledTopK, Sparse, add_message, budget_bytes, decode, encode
 
+_WARM_UP = 2  # what is kept from step to step alternates between two pieces of memory
 NAIVE_BITS = 96  # a 32-bit value and a 64-bit position for each kept entry
 
 
-def take_turns(ways: dict[str, Callable[[int], object]], turns: int) -> dict[str, list[float]]:
-    """Return the seconds of each way in each turn; the first turn warms up."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(turns + 1):
+class Taken(NamedTuple):
+    """Seconds of one way in each turn: by the clock, and of all cores."""
+
+    wall: list[float]
+    cpu: list[float]
+
+
+def take_turns(ways: dict[str, Callable[[int], object]], turns: int) -> dict[str, Taken]:
+    """Return the seconds of each way in each turn; the first two turns warm up."""
+    times = {name: Taken([], []) for name in ways}
+    for turn in range(turns + _WARM_UP):
         for name, way in ways.items():
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.process_time()
             way(turn)
-            if turn:
-                times[name].append(time.perf_counter() - start)
+            if turn >= _WARM_UP:
+                times[name].wall.append(time.perf_counter() - start)
+                times[name].cpu.append(time.process_time() - cpu_start)
     return times
 
 
@@ -55,7 +66,7 @@ def speed(n: int, share: float, turns: int) -> None:
     generator = torch.Generator().manual_seed(0)
     updates = [torch.randn(n, generator=generator) for _ in range(2)]
     room, total = torch.empty(n), torch.zeros(n)
-    selector, anew = SampledTopK(k, seed=0), [SampledTopK(k, seed=turn) for turn in range(turns + 1)]
+    selector, anew = SampledTopK(k, seed=0), [SampledTopK(k, seed=turn) for turn in range(turns + _WARM_UP)]
     made: dict[str, Sparse | Tensor] = {}
     size = budget_bytes(n, k, "int8")
 
@@ -79,14 +90,17 @@ def speed(n: int, share: float, turns: int) -> None:
         },
         turns,
     )
-    times["select + encode"] = [sum(pair) for pair in zip(times["select"], times["encode, int8"], strict=True)]
+    both = [zip(*pair, strict=True) for pair in zip(times["select"], times["encode, int8"], strict=True)]
+    times["select + encode"] = Taken(*([sum(pair) for pair in kind] for kind in both))
     print(f"\n{n / 1e6:g} M parameters, CR {share:g}: kept {made['sparse'].entries / k:.3f} of k")
-    print(f"{'':28}{'median ms':>10}{'new copies':>12}{'used copies':>13}{'topk / it':>11}{'unsorted / it':>15}")
-    for name, taken in times.items():
-        copies = [ratio(taken, times[f"copy into {which} memory"]) for which in ("new", "used")]
-        topk = [ratio(times[which], taken) for which in ("torch.topk of magnitudes", "torch.topk, sorted=False")]
-        median_ms = statistics.median(taken) * 1e3
-        print(f"{name:28}{median_ms:10.1f}{copies[0]:12.2f}{copies[1]:13.2f}{topk[0]:11.1f}{topk[1]:15.1f}")
+    columns = f"{'new copies':>12}{'used copies':>13}{'topk / it':>11}{'unsorted / it':>15}{'of CPU':>9}"
+    print(f"{'':28}{'median ms':>10}{columns}")
+    used = times["copy into used memory"]
+    for name, (wall, cpu) in times.items():
+        copies = [ratio(wall, times[f"copy into {which} memory"].wall) for which in ("new", "used")]
+        topk = [ratio(times[which].wall, wall) for which in ("torch.topk of magnitudes", "torch.topk, sorted=False")]
+        row = f"{name:28}{statistics.median(wall) * 1e3:10.1f}{copies[0]:12.2f}{copies[1]:13.2f}"
+        print(f"{row}{topk[0]:11.1f}{topk[1]:15.1f}{ratio(cpu, used.cpu):9.2f}")
 
 
 def real_gradient() -> Tensor:
