@@ -13,9 +13,11 @@ from scadles.exchange.aggregation.noise_scale import Bounds
 
 _CHANGED_EVERY = 20  # steps
 _LONGEST_CHANGE = 2.0  # by which factor, at most, a window changes
-_NOT_WORTH_IT = 1.2  # a factor below which nothing is changed
+_NEAR = 1.2  # a factor within which nothing is changed
+_LEAST_GAIN = 1.05  # of progress a second, for which something is
 _UNUSED = 0.1  # a share of the stream from which on it is said that it is not used
-_VARIED = range(2, 10, 2), 0.8  # steps in which a window is shorter, so that samples' costs can be told from a step's
+#: By step: windows that differ a little, so that what a sample costs can be told from what a step does.
+_VARIED = {3: 0.8, 5: 1.2}
 _UNKNOWN = Bounds(math.nan, 0.0, math.inf)
 
 
@@ -23,7 +25,7 @@ class AutoWindow:
     """The window of all devices, chosen anew every few measurements; the same everywhere, from what all have measured.
 
     It goes towards the nearest window that is best for a noise scale within its bounds, by at most a factor of two in
-    20 steps, and stays where it is within a factor of 1.2 of that.
+    20 steps; it stays where it is within a factor of 1.2 of that, or where less than 5 % would come of it.
 
     Args:
         seconds: to begin with.
@@ -43,9 +45,8 @@ class AutoWindow:
         self._changed_at = -_CHANGED_EVERY
 
     def of_step(self, step: int) -> float:
-        """Return the window of a step; in some of the first it is shorter, to find out what a sample costs."""
-        steps, factor = _VARIED
-        return self.seconds * factor if step in steps else self.seconds
+        """Return the window of a step; in two of the first it is another, to find out what a sample costs."""
+        return self.seconds * _VARIED.get(step, 1.0)
 
     def follow(self, step: int, fleet: Fleet, bounds: Bounds | None) -> str | None:
         """Go towards what is best after a step; return why the window changes, None where it does not.
@@ -60,13 +61,21 @@ class AutoWindow:
         bounds, before_s = bounds or _UNKNOWN, self.seconds
         low_s, high_s = sorted(self._rule.best(fleet, noise) for noise in (bounds.low, bounds.high))
         aim_s = min(max(before_s, low_s), high_s)
-        if max(aim_s / before_s, before_s / aim_s) < _NOT_WORTH_IT:
+        if max(aim_s / before_s, before_s / aim_s) < _NEAR or self._gain(before_s, aim_s, fleet, bounds) < _LEAST_GAIN:
             return None
         self.seconds = min(max(aim_s, before_s / _LONGEST_CHANGE), before_s * _LONGEST_CHANGE)
         self._changed_at = step
         self.changes += 1
         self.why = self._reason(before_s, fleet, bounds)
         return self.why
+
+    def _gain(self, before_s: float, aim_s: float, fleet: Fleet, bounds: Bounds) -> float:
+        """Return what another window is worth, in terms of this one."""
+        noise = bounds.value
+        if not math.isfinite(noise):  # where it may be anything: what it must be for this to be the way to go
+            noise = bounds.low if aim_s < before_s else bounds.high
+        before, after = self._rule.worth(self._rule.pace(np.array([before_s, aim_s]), fleet), noise).tolist()
+        return after / before if before > 0 else math.inf
 
     def _reason(self, before_s: float, fleet: Fleet, bounds: Bounds) -> str:
         found = self._rule.pace(np.array([before_s, self.seconds]), fleet)
