@@ -15,6 +15,7 @@ from scadles.paper.rates import RATES
 from scadles.paper.runs import Runs
 from scadles.paper.speedup import SPEEDUP
 from scadles.paper.table import Cell, Quantity, Row, Table
+from scadles.paper.window import WINDOW_EXPERIMENT
 
 __all__ = [
     "EXPERIMENTS",
@@ -38,6 +39,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         CONVERGENCE_EXPERIMENT,
         COMPRESSION_EXPERIMENT,
         SPEEDUP,
+        WINDOW_EXPERIMENT,
         NONIID_EXPERIMENT,
         INJECTION_EXPERIMENT,
         RATES,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from itertools import product
 
@@ -28,8 +27,9 @@ STREAMS = "S1"
 RATIOS = (0.1, 0.01)
 COST = "cost"
 DELTAS: tuple[float | str, ...] = (0.1, 0.2, 0.3, 0.4, COST)
-QUICK = replace(learning.QUICK, steps={"resnet152": 100, "vgg19": 200}, tests=50)
-FULL = replace(learning.FULL, devices=DEVICES, steps={"resnet152": 300, "vgg19": 900})
+CLASSES = {name: network.classes for name, network in NETWORKS.items()}
+QUICK = Scale(8, 16, 500, {"resnet152": 100, "vgg19": 200}, 50, "cnn", CLASSES)
+FULL = Scale(DEVICES, 32, 1000, {"resnet152": 300, "vgg19": 900}, 200, "cnn", CLASSES)
 
 _KEYS = ("model", "CR", "delta")
 _SHARES = (
@@ -167,8 +167,8 @@ def _remarks(options: Options, size: Scale, rows: list[Row]) -> tuple[str, ...]:
     steps = " and ".join(f"{size.steps[name]} ({NETWORKS[name].title})" for name in NETWORKS)
     return (
         learning.what_is_learnt(options, size),
-        f"{learning.how_it_is_learnt(size)} Streams {STREAMS} (the paper does not tell which), truncation; {steps} "
-        "steps, about 1e4 in the paper. Accuracy: the mean of the last tenth of all tests.",
+        f"{learning.how_it_is_learnt(size)} One seed, streams {STREAMS} (the paper does not tell which), truncation; "
+        f"{steps} steps, about 1e4 in the paper. Accuracy: the mean of the last tenth of all tests.",
         *_REMARKS,
         _comparison(rows),
     )

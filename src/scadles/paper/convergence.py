@@ -14,6 +14,7 @@ from scadles.paper.learning import KEYS, TARGET_SHARE, Key, Learnt
 from scadles.paper.published import CONVERGENCE, NETWORKS, PRINTED_SPEED_UP, SETS, TARGET_TOP5
 from scadles.paper.rules import throughput_ratio
 from scadles.paper.runs import Runs
+from scadles.paper.settings import SEED
 from scadles.paper.table import Cell, Quantity, Row, Table
 
 _TIMES = (
@@ -35,7 +36,7 @@ SOONER = "times sooner at the target"
 
 def measure(options: Options, runs: Runs) -> Outcome:
     """Train with DDL and with weighted aggregation in all eight cells, and compare."""
-    learnt = learning.learn(options, runs, ("ddl", "weighted"))
+    learnt = learning.learn(options, runs, ("ddl", "weighted"))[SEED]
     ddl, weighted = learnt["ddl"], learnt["weighted"]
     aims = learning.targets(ddl)
     remarks = learning.remarks(options, aims)

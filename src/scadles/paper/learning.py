@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,17 +23,16 @@ Key = tuple[str, str]
 
 KEYS: tuple[Key, ...] = tuple(CONVERGENCE)
 TARGET_SHARE = 0.95
+#: What ScaDLES does where nothing is fixed that it can choose by what it measures.
+AUTO: Mapping[str, Any] = {"method": "scadles", "compression": {"ratio": 0.1, "gate": "cost"}}
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "ddl": {"method": "ddl"},
     "weighted": {"method": "scadles", "buffer": {"policy": "persistence"}},
-    "scadles": {"method": "scadles"},
+    "dense": {"method": "scadles"},
     "norm": {"method": "scadles", "compression": {"ratio": 0.1, "gate": "norm", "delta": 0.3}},
-    "cost": {
-        "method": "scadles",
-        "optimizer": {"momentum": 0.0},
-        "compression": {"ratio": 0.1, "gate": "cost", "momentum": 0.9},
-    },
+    "auto": AUTO,
 }
+_NETWORKS = {"mlp": "a network with one hidden layer of 64", "cnn": "a network of three convolutions"}
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,9 @@ class Scale:
         test_samples: of the synthetic images.
         steps: of DDL, by network; ScaDLES gets the same stream time.
         tests: spread over that time.
+        model: that is trained in the place of both networks.
+        classes: of the synthetic images, by network.
+        seeds: runs of each setting.
     """
 
     devices: int
@@ -53,10 +55,13 @@ class Scale:
     test_samples: int
     steps: Mapping[str, int]
     tests: int
+    model: str = "mlp"
+    classes: Mapping[str, int] = field(default_factory=lambda: {"resnet152": 10, "vgg19": 20})
+    seeds: tuple[int, ...] = (SEED,)
 
 
-FULL = Scale(DEVICES, 32, 1000, {"resnet152": 150, "vgg19": 400}, 200)
-QUICK = Scale(8, 16, 500, {"resnet152": 80, "vgg19": 160}, 120)
+FULL = Scale(DEVICES, 16, 1000, {"resnet152": 120, "vgg19": 180}, 600, seeds=(SEED, SEED + 1, SEED + 2))
+QUICK = Scale(8, 16, 500, {"resnet152": 100, "vgg19": 150}, 400)
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,7 @@ class Learnt:
         cnc: share of the steps that were compressed.
         bytes_sent: by a device on average, in the whole run.
         left_out: mean share of the squared norm that was not picked; None without a gate by norm.
+        window_s: stream seconds of all devices that a step is trained on, the median over all steps.
     """
 
     time_s: np.ndarray
@@ -80,6 +86,7 @@ class Learnt:
     cnc: float = 0.0
     bytes_sent: float = 0.0
     left_out: float | None = None
+    window_s: float = math.nan
 
     @property
     def steps(self) -> int:
@@ -90,6 +97,11 @@ class Learnt:
     def bytes_per_step(self) -> float:
         """What a device sends in a step on average."""
         return self.bytes_sent / self.steps
+
+    @property
+    def bytes_per_second(self) -> float:
+        """What a device sends in a second of stream on average."""
+        return self.bytes_sent / float(self.step_time_s[-1])
 
     @property
     def best(self) -> float:
@@ -116,20 +128,39 @@ def scale(options: Options) -> Scale:
     return QUICK if options.quick else FULL
 
 
-def learn(options: Options, runs: Runs, variants: Sequence[str]) -> dict[str, dict[Key, Learnt]]:
-    """Return what each variant learnt in each of the eight cells."""
-    size = scale(options)
-    configs = {(variant, *key): _config(options, size, variant, key) for key in KEYS for variant in variants}
-    weights = {
-        (variant, *key): _samples(configs[key_of(variant, *key)], variant, key) for key in KEYS for variant in variants
+def learn(
+    options: Options, runs: Runs, variants: Sequence[str], seeds: Sequence[int] = (SEED,)
+) -> dict[int, dict[str, dict[Key, Learnt]]]:
+    """Return what each variant learnt in each of the eight cells, by seed."""
+    keys = [(variant, *key, seed) for seed in seeds for key in KEYS for variant in variants]
+    configs = {key: config_of(options, *key) for key in keys}
+    folders = runs.get(configs, {key: work(configs[key], key[1], own=key[0] != "ddl") for key in keys})
+    found = {key: learnt(folder) for key, folder in folders.items()}
+    return {
+        seed: {variant: {key: found[key_of(variant, *key, seed)] for key in KEYS} for variant in variants}
+        for seed in seeds
     }
-    folders = runs.get(configs, weights)
-    return {variant: {key: learnt(folders[key_of(variant, *key)]) for key in KEYS} for variant in variants}
 
 
-def rates(options: Options, key: Key) -> tuple[float, ...]:
+def config_of(options: Options, variant: str, network: str, name: str, seed: int = SEED) -> RunConfig:
+    """Return the settings of a variant's run in a cell, over as much stream time as DDL's steps take."""
+    size = scale(options)
+    shared = {**settings(options, size, (network, name)), "seed": seed, "duration_s": 1.0}
+    config = load_config(merged(shared, VARIANTS[variant]))
+    duration_s = size.steps[network] * ddl_step_s(rates_of(config), NETWORKS[network])
+    return load_config(config, [f"duration_s={duration_s}", f"evaluation.every_s={duration_s / size.tests}"])
+
+
+def work(config: RunConfig, network: str, *, own: bool) -> float:
+    """Return roughly how many samples a run trains on: with batches of its own, or with those of DDL."""
+    rates_hz, duration_s = rates_of(config), config.duration_s or 0.0
+    ddl = BATCH * config.devices * duration_s / ddl_step_s(rates_hz, NETWORKS[network])
+    return ddl * throughput_ratio(rates_hz, NETWORKS[network]) if own else ddl
+
+
+def rates(options: Options, key: Key, seed: int = SEED) -> tuple[float, ...]:
     """Return the rates of the devices in a cell."""
-    return rates_of(_config(options, scale(options), "ddl", key))
+    return rates_of(config_of(options, "ddl", *key, seed))
 
 
 def targets(ddl: Mapping[Key, Learnt]) -> dict[str, float]:
@@ -154,17 +185,18 @@ def remarks(options: Options, aims: Mapping[str, float]) -> tuple[str, ...]:
 
 def what_is_learnt(options: Options, size: Scale) -> str:
     """Return a sentence on what is trained and what is charged."""
-    what = options.data or f"synthetic images of {size.side} x {size.side}, 10 classes (ResNet152) and 100 (VGG19)"
+    classes = " and ".join(f"{size.classes[name]} ({network.title})" for name, network in NETWORKS.items())
+    what = options.data or f"synthetic images of {size.side} x {size.side} in classes, {classes}"
     return (
-        "The paper trains ResNet152 on CIFAR10 and VGG19 on CIFAR100 and reports top-5 accuracy. We train a network of "
-        f"three convolutions on {what}, report top-1, and charge the time that the big network costs on a K80 behind "
-        "5 Gbps."
+        "The paper trains ResNet152 on CIFAR10 and VGG19 on CIFAR100 and reports top-5 accuracy. We train "
+        f"{_NETWORKS[size.model]} on {what}, report top-1, and charge the time that the big network costs on a K80 "
+        "behind 5 Gbps."
     )
 
 
 def how_it_is_learnt(size: Scale) -> str:
     """Return a sentence on the settings of training."""
-    return f"{size.devices} devices with drawn rates, one seed, learning rate 0.05, momentum 0.9, no schedule."
+    return f"{size.devices} devices with drawn rates, learning rate 0.05, momentum 0.9, no schedule."
 
 
 def speed_up(slow_s: float, fast_s: float) -> float | None:
@@ -182,11 +214,11 @@ def settings(options: Options, size: Scale, key: Key) -> dict[str, Any]:
     return {
         "seed": SEED,
         "devices": size.devices,
-        "model": "cnn",
+        "model": size.model,
         "picture": False,
         "stream": {"rates": name},
         "cost": {"profile": NETWORKS[network].cost_profile},
-        "data": data_of(options, network, size.side, size.test_samples),
+        "data": data_of(options, size.classes[network], size.side, size.test_samples),
     }
 
 
@@ -194,12 +226,14 @@ def learnt(run: RunFolder) -> Learnt:
     """Return what came of a run."""
     time_s, accuracy = run.tests()
     held = [run.column(device, "held") + run.column(device, "lag") for device in run.devices]
+    fleet_hz = sum(float(np.median(run.column(device, "rate_hz"))) for device in run.devices)
     plain = Learnt(
         time_s,
         accuracy,
         step_time_s=run.column(run.devices[0], "time_s"),
         held=np.max(held, axis=0),
         bytes_sent=run.summary.bytes_sent / run.summary.devices,
+        window_s=float(np.median(run.column(run.devices[0], "total_batch"))) / fleet_hz,
     )
     compressed = run.summary.compressed
     if compressed is None:
@@ -220,29 +254,13 @@ def accuracy_panel(title: str, x_label: str, curves: Sequence[Curve]) -> CurvePa
     return CurvePanel(title=title, y_label="top-1 accuracy (%)", x_label=x_label, curves=curves, y_range=(0, 102))
 
 
-def _config(options: Options, size: Scale, variant: str, key: Key) -> RunConfig:
-    shared = {**settings(options, size, key), "duration_s": 1.0}
-    config = load_config(merged(shared, VARIANTS[variant]))
-    network = key[0]
-    duration_s = size.steps[network] * ddl_step_s(rates_of(config), NETWORKS[network])
-    return load_config(config, [f"duration_s={duration_s}", f"evaluation.every_s={duration_s / size.tests}"])
-
-
-def data_of(options: Options, network: str, side: int, test_samples: int) -> dict[str, Any]:
+def data_of(options: Options, classes: int, side: int, test_samples: int) -> dict[str, Any]:
     """Return the settings of what is learnt: the data set of the options, or else synthetic images."""
     if options.data is not None:
         return {"dataset": options.data}
     return {
         "dataset": "synthetic-images",
-        "classes": NETWORKS[network].classes,
+        "classes": classes,
         "shape": [3, side, side],
         "test_samples": test_samples,
     }
-
-
-def _samples(config: RunConfig, variant: str, key: Key) -> float:
-    """Return roughly how many samples a run trains on."""
-    rates_hz, network = rates_of(config), NETWORKS[key[0]]
-    duration_s = config.duration_s or 0.0
-    ddl = BATCH * config.devices * duration_s / ddl_step_s(rates_hz, network)
-    return ddl if variant == "ddl" else ddl * throughput_ratio(rates_hz, network)

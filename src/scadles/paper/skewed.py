@@ -14,6 +14,7 @@ from scadles.config import RunConfig, load_config
 from scadles.config.tree import merged
 from scadles.paper.experiment import Options
 from scadles.paper.learning import Learnt, data_of
+from scadles.paper.published import NETWORKS
 
 BATCH = 16
 SPLITS = ("iid", "labels")
@@ -134,7 +135,7 @@ def run_config(options: Options, size: Size, key: Key) -> RunConfig:
         "stream": {"rates": BATCH},
         "lr": {"scaling": "none"},
         "data": {"partition": split, "labels_per_device": setting.labels}
-        | data_of(options, network, size.side, size.test_samples),
+        | data_of(options, NETWORKS[network].classes, size.side, size.test_samples),
         "evaluation": {"every_s": size.steps / size.tests},
     }
     return load_config(merged(shared, WAYS[name].settings))

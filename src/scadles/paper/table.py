@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 from typing import NamedTuple
 
 from scadles.errors import RunError
@@ -40,12 +41,27 @@ class Cell:
         paper: as printed, or read off a figure.
         rule: computed with the paper's formula from the same settings as ours.
         note: what a reader must know to compare them.
+        spread: standard deviation of ours over runs with several seeds.
     """
 
     ours: Value = None
     paper: Value = None
     rule: Value = None
     note: str = ""
+    spread: Value = None
+
+    @staticmethod
+    def of_seeds(values: Sequence[Value], paper: Value = None, rule: Value = None) -> Cell:
+        """Return mean and spread over runs with several seeds; a note tells of those that have no value.
+
+        >>> Cell.of_seeds([2.0, 4.0, None])
+        Cell(ours=3.0, paper=None, rule=None, note='never in 1 of 3 runs', spread=1.4142135623730951)
+        """
+        found = [value for value in values if value is not None]
+        missing = len(values) - len(found)
+        note = f"never in {missing} of {len(values)} runs" if missing and len(values) > 1 else ""
+        spread = stdev(found) if len(found) > 1 else None
+        return Cell(fmean(found) if found else None, paper, rule, note, spread)
 
 
 @dataclass(frozen=True)
@@ -141,17 +157,17 @@ def to_csv(tables: Sequence[Table]) -> str:
     """Return tables with the same keys as comma-separated values, a line for each cell, with all digits.
 
     >>> print(to_csv([Table("", ("set",), (Quantity("wait", "s"),), [Row(("S1",), (Cell(ours=4.0, rule=4.3),))])]))
-    set,quantity,unit,paper,rule,ours,note
-    S1,wait,s,,4.3,4,
+    set,quantity,unit,paper,rule,ours,spread,note
+    S1,wait,s,,4.3,4,,
     <BLANKLINE>
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*tables[0].keys, "quantity", "unit", *SOURCES, "note"])
+    writer.writerow([*tables[0].keys, "quantity", "unit", *SOURCES, "spread", "note"])
     for table in tables:
         for row in table.rows:
             for quantity, cell in zip(table.quantities, row.cells, strict=True):
-                values = [_digits(getattr(cell, source)) for source in SOURCES]
+                values = [_digits(getattr(cell, source)) for source in (*SOURCES, "spread")]
                 writer.writerow([*row.keys, quantity.name, quantity.unit, *values, cell.note])
     return text.getvalue()
 
@@ -169,6 +185,8 @@ def largest_deviation(cells: Iterable[Cell], against: str = "rule") -> float:
 def _text(cell: Cell, quantity: Quantity, source: str, notes: Sequence[str]) -> str:
     value = getattr(cell, source)
     text = _NOTHING if value is None else _NEVER if math.isinf(value) else format(value, quantity.form)
+    if source == "ours" and cell.spread is not None:
+        text += f" ± {format(cell.spread, quantity.form.removeprefix('+'))}"
     # the last source that speaks carries the mark
     carries = next((s for s in reversed(SOURCES) if getattr(cell, s) is not None), "ours")
     return f"{text} [{notes.index(cell.note) + 1}]" if cell.note and source == carries else text

@@ -43,7 +43,7 @@ def with_stream_limit(
         window_s = config.batch.window_s * factor
         until_s = limit_s if limit_s is not None else summary.time_s
         tell(f"the stream's limit: free links and compute, batches of {window_s:g} s, until {until_s:.1f} s at most")
-        tried = Simulator(_free(config, window_s, until_s), dataset, make_model(), task=task).run()
+        tried = Simulator(free(config, window_s, until_s), dataset, make_model(), task=task).run()
         if tried.time_to_target_s is not None and (limit_s is None or tried.time_to_target_s < limit_s):
             limit_s = tried.time_to_target_s
     reached_s = summary.time_to_target_s
@@ -57,8 +57,14 @@ def check_has_target(config: RunConfig) -> None:
         raise ConfigError("--limit asks how soon the target can be reached: set target_accuracy")
 
 
-def _free(config: RunConfig, window_s: float, until_s: float) -> RunConfig:
-    """Return the run with nothing to pay for, tested at the end of every window."""
+def free(config: RunConfig, window_s: float, until_s: float) -> RunConfig:
+    """Return a run of the same streams with nothing to pay for, tested at the end of every window.
+
+    Args:
+        config: of the run.
+        window_s: of its batches.
+        until_s: when it ends, where it has not reached its target before.
+    """
     tree = config.model_dump(mode="json")
     tree |= {
         "method": "scadles",

@@ -78,7 +78,7 @@ def follow_the_formulas(config, *, out, quiet):
             started_at="", versions={},
         )  # fmt: skip
         logs.append(EventLog(events_path(out, device), header, append=False))
-    queues, number, tested_s, accuracy = Queues(config), 0, 0.0, None
+    queues, number, tested_s, accuracy, reached_s = Queues(config), 0, 0.0, None, None
     while number < (config.steps or math.inf) and queues.time_s < (config.duration_s or math.inf):
         queues.step()
         number += 1
@@ -88,15 +88,17 @@ def follow_the_formulas(config, *, out, quiet):
             accuracy = 0.9 * (1 - math.exp(-queues.trained.sum() / 30_000))
             logs[0].write(Evaluation(step=number, time_s=queues.time_s, accuracy=accuracy, loss=1.0, samples_trained=0))
             tested_s += config.evaluation.every_s
+            if reached_s is None and config.target_accuracy is not None and accuracy >= config.target_accuracy:
+                reached_s = queues.time_s
     for log in logs:
         log.close()
     (out / CONFIG_FILE).write_text(config.to_yaml())
-    result = summary(config, number, queues.time_s, accuracy)
+    result = summary(config, number, queues.time_s, accuracy, reached_s)
     result.write(out)
     return result
 
 
-def summary(config, steps, time_s, accuracy):
+def summary(config, steps, time_s, accuracy, reached_s):
     """Half of the steps are compressed where compression is on, to nothing."""
     compressed = Compressed(
         ratio=0.1, values="int8", reduction="split", reduction_why="", cnc=CNC, kept_energy=0.75, decisions={}, why=""
@@ -109,7 +111,8 @@ def summary(config, steps, time_s, accuracy):
     )  # fmt: skip
     return Summary(
         method=config.method, clock="virtual", devices=config.devices, seed=0, model=config.model, dataset="digits",
-        steps=steps, time_s=time_s, wall_s=0.0, target_accuracy=None, time_to_target_s=None, final_accuracy=accuracy,
+        steps=steps, time_s=time_s, wall_s=0.0, target_accuracy=config.target_accuracy,
+        time_to_target_s=reached_s, final_accuracy=accuracy,
         best_accuracy=accuracy, samples=SAMPLES, buffer_max_samples=0, seconds=SECONDS, bytes_sent=bytes_sent,
         bytes_counted_by="model", collectives_per_step=1.0, lr_scale_mean=1.0, model_sha256="", ended_by="steps",
         per_device=(device,), compressed=compressed if on else None,

@@ -5,6 +5,7 @@ import pytest
 from scadles.paper import EXPERIMENTS, Options, Runs, accumulation, buffers, compression, convergence, learning, speedup
 from scadles.paper.published import HELD, Held
 from scadles.paper.table import largest_deviation
+from scadles.simulation.limit import WINDOW_FACTORS
 
 FEW = {key: Held(held.persistence / 200, held.truncation, held.reduction / 200) for key, held in HELD.items()}
 TINY = learning.Scale(3, 8, 20, {"resnet152": 4, "vgg19": 4}, 4)
@@ -50,10 +51,10 @@ def test_learning_experiments_share_the_runs_of_ddl(tables, monkeypatch, tmp_pat
         monkeypatch.setattr(module, "KEYS", [key for key in learning.KEYS if key[1] in ("S1", "S2'")])
     convergence_tables, speedup_tables = tables("convergence"), tables("speedup")
     assert len(list((tmp_path / "runs").glob("ddl-*"))) == 4
-    assert len(list((tmp_path / "runs").iterdir())) == 20
+    assert len(list((tmp_path / "runs").iterdir())) == 20 + 4 * len(WINDOW_FACTORS)
     accuracies = [cell.ours for row in convergence_tables[1].rows for cell in row.cells[:2]]
     assert all(0 <= value <= 100 for value in accuracies)
-    assert [len(table.rows) for table in speedup_tables] == [4, 4]
+    assert [len(table.rows) for table in speedup_tables] == [4, 4, 4]
 
 
 def test_what_compression_sends_follows_from_the_steps_compressed(tables, monkeypatch):

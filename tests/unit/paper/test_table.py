@@ -70,3 +70,11 @@ def test_deviation_is_relative_and_ignores_cells_without_both():
     assert largest_deviation(cells) == pytest.approx(0.05)
     assert largest_deviation([Cell(3.0, paper=2.0)], against="paper") == pytest.approx(0.5)
     assert largest_deviation([]) == 0
+
+
+def test_the_spread_of_several_seeds_is_beside_their_mean():
+    row = Row(("ResNet152", "S1"), (Cell.of_seeds([2.0, 3.0]), Cell.of_seeds([None, None])))
+    table = Table("", ("model", "set"), (Quantity("time", "h"), Quantity("points", "", "+.1f")), [row])
+    assert table.lines() == [("ResNet152", "S1", "2.50 ± 0.71")]
+    assert Cell.of_seeds([1.0]) == Cell(1.0)
+    assert Cell.of_seeds([None, None]).note == "never in 2 of 2 runs"
