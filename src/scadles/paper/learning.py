@@ -60,8 +60,8 @@ class Scale:
     seeds: tuple[int, ...] = (SEED,)
 
 
-FULL = Scale(DEVICES, 16, 1000, {"resnet152": 120, "vgg19": 180}, 600, seeds=(SEED, SEED + 1, SEED + 2))
-QUICK = Scale(8, 16, 500, {"resnet152": 100, "vgg19": 150}, 400)
+FULL = Scale(DEVICES, 16, 1000, {"resnet152": 100, "vgg19": 150}, 600, seeds=(SEED, SEED + 1, SEED + 2))
+QUICK = Scale(8, 16, 500, {"resnet152": 70, "vgg19": 110}, 400)
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def test_csv_has_a_line_for_each_cell_with_all_digits():
     assert len(lines) == 4
     assert lines[0] == {
         "model": "ResNet152", "set": "S1", "quantity": "time", "unit": "h", "paper": "7", "rule": "", "ours": "2.04",
-        "note": "read off",
+        "spread": "", "note": "read off",
     }  # fmt: skip
     assert (lines[1]["rule"], lines[1]["ours"], lines[2]["ours"]) == ("1200", "1234.4", "never")
 

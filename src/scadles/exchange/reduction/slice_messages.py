@@ -139,7 +139,7 @@ def pack_slice_message(
     code = VALUE_CODES[header.value_type]
     while True:
         count = len(indices)
-        gaps = np.diff(indices, prepend=-1) - 1
+        gaps = _gaps(indices)
         width, gap_bits = _best_width(gaps)
         front = _written_header(width, count, wanted, scalars)
         room, needed = len(message) - len(front), code.nbytes(count) + -(-gap_bits // 8)
@@ -232,6 +232,13 @@ def _width_of(left_out: int, count: int) -> int:
     return min(max((left_out // count).bit_length() - 1, 0), _MAX_WIDTH)
 
 
+def _gaps(places: NDArray[np.int64]) -> Indices:
+    """Return how many are left out before each of these ascending places."""
+    gaps = places.copy()
+    gaps[1:] -= places[:-1] + 1
+    return gaps
+
+
 def _best_width(gaps: Indices) -> tuple[int, int]:
     """Return the width that takes fewest bits, and those bits."""
     count = len(gaps)
@@ -259,7 +266,7 @@ def _read_gaps(section: Bytes, count: int, width: int, span: int) -> Indices:
     ones = np.flatnonzero(bits[width * count :])[:count]
     if len(ones) < count:
         raise WireError(f"a message with {len(ones)} positions where {count} were announced")
-    gaps = np.diff(ones, prepend=-1) - 1
+    gaps = _gaps(ones)
     if int(gaps.max()) > span >> width:
         raise WireError("a message with a position beyond the end of its slice")
     gaps <<= width
