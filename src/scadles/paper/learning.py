@@ -24,11 +24,7 @@ Key = tuple[str, str]
 KEYS: tuple[Key, ...] = tuple(CONVERGENCE)
 TARGET_SHARE = 0.95
 #: What ScaDLES does where nothing is fixed that it can choose by what it measures.
-AUTO: Mapping[str, Any] = {
-    "method": "scadles",
-    "batch": {"window": "auto"},
-    "compression": {"ratio": 0.1, "gate": "cost"},
-}
+AUTO: Mapping[str, Any] = {"method": "scadles", "batch": {"window": "auto"}, "compression": {"ratio": "auto"}}
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "ddl": {"method": "ddl"},
     "weighted": {"method": "scadles", "buffer": {"policy": "persistence"}},
