@@ -20,6 +20,7 @@ from scadles.cli.app import app
 from scadles.cli.reference import reference
 from scadles.device.batching import BatchRule
 from scadles.models import build_model
+from scadles.paper import EXPERIMENTS
 from scadles.training.hub import OWN
 
 ROOT = Path(__file__).parents[2]
@@ -83,6 +84,34 @@ def test_the_commands_shown_exist_and_know_their_options(document):
         words = shlex.split(line, comments=True)
         known = {option for parameter in commands[words[1]].params for option in parameter.opts}
         assert {word for word in words if word.startswith("--")} <= known, line
+
+
+MEASURED = re.findall(r"^\| [^|]+ \| `([^`]+)` \|", (ROOT / "docs/performance.md").read_text(), flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", MEASURED)
+def test_what_measures_a_number_exists(command):
+    words = shlex.split(command)
+    options = {word for word in words if word.startswith("--")}
+    if words[0] == "scadles":
+        known = {
+            option for parameter in typer.main.get_command(app).commands[words[1]].params for option in parameter.opts
+        }
+        assert words[1] != "paper" or words[2] in EXPERIMENTS
+    elif words[0] == "make":
+        known = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+        options = set(words[1:])
+    else:
+        assert words[0] == "python"
+        known = set(re.findall(r"add_argument\(\s*\"(--[a-z-]+)\"", (ROOT / words[1]).read_text()))
+    assert options <= known
+
+
+def test_every_number_names_what_measures_it():
+    rows = re.findall(r"^\| .*\|$", (ROOT / "docs/performance.md").read_text(), flags=re.MULTILINE)
+    heads = [row for row in rows if row == "| what | command | machine | number |"]
+    assert heads
+    assert len(rows) - len(heads) == len(MEASURED)
 
 
 def test_the_examples_of_settings_are_valid():
