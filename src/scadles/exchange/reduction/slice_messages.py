@@ -234,7 +234,7 @@ def _width_of(left_out: int, count: int) -> int:
 
 def _gaps(places: NDArray[np.int64]) -> Indices:
     """Return how many are left out before each of these ascending places."""
-    gaps = places.copy()
+    gaps: Indices = places.copy()
     gaps[1:] -= places[:-1] + 1
     return gaps
 
