@@ -48,7 +48,7 @@ class CompressionConfig(Section):
     )
     smoothing: float = Field(default=0.3, gt=0, le=1, description="norm: weight of the newest step in the average")
     momentum: float | None = Field(
-        default=None, ge=0, lt=1, description="momentum before selection, with masking; then set optimizer.momentum 0"
+        default=None, ge=0, lt=1, description="momentum on each device, before selection; then set optimizer.momentum 0"
     )
     reduction: Literal["auto", "gather", "split"] = Field(
         default="auto",

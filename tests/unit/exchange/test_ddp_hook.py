@@ -284,10 +284,7 @@ def device():
     kinds = {
         "plain": (lambda: HookState(0.05, value_type="float32"), 0.0),
         "int8": (lambda: HookState(0.05), 0.0),
-        "momentum": (
-            lambda: HookState(0.05, feedback=lambda n: MomentumCorrection(ErrorFeedback(n), n, 0.5, masking=False)),
-            0.5,
-        ),
+        "momentum": (lambda: HookState(0.05, feedback=lambda n: MomentumCorrection(ErrorFeedback(n), n, 0.5)), 0.5),
     }
     found = {
         "difference from plain DDP": compare_with_plain(rank, HookState(1.0, value_type="float32")),

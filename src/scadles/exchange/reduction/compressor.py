@@ -179,7 +179,7 @@ class Compressor:
             if reduction is not None:
                 self.reducer.confirm(self.step)
             if reduction is not None and not set_aside:
-                self._feedback.sent(*reduction.taken, reduction.left)
+                self._feedback.sent(*reduction.taken)
             elif self._present and not set_aside:
                 self._feedback.sent_all()
         self._compressed_steps += self.compressed

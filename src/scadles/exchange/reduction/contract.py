@@ -30,7 +30,6 @@ class Reduction(NamedTuple):
         taken: what the caller subtracts from its own update to get its residual: what this device sent, as it was
             decoded, less what came back to it to keep.
         kept_sq: squared norm of what this device sent, before rounding.
-        left: entries of this device's own, picked among others, that left it; int64, ascending.
         found: what was wrong with devices' messages, by device, where that is judged.
     """
 
@@ -38,7 +37,6 @@ class Reduction(NamedTuple):
     scalars: NDArray[np.float64]
     taken: Sparse
     kept_sq: float
-    left: Tensor
     found: Mapping[int, float] = MappingProxyType({})
 
 
@@ -141,7 +139,7 @@ class SparseReducer(ABC):
         if v.device.type == "cpu":
             return reduction
         taken = Sparse(reduction.taken.indices.to(v.device), reduction.taken.values.to(v.device))
-        return reduction._replace(total=reduction.total.to(v.device), taken=taken, left=reduction.left.to(v.device))
+        return reduction._replace(total=reduction.total.to(v.device), taken=taken)
 
     def follow(self, scalars: int, step: int, phase: str) -> Sums:
         """Hear what comes of the others' exchange, as a device that brings nothing; what it has kept back stays.

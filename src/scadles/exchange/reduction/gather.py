@@ -73,7 +73,7 @@ class GatherReducer(SparseReducer):
         return Sums(total, scalars, found=judged.found)
 
     def settle(self, sums: Sums) -> Reduction:
-        return Reduction(sums.total, sums.scalars, self._picked, self._kept_sq, self._picked.indices, sums.found)
+        return Reduction(sums.total, sums.scalars, self._picked, self._kept_sq, sums.found)
 
     def volume(self, scalars: int) -> Volume:
         return gather_volume(self.n, self.k, self._fabric.size, self.value_type, scalars)

@@ -204,8 +204,7 @@ class PowerSgdReducer(SparseReducer):
         if sums.start is not None:
             self._start = sums.start
         taken = Sparse(torch.arange(self.n), self._multiplied(self._sent, torch.empty(self.n)))
-        # nothing is picked, so nothing that left has waited
-        return Reduction(sums.total, sums.scalars, taken, self._kept_sq, torch.zeros(0, dtype=torch.int64))
+        return Reduction(sums.total, sums.scalars, taken, self._kept_sq)
 
     def state(self) -> dict[str, Tensor]:
         return {"start": self._start.clone()}

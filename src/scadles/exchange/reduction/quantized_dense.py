@@ -81,8 +81,7 @@ class QuantizedDenseReducer(SparseReducer):
 
     def settle(self, sums: Sums) -> Reduction:
         taken = Sparse(torch.arange(self.n), self._sent[: self.n])
-        # nothing is picked, so nothing that left has waited
-        return Reduction(sums.total, sums.scalars, taken, self._kept_sq, torch.zeros(0, dtype=torch.int64))
+        return Reduction(sums.total, sums.scalars, taken, self._kept_sq)
 
     def volume(self, scalars: int) -> Volume:
         return quantized_dense_volume(self.n, self._fabric.size, self.value_type, scalars)

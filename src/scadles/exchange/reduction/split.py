@@ -47,7 +47,6 @@ class SplitReducer(SparseReducer):
     def __init__(self, fabric: Collectives, selector: Selector, n: int, value_type: str = "int8") -> None:
         super().__init__(fabric, selector, n, value_type)
         self._bounds = equal_slices(n, fabric.size)
-        self._left = self._picked.indices
 
     def begin(self, v: Tensor, step: int) -> Tensor:
         picked = self._selector.pick(v, step)
@@ -83,7 +82,7 @@ class SplitReducer(SparseReducer):
         found = np.flatnonzero(sums)
         packed = pack_slice_message(message.numpy(), header, found, sums[found], wanted, as_float32(scalars).tolist())
         sums[packed.indices] -= packed.sent
-        self._keep(sums, packed.indices, start, stop)
+        self._keep(sums, start, stop)
         return message
 
     def add_up(self, messages: Tensor, senders: Sequence[int], step: int, phase: str) -> Sums:
@@ -102,7 +101,7 @@ class SplitReducer(SparseReducer):
     def settle(self, sums: Sums) -> Reduction:
         if sums.bounds is not None:
             self._bounds = sums.bounds
-        return Reduction(sums.total, sums.scalars, self._picked, self._kept_sq, self._left)
+        return Reduction(sums.total, sums.scalars, self._picked, self._kept_sq)
 
     def volume(self, scalars: int) -> Volume:
         return split_volume(self.n, self.k, self._fabric.size, self.value_type, scalars)
@@ -124,12 +123,10 @@ class SplitReducer(SparseReducer):
         start, stop = self._bounds[owner : owner + 2].tolist()
         return ImplicitHeader(step, sender, receiver, start, stop, self.value_type, scalars)
 
-    def _keep(self, rest: NDArray[np.float32], passed_on: NDArray[np.int64], start: int, stop: int) -> None:
-        """Take less than was sent, by the rest of the sums of this device's slice, of which entries were passed on."""
+    def _keep(self, rest: NDArray[np.float32], start: int, stop: int) -> None:
+        """Take less than was sent, by the rest of the sums of this device's slice."""
         indices, values = self._picked.indices.numpy(), self._picked.values.numpy()
         before, after = np.searchsorted(indices, [start, stop])
-        stays = np.setdiff1d(indices[before:after], passed_on + start, assume_unique=True)
-        self._left = torch.from_numpy(np.setdiff1d(indices, stays, assume_unique=True))
         own = -rest
         own[indices[before:after] - start] += values[before:after]
         found = np.flatnonzero(own)

@@ -67,7 +67,7 @@ def test_what_was_sent_and_the_residual_are_all_gradients(steps):
 
 @given(st.lists(STEP, min_size=1, max_size=12))
 def test_with_momentum_they_are_all_velocities(steps):
-    feedback = MomentumCorrection(ErrorFeedback(N), N, momentum=0.5, masking=False)
+    feedback = MomentumCorrection(ErrorFeedback(N), N, momentum=0.5)
     velocity, sent, size = torch.zeros(N, dtype=torch.float64), torch.zeros(N, dtype=torch.float64), 0.0
     velocities = torch.zeros(N, dtype=torch.float64)
     for seed, (kind, value_type, budget, scale) in enumerate(steps):
@@ -91,22 +91,20 @@ def test_dense_steps_with_momentum_are_momentum_sgd():
     assert torch.allclose(ours, parameter.detach(), atol=1e-5)
 
 
-def test_masking_ends_the_momentum_of_what_was_sent():
-    masked, free = (MomentumCorrection(ErrorFeedback(3), 3, 0.5, masking=masking) for masking in (True, False))
-    for feedback in (masked, free):
-        feedback.add(torch.tensor([1.0, 4.0, 2.0]))
-        feedback.sent(torch.tensor([1]), torch.tensor([4.0]))
-    assert masked.add(torch.zeros(3)).tolist() == [1.5, 0.0, 3.0]
-    assert free.add(torch.zeros(3)).tolist() == [1.5, 2.0, 3.0]
+def test_what_is_sent_keeps_its_momentum():
+    feedback = MomentumCorrection(ErrorFeedback(3), 3, 0.5)
+    feedback.add(torch.tensor([1.0, 4.0, 2.0]))
+    feedback.sent(torch.tensor([1]), torch.tensor([4.0]))
+    assert feedback.add(torch.zeros(3)).tolist() == [1.5, 2.0, 3.0]
 
 
-def test_masking_leaves_the_momentum_of_what_only_came_from_others():
+def test_what_comes_from_others_to_be_kept_has_no_momentum_here():
     feedback = MomentumCorrection(ErrorFeedback(3), 3, 0.5)
     feedback.add(torch.tensor([1.0, 4.0, 2.0]))
     # the second entry left, the third is more by what another device gave
-    feedback.sent(torch.tensor([1, 2]), torch.tensor([4.0, -6.0]), torch.tensor([1]))
+    feedback.sent(torch.tensor([1, 2]), torch.tensor([4.0, -6.0]))
     assert feedback.state()["residual"].tolist() == [1.0, 0.0, 8.0]
-    assert feedback.state()["velocity"].tolist() == [1.0, 0.0, 2.0]
+    assert feedback.state()["velocity"].tolist() == [1.0, 4.0, 2.0]
 
 
 def test_error_feedback_lets_small_entries_out_in_the_end():

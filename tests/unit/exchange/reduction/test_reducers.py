@@ -244,34 +244,6 @@ def test_what_comes_back_to_the_owner_stays_with_it():
     assert left.tolist() == [0.0, 0.0, 3.0, 2.0, 0.0, 0.0, 0.0, 0.0]
 
 
-def test_what_left_a_device_is_what_it_sent_itself():
-    n = 8
-    reducers = [SplitReducer(fabric, ExactTopK(3), n, "float32") for fabric in LocalFabric.create(2)]
-    first = torch.tensor([0.0, 4.0, 3.0, 0.0, 0.0, 0.0, 5.0, 0.0])
-    second = torch.tensor([9.0, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0, 1.0])
-    one, other = reduce_together(reducers, [first, second], [[], []], 0, PHASE)
-    # the first device owns entries 0 to 3: of its own, 2 stays; of the second's, 0 is passed on and 3 stays here
-    assert one.total.tolist() == [9.0, 4.0, 0.0, 0.0, 0.0, 0.0, 5.0, 1.0]
-    assert sent(one).tolist() == [0.0, 4.0, 0.0, -2.0, 0.0, 0.0, 5.0, 0.0]
-    assert one.left.tolist() == [1, 6]
-    assert other.left.tolist() == [0, 3, 7]
-
-
-@settings(max_examples=20)
-@given(st.integers(1, 5), st.integers(1, 40), st.sampled_from(VALUE_TYPES), st.integers(0, 99))
-def test_nothing_leaves_a_device_that_it_did_not_pick(size, k, value_type, seed):
-    n = 40
-    for kind in REDUCERS:
-        reducers = [kind(fabric, ExactTopK(k), n, value_type) for fabric in LocalFabric.create(size)]
-        vs = [an_update(n, rank, seed) for rank in range(size)]
-        for v, reduction in zip(vs, reduce_together(reducers, vs, [[]] * size, 0, PHASE), strict=True):
-            picked = ExactTopK(k).select(v)
-            assert (reduction.left.diff() > 0).all()
-            assert set(reduction.left.tolist()) <= set(picked.tolist())
-            if kind is GatherReducer:
-                assert torch.equal(reduction.left, reduction.taken.indices)
-
-
 def test_a_run_goes_on_from_its_state():
     n, size = 3000, 4
 
