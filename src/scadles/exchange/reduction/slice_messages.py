@@ -121,16 +121,19 @@ def pack_slice_message(
     values: Floats,
     wanted: int,
     scalars: Sequence[float] = (),
+    *,
+    read: bool = True,
 ) -> Packed:
     """Fill a message with as many entries as fit, those of largest magnitude.
 
     Args:
-        message: all of it is written.
+        message: all of it is written, where it will be read.
         header: what it is about.
         indices: int64, ascending, from the start of the slice.
         values: float32.
         wanted: how many entries there would be without a limit.
         scalars: as many as the header says.
+        read: whether anybody will read the message; the same fits in otherwise, and nothing needs to be written.
 
     Raises:
         RunError: a value that is not finite.
@@ -149,10 +152,13 @@ def pack_slice_message(
         kept = _largest(values, min(count * max(room, 0) // needed, count - 1))
         indices, values = indices[kept], values[kept]
     values_at, gaps_at = len(front), len(front) + code.nbytes(count)
-    message[:values_at] = front
-    message[values_at:] = 0
     sent = np.empty_like(values)
+    if read:
+        message[:values_at] = front
+        message[values_at:] = 0
     code.write(values, message[values_at:gaps_at], slice(0, count), count, sent)
+    if not read:
+        return Packed(indices, values, sent)
     gap_bytes = np.packbits(_gap_bits(gaps, width, gap_bits))
     message[gaps_at : gaps_at + len(gap_bytes)] = gap_bytes
     _CHECKSUM.pack_into(message.data, 0, header.checksum(message))

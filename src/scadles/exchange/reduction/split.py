@@ -24,6 +24,7 @@ from scadles.exchange.reduction.slices import balanced_slices, equal_slices
 from scadles.exchange.reduction.volumes import Volume, split_volume
 
 _EVERYBODY = -1
+_NO_SCALARS = np.zeros(0, np.float32)
 
 
 class SplitReducer(SparseReducer):
@@ -60,8 +61,7 @@ class SplitReducer(SparseReducer):
         def pack(owner: int) -> Packed:
             part = slice(cuts[owner], cuts[owner + 1])
             header = self._header(step, self._fabric.rank, owner)
-            wanted = part.stop - part.start
-            return pack_slice_message(rows[owner], header, indices[part] - header.start, values[part], wanted)
+            return self._pack(rows[owner], header, indices[part] - header.start, values[part], part.stop - part.start)
 
         packed = in_threads(pack, range(size))
         self._kept_sq = squared_norm(torch.from_numpy(np.concatenate([p.values for p in packed])))
@@ -74,13 +74,13 @@ class SplitReducer(SparseReducer):
         sums, wanted = np.zeros(stop - start, np.float32), 0
         rows = [] if received is None else list(received.numpy())
         headers = [self._header(step, sender, rank) for sender in range(size)]
-        for opened in _opened(rows, headers, phase):
+        for opened in self._opened(rows, headers, phase):
             sums[opened.indices] += opened.values
             wanted += opened.wanted
         message = torch.empty(self.volume(len(scalars)).message_bytes, dtype=torch.uint8)
         header = self._header(step, rank, _EVERYBODY, len(scalars))
         found = np.flatnonzero(sums)
-        packed = pack_slice_message(message.numpy(), header, found, sums[found], wanted, as_float32(scalars).tolist())
+        packed = self._pack(message.numpy(), header, found, sums[found], wanted, as_float32(scalars))
         sums[packed.indices] -= packed.sent
         self._keep(sums, start, stop)
         return message
@@ -90,7 +90,7 @@ class SplitReducer(SparseReducer):
         sums = total.numpy()
         scalars = (messages.shape[1] - self.volume(0).message_bytes) // 4
         headers = [self._header(step, owner, _EVERYBODY, scalars) for owner in range(self._fabric.size)]
-        slices = _opened(list(messages.numpy()), headers, phase)
+        slices = self._opened(list(messages.numpy()), headers, phase)
         kept = []
         for opened, header in zip(slices, headers, strict=True):
             sums[header.start : header.stop][opened.indices] = opened.values
@@ -122,6 +122,27 @@ class SplitReducer(SparseReducer):
         owner = sender if receiver == _EVERYBODY else receiver
         start, stop = self._bounds[owner : owner + 2].tolist()
         return ImplicitHeader(step, sender, receiver, start, stop, self.value_type, scalars)
+
+    def _pack(
+        self,
+        message: NDArray[np.uint8],
+        header: ImplicitHeader,
+        indices: NDArray[np.int64],
+        values: NDArray[np.float32],
+        wanted: int,
+        scalars: NDArray[np.float32] = _NO_SCALARS,
+    ) -> Packed:
+        handed = self.handed
+        packed = pack_slice_message(message, header, indices, values, wanted, scalars.tolist(), read=handed is None)
+        if handed is not None:
+            handed[header] = Opened(packed.indices, packed.sent, scalars, wanted)
+        return packed
+
+    def _opened(self, rows: list[NDArray[np.uint8]], headers: list[ImplicitHeader], phase: str) -> list[Opened]:
+        handed = self.handed
+        if handed is not None:
+            return [handed[header] for header in headers[: len(rows)]]
+        return _opened(rows, headers, phase)
 
     def _keep(self, rest: NDArray[np.float32], start: int, stop: int) -> None:
         """Take less than was sent, by the rest of the sums of this device's slice."""
