@@ -84,7 +84,6 @@ class ConnectedDevice(Device):
         "_check",
         "_counts_for_nothing",
         "_has_shared",
-        "_measuring_share",
         "_parts",
         "_samples",
         "_shared_before",
@@ -119,7 +118,7 @@ class ConnectedDevice(Device):
         self._shared_before: dict[str, Any] | None = None  # kept while nobody is there to share with
         self._parts: Parts | None = None
         self._counts_for_nothing = False
-        self._sketching_s = self._measuring_share = 0.0
+        self._sketching_s = 0.0
         self.buffers = ForwardBuffers(learner.model, learner.statistics)
         self.batchnorm = BatchNormStatistics(learner.model)
         self.rejecting: tuple[int, ...] = ()
@@ -384,13 +383,14 @@ class ConnectedDevice(Device):
         measuring, step, fabric = self.learner.measuring, self.learner.step_number, self.fabric
         if measuring is None or self.cost is None or not measuring.is_due(step):
             return None
-        began_s, share = self.clock.now(), self._measuring_share
+        began_s = self.clock.now()
         follows = isinstance(fabric, ElasticFabric) and fabric.follows
-        said = None if follows else measuring.row(step, self.number, self.intake.rate_hz, self.cost, share)
+        said = None if follows else measuring.row(step, self.number, self.intake.rate_hz, self.cost)
         message = measuring.message(step, fabric.size, self.number, said).to(self.learner.torch_device)
         fabric.reduce(message, f"measuring after step {step}").wait()
         why = measuring.learn_of(step, message.cpu(), fabric.present)
-        self._measuring_share = (self._sketching_s + self.clock.now() - began_s) / max(self.elapsed_s, 1e-9)
+        if self.elapsed_s > 0:
+            measuring.took((self._sketching_s + self.clock.now() - began_s) / self.elapsed_s)
         return why
 
     def _send(self, report: Report) -> Reports:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import median_low
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +21,7 @@ _FIRST = 2  # the step before is slow in its own way
 _INTERVALS = (2, 10), (5, 50), (20, math.inf)  # steps between measurements, until which step
 _MOST_COST = 0.01  # of the time, for measuring
 _MOST_MEASURED = 64  # devices whose gradients are measured
+_SHARES_KEPT = 3
 _UNKNOWN = -1.0
 
 
@@ -31,7 +34,8 @@ class Measured(NamedTuple):
         rate_hz: of its stream.
         step_s, sample_s: what a step costs it to compute, and each sample in it; negative where it does not know.
         exchange_s: seconds from when the last gradient of all is ready until it has taken the step.
-        share: what the last measurement cost it, as a share of a step.
+        share: what measurements cost it, as a share of a step: the median of the last three, so that one which had to
+            wait for something else says nothing.
     """
 
     batch: float = 0.0
@@ -66,6 +70,7 @@ class Measuring:
         self.noise = NoiseScale()
         self.window = window
         self.due = _FIRST
+        self._shares: deque[float] = deque(maxlen=_SHARES_KEPT)
         self._sketches: dict[int, tuple[int, Tensor]] = {}
         self._step = 0
 
@@ -92,7 +97,11 @@ class Measuring:
         """Forget what was noted of one device: its gradient did not count."""
         self._sketches.pop(number, None)
 
-    def row(self, step: int, number: int, rate_hz: float, cost: StepCost, share: float = 0.0) -> Measured:
+    def took(self, share: float) -> None:
+        """Take note of what a measurement cost here, as a share of a step."""
+        self._shares.append(share)
+
+    def row(self, step: int, number: int, rate_hz: float, cost: StepCost) -> Measured:
         """Return what a device says of itself after a step.
 
         Args:
@@ -100,11 +109,11 @@ class Measuring:
             number: of the device.
             rate_hz: of its stream.
             cost: of its steps.
-            share: what measuring cost it last, as a share of a step.
         """
         batch, mine = self._of(step, number)
         line = cost.line() if cost.is_known else (_UNKNOWN, _UNKNOWN)
-        return Measured(batch, float(mine.square().sum()) if batch else 0.0, rate_hz, *line, cost.exchange_s, share)
+        square, share = float(mine.square().sum()) if batch else 0.0, median_low(self._shares or [0.0])
+        return Measured(batch, square, rate_hz, *line, cost.exchange_s, share)
 
     def total(self, step: int, numbers: Iterable[int]) -> Tensor:
         """Return the sum of these devices' sketches, each times its samples, float32 ``[SKETCH_SIZE]``."""

@@ -125,7 +125,6 @@ class Simulator:
         self._stop = StopRequest()
         self._reason: str | None = None
         self._evaluated_at = -1
-        self._measuring_share = 0.0
 
     def run(self) -> Summary:
         """Run the cluster to its end, which Ctrl-C and SIGTERM bring sooner, and return what came of it."""
@@ -168,10 +167,11 @@ class Simulator:
             if not done.reports.weight[device.number]:
                 measuring.leave_out(device.number)
             cost = device.cost or StepCost()
-            rows.append(measuring.row(step, device.number, device.intake.rate_hz, cost, self._measuring_share))
+            rows.append(measuring.row(step, device.number, device.intake.rate_hz, cost))
         total = measuring.total(step, (device.number for device in done.members))
         why = measuring.learn(step, np.array(rows, dtype=np.float32), total.double().numpy())
-        self._measuring_share = done.measuring_s / done.duration_s if done.duration_s else 0.0
+        if done.duration_s > 0:
+            measuring.took(done.measuring_s / done.duration_s)
         if why is not None and (window := measuring.window) is not None:
             said = {"window_s": window.seconds, "why": why, **measuring.describe()}
             self._record.all(WindowChange, lambda _: said, self._cluster.now_s)
