@@ -58,6 +58,9 @@ from scadles.fabric import ElasticFabric, Fabric, LocalFabric
 from scadles.fabric.local import LocalHubFabric
 
 _FLOAT32 = 4
+# steps by which learning is late for each that an entry waits, fitted to runs (docs/log.md, 2026-11-27): where everyone
+# gets all entries, and for each device where an owner sums and sends on as many as one device picks
+_LAG, _LAG_OF_SUMS = 2.7, 2.0
 # Of these tasks a sample weighs as much as it has tokens or pixels.
 _COUNT_PLACES = ("language", "segmentation")
 _REDUCERS: dict[str, type[GatherReducer | SplitReducer | QuantizedDenseReducer]] = {
@@ -192,10 +195,11 @@ def build_compressor(
     feedback: Feedback = ErrorFeedback(n, device)
     if settings.momentum is not None:
         feedback = MomentumCorrection(feedback, n, settings.momentum, device)
+    name, why = _way(config, n, selectors[0].k, fabric, charged)
     gates = Gates(
         NormGate(settings.delta, settings.smoothing) if settings.gate in ("norm", "both") else None,
         CostGate() if settings.gate in ("cost", "both") and settings.ratio != "auto" else None,
-        RatioGate(config.batch.window_s if config.batch.rule == "rate" else 0.0) if settings.ratio == "auto" else None,
+        _ratio_gate(config, name, fabric.size) if settings.ratio == "auto" else None,
         speed,
     )
     if settings.method == "powersgd":
@@ -203,9 +207,14 @@ def build_compressor(
         factors = PowerSgdReducer(fabric, shapes, sparse_ratios(config)[0], settings.values, config.seed)
         why = f"rank {factors.plan.rank}: {factors.k} floats for {n}"
         return Compressor(feedback, selectors, factors, gates, fabric.size, why)
-    name, why = _way(config, n, selectors[0].k, fabric, charged)
     reducer = _REDUCERS[name](fabric, selectors[0], n, settings.values)
     return Compressor(feedback, selectors, reducer, gates, fabric.size, why)
+
+
+def _ratio_gate(config: RunConfig, reducer: str, size: int) -> RatioGate:
+    """Return what chooses ratios where so many devices' messages are added up in this way."""
+    lag = _LAG if reducer == GatherReducer.name else _LAG_OF_SUMS * size
+    return RatioGate(lag, config.batch.window_s if config.batch.rule == "rate" else 0.0)
 
 
 def sparse_ratios(config: RunConfig) -> list[float]:

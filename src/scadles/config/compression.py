@@ -59,7 +59,7 @@ class CompressionConfig(Section):
     @classmethod
     def _number_or_auto(cls, ratio: Any) -> Any:
         if isinstance(ratio, str) and ratio != "auto" and not re.fullmatch(r"[0-9.eE+-]+", ratio):
-            raise ValueError("a number above 0 and at most 1, or auto, or null")
+            raise ValueError(f"{ratio!r} is no ratio; set a number above 0 and at most 1, auto or null")
         return ratio
 
     @model_validator(mode="after")

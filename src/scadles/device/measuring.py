@@ -69,6 +69,7 @@ class Measuring:
     def __init__(self, window: AutoWindow | None = None) -> None:
         self.noise = NoiseScale()
         self.window = window
+        self._rate_hz = 0.0
         self.due = _FIRST
         self._shares: deque[float] = deque(maxlen=_SHARES_KEPT)
         self._sketches: dict[int, tuple[int, Tensor]] = {}
@@ -163,12 +164,23 @@ class Measuring:
         self.due = step + _interval(step, float(said["share"].max(initial=0.0)))
         if samples := said["batch"].sum():
             self.noise.observe(said["batch"], said["square"], float(np.square(total / samples).sum()))
+        self._rate_hz = float(said["rate_hz"].sum())
         known = said["step_s"] >= 0
         if self.window is None or not known.any():
             return None
         step_s, sample_s = (np.where(known, said[name], 0.0) for name in ("step_s", "sample_s"))
         fleet = Fleet(said["rate_hz"], step_s, sample_s, float(np.median(said["exchange_s"][known])))
         return self.window.follow(step, fleet, self.noise.bounds)
+
+    @property
+    def noise_s(self) -> float | None:
+        """In how many seconds streams bring as many samples as the noise scale has, where the window follows what steps
+        cost; infinite where that is not known.
+        """
+        if self.window is None:
+            return None
+        bounds = self.noise.bounds
+        return bounds.value / self._rate_hz if bounds is not None and bounds.value >= 0 < self._rate_hz else math.inf
 
     def describe(self) -> dict[str, float | None]:
         """Return the noise scale and its bounds as events have them; None for what nobody knows, or has no bound."""
@@ -179,7 +191,7 @@ class Measuring:
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint holds, as JSON."""
         window = self.window.state() if self.window is not None else None
-        return {"due": self.due, "noise": self.noise.state(), "window": window}
+        return {"due": self.due, "noise": self.noise.state(), "rate_hz": self._rate_hz, "window": window}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from what :meth:`state` returned.
@@ -187,7 +199,7 @@ class Measuring:
         Raises:
             ValueError: it is nothing that :meth:`state` returns.
         """
-        self.due = int(state["due"])
+        self.due, self._rate_hz = int(state["due"]), float(state["rate_hz"])
         self.noise.load(state["noise"])
         if self.window is not None and state["window"] is not None:
             self.window.load(state["window"])

@@ -332,7 +332,7 @@ class TestCompression:
             ({"ratio": 0.1, "method": "powersgd", "gate": "both"}, "set gate to cost or always"),
             ({"ratio": 0.1, "delta": 0.5}, "delta 0.5: the gate by cost does not look at it; set gate to norm or both"),
             ({"ratio": 0.1, "smoothing": 0.5}, "smoothing 0.5: the gate by cost does not look at it"),
-            ({"ratio": "auot"}, "compression.ratio = 'auot': a number above 0 and at most 1, or auto, or null"),
+            ({"ratio": "auot"}, "compression.ratio: 'auot' is no ratio; set a number above 0 and at most 1, auto or"),
             ({"ratio": "auto", "gate": "norm"}, "gate norm: with ratio auto it takes the place of the gates"),
             ({"ratio": "auto", "method": "randomk"}, "method randomk: with ratio auto it goes by the energy"),
             ({"ratio": "auto", "scope": "layer"}, "leave scope out, or set a number as ratio"),

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -41,6 +43,12 @@ def test_all_that_devices_say_is_one_sum_from_which_each_learns_the_same():
     assert len({one.window.seconds for one in devices}) == 1
     assert devices[0].window.seconds > 1.5, "an exchange takes three seconds"
     assert devices[0].noise.bounds.value == pytest.approx(25, rel=0.2)  # 500 values of variance 1, of mean 0.2
+    assert devices[0].noise_s == devices[0].noise.bounds.value / (DEVICES * 25.0)
+
+
+def test_before_anything_is_measured_gradients_may_be_all_noise():
+    assert make().noise_s == math.inf
+    assert Measuring().noise_s is None
 
 
 def test_who_only_follows_adds_nothing():

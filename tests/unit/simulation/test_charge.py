@@ -6,8 +6,15 @@ import pytest
 
 from scadles.assembly import build_dataset, build_network
 from scadles.config import load_config
-from scadles.exchange.reduction import SCALARS, gather_volume, hub_volume, reply_bytes
-from scadles.observe import RunFolder
+from scadles.exchange.reduction import (
+    SCALARS,
+    SCALARS_BY_RATIO,
+    gather_volume,
+    hub_volume,
+    reply_bytes,
+    split_volume,
+)
+from scadles.observe import Notice, RunFolder, events_path, read_events
 from scadles.simulation import simulate
 
 BASE = {"devices": 3, "steps": 8, "stream": {"rates": [40, 12, 8]}, "model": "mlp", "picture": False}
@@ -139,3 +146,32 @@ def test_through_a_hub_a_message_goes_up_and_one_comes_back(tmp_path, reduction)
     assert found.summary.bytes_sent == up + down
     assert found.summary.compressed.reduction == ("hub" if reduction == "auto" else "gather")
     assert found.summary.simulated.collective == "star"
+
+
+def test_a_ratio_that_chooses_itself_is_charged_for_what_it_chose(tmp_path):
+    """A slow link on which dense messages are never tried: two ratios at most, and each change is told."""
+    cost = {"link": {"up_bps": 5e3, "down_bps": 5e3}}
+    config = {**BASE, "steps": 30, "cost": cost, "compression": {"ratio": "auto", "reduction": "split"}}
+    simulate(config, out=tmp_path / "run", quiet=True)
+    run = RunFolder(tmp_path / "run")
+    found = run.summary.compressed
+    assert (found.ratio, found.cnc) == ("auto", 1.0)
+    assert sum(found.ratios.values()) == sum(found.decisions.values()) == 30
+    assert found.ratios["0.1"] >= 3
+    assert 0 < found.kept_energy < 1
+    n = sum(p.numel() for p in build_network(load_config(config), build_dataset(load_config(config))).parameters())
+    sent = [
+        steps * split_volume(n, math.ceil(float(ratio) * n), 3, "int8", SCALARS_BY_RATIO).gloo_bytes
+        for ratio, steps in found.ratios.items()
+    ]
+    assert run.summary.bytes_sent == 3 * sum(sent)
+    events = read_events(events_path(tmp_path / "run", 0))
+    told = [event.message for event in events if isinstance(event, Notice)]
+    assert told[0].startswith("compression 0.1 -> ")
+
+
+def test_with_a_fast_link_all_is_sent(tmp_path):
+    simulate({**BASE, "steps": 20, "compression": {"ratio": "auto"}}, out=tmp_path / "run", quiet=True)
+    found = RunFolder(tmp_path / "run").summary.compressed
+    assert found.ratios == {"0.1": 3, "none": 17}
+    assert found.reduction in ("gather", "split")

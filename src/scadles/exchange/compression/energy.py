@@ -40,18 +40,31 @@ def kept_share(values: Tensor, ratio: float, generator: np.random.Generator) -> 
     return float(np.partition(squares, place)[place:].sum()) / total
 
 
+def lag_steps(kept: float, lag: float) -> float:
+    """Return how many steps a model is behind one that is sent all of its gradients: ``lag (1 / kept - 1)``.
+
+    With error feedback everything comes, but later: where a share ``kept`` of the energy is sent in a step, the rest
+    waits for ``1 / kept - 1`` more. Learning is late by a multiple of that, whatever the number of steps.
+
+    >>> lag_steps(1.0, 3.0), lag_steps(0.5, 3.0), round(lag_steps(0.1, 3.0))
+    (0.0, 3.0, 27)
+    """
+    return lag * (1 / min(kept, 1.0) - 1) if kept > 0 else math.inf
+
+
 class KeptEnergy:
     """The share of the energy that a step keeps at each of some levels of compression, one of which is in use.
 
     Of what is kept back most are entries that are not among the largest, so that a level keeps less once it is in use.
-    How much less is remembered, for when it is to be used again. Level 0 keeps everything, and is in use at first.
+    How much less is remembered, for when it is to be used again. Level 0 keeps everything.
 
     Args:
         levels: how many there are.
+        used: the one in use at first.
     """
 
-    def __init__(self, levels: int) -> None:
-        self._used = 0
+    def __init__(self, levels: int, used: int = 0) -> None:
+        self._used = used
         self._idle: list[float | None] = [1.0, *([None] * (levels - 1))]
         self._in_use: list[float | None] = [1.0, *([None] * (levels - 1))]
         self._change = [1.0] * levels
@@ -79,6 +92,8 @@ class KeptEnergy:
 
     def use(self, level: int) -> None:
         """Let a level be in use from the next step on."""
+        if self._idle[self._used] is None:
+            self._idle[self._used] = self._in_use[self._used]
         self._in_use[level] = None if self._idle[level] is None else self.share(level)
         self._used, self._outdated = level, list(range(1, len(self._idle)))
 

@@ -10,30 +10,20 @@ from typing import Any, NamedTuple
 
 from scadles.errors import ConfigError
 from scadles.exchange.compression.cost_gate import Took
-from scadles.exchange.compression.energy import KeptEnergy
+from scadles.exchange.compression.energy import KeptEnergy, lag_steps
 from scadles.exchange.compression.transfer_line import Timed, TransferLine
 
 #: What a step may send of a gradient; None is all of it.
 RATIOS: tuple[float | None, ...] = (None, 0.1, 0.03, 0.01)
 
+_FIRST = 1  # a tenth, which is taken before anything is known
+_NEVER = -(10**9)
+_SLOW = 4.0  # times what a step takes: what is slower is not tried at once
 _REMEMBERED = 5
 _LOOKS = 2
 _RECENT = 20  # steps for which what a ratio took counts when it is taken again
 _WAITED = 0.02  # of a step: what is less is no waiting
-_LAG = 15.0  # fitted to runs: docs/log.md, 2026-11-27
 _LEAST_AHEAD = 100  # dense steps that a choice shall pay within
-
-
-def lag_steps(kept: float) -> float:
-    """Return how many steps a model is behind one that is sent all of its gradients.
-
-    With error feedback everything comes, but later: where a share ``kept`` of the energy is sent in a step, the rest
-    waits for ``1 / kept - 1`` more. Learning is late by a multiple of that, whatever the number of steps.
-
-    >>> lag_steps(1.0), lag_steps(0.5), round(lag_steps(0.1))
-    (0.0, 15.0, 135)
-    """
-    return _LAG * (1 / min(kept, 1.0) - 1) if kept > 0 else math.inf
 
 
 class Times(NamedTuple):
@@ -55,17 +45,22 @@ class RatioGate:
     """Choose what share of a gradient is sent by the progress that a second buys with it.
 
     A step with ratio r takes ``T(r) = max(W, C + X(r))``: samples are waited for until W, computing takes C, coding and
-    messages X. What is sent later lets learning lag behind by :func:`lag_steps` of the share of the squared norm that
+    messages X. What is sent later lets learning lag behind by :func:`.lag_steps` of the share of the squared norm that
     the largest entries hold. The best r has the most progress ``1 / T(r) - lag(r) / H`` a second, counted in dense
     steps, over a horizon H: as long again as the run has taken, and 100 dense steps at least. Where samples are waited
     for longer than the work takes there is nothing to gain, and all of the gradient is sent.
 
+    Where the window follows the work (:attr:`noise_s`), a faster step is on fewer samples: with B_n the noise scale and
+    S the rate of all streams, ``1 / (T + B_n / S)`` takes the place of ``1 / T``, and ``T = C + X``.
+
     Times are those of the steps, of the median of the last five; those of a ratio that was not used lately lie on a
-    line through what messages of other sizes took. Energies come from samples of the gradients. A smaller ratio is
-    taken where it buys at least ``margin`` more, a larger one where it buys anything. What may buy as much as that
-    for all that is known is tried for a few steps from time to time, as seldom as it is slow.
+    line through what messages of other sizes took. Energies come from samples of the gradients. A tenth is sent at
+    first, which is never slow. A smaller ratio is taken where it buys at least ``margin`` more, a larger one where it
+    buys anything. What may buy as much as that for all that is known is tried for a few steps, at once where it was
+    never tried and seems not to be slow, and later from time to time, as seldom as it is slow.
 
     Args:
+        lag: as for :func:`.lag_steps`.
         window_s: how long samples are waited for, as far as that is known before it is seen.
         margin: 0 to 1.
         retry_steps: trying another ratio takes one part in this of the time; at least 1.
@@ -75,30 +70,37 @@ class RatioGate:
         level: its place in :data:`RATIOS`.
         reason: why it is this one, without numbers.
         why: the same, with them.
+        noise_s: seconds in which streams bring as many samples as the noise scale has, where the window follows what a
+            step costs, infinite where that is not known yet; None where the window is fixed.
         changes: what was changed to what, and why; to be told, and then taken out.
     """
 
-    def __init__(self, window_s: float = 0.0, margin: float = 0.03, retry_steps: int = 100) -> None:
+    def __init__(self, lag: float, window_s: float = 0.0, margin: float = 0.03, retry_steps: int = 100) -> None:
         if not 0 <= margin < 1:
             raise ConfigError(f"margin = {margin:g}: the share of progress to gain at least, 0 to below 1")
         if retry_steps < 1:
             raise ConfigError(f"retry_steps = {retry_steps}: at least 1")
+        self._one_lag = lag
         self._margin = margin
         self._retry_steps = retry_steps
         self.changes: list[str] = []
-        self.reason = self.why = f"{_name(0)}, to see what it takes"
-        self.level = self._home = 0
+        self.noise_s: float | None = None
+        self.reason = self.why = f"{_name(_FIRST)}, to see what it takes"
+        self.level = self._home = _FIRST
         self._elapsed_s = 0.0
         self._step = self._entered = self._last_look = 0
         self._before: int | None = None  # level of the step before the last
         self._took: list[deque[Took]] = [deque(maxlen=_REMEMBERED) for _ in RATIOS]
-        self._seen = [-_RECENT] * len(RATIOS)  # step at which each was measured last
-        self._measured = self._fresh = 0  # level that is measured now, how often in a row
+        self._seen = [_NEVER] * len(RATIOS)  # step at which each was measured last
+        self._measured, self._fresh = _FIRST, 0  # level that is measured now, how often in a row
         self._anchor: Timed | None = None  # of the level that was measured before
         self._line = TransferLine()
         self._compute: deque[float] = deque(maxlen=_REMEMBERED)
-        self._pace: deque[float] = deque([window_s], maxlen=_REMEMBERED)
-        self._kept = KeptEnergy(len(RATIOS))
+        self._steps: deque[tuple[float, bool]] = deque(
+            maxlen=_REMEMBERED
+        )  # seconds, and whether samples were waited for
+        self._pace_s = window_s
+        self._kept = KeptEnergy(len(RATIOS), _FIRST)
 
     @property
     def ratio(self) -> float | None:
@@ -129,22 +131,25 @@ class RatioGate:
 
     def seconds(self, level: int, sizes: Sequence[float]) -> float:
         """Return what a step takes or would take."""
-        return max(self._typical_pace_s, median_low(self._compute) + self._exchange(level, sizes).seconds)
+        return self._with_waiting(median_low(self._compute) + self._exchange(level, sizes).seconds)
+
+    def _with_waiting(self, work_s: float) -> float:
+        return max(self._pace_s, work_s) if self.noise_s is None else work_s
 
     def value(self, level: int, sizes: Sequence[float]) -> float:
         """Return the progress a second, in dense steps."""
         return self._progress(level, self.seconds(level, sizes), sizes)
 
     def _progress(self, level: int, seconds: float, sizes: Sequence[float]) -> float:
+        seconds = max(seconds, 1e-9)
         horizon_s = max(self._elapsed_s, _LEAST_AHEAD * self.seconds(0, sizes), 1e-9)
-        return max(1 / max(seconds, 1e-9) - self._lag(level) / horizon_s, 0.0)
-
-    @property
-    def _typical_pace_s(self) -> float:
-        return median_low(self._pace)
+        in_time = max(1 - self._lag(level) * seconds / horizon_s, 0.0)
+        if self.noise_s is None:
+            return in_time / seconds
+        return in_time / (seconds + self.noise_s) if math.isfinite(self.noise_s) else in_time
 
     def _lag(self, level: int) -> float:
-        return lag_steps(self._kept.share(level))
+        return lag_steps(self._kept.share(level), self._one_lag)
 
     def _exchange(self, level: int, sizes: Sequence[float]) -> Took:
         """Return what coding and messages take: as measured now, or as far as can be told from that."""
@@ -173,35 +178,43 @@ class RatioGate:
         self._compute.append(times.compute_s)
         step_s = times.ready_s + times.transfer_s + times.coding_s
         self._elapsed_s += step_s
-        if times.ready_s - times.compute_s > _WAITED * step_s:
-            self._pace.append(step_s)
-        elif step_s < self._typical_pace_s:  # nobody waits: whatever is waited for comes sooner
-            self._pace.clear()
-            self._pace.append(step_s)
+        self._steps.append((step_s, times.ready_s - times.compute_s > _WAITED * step_s))
+        typical_s = median_low(seconds for seconds, _ in self._steps)
+        if 2 * sum(waited for _, waited in self._steps) > len(self._steps):
+            self._pace_s = typical_s
+        else:  # nobody waits for long: whatever is waited for comes sooner
+            self._pace_s = min(self._pace_s, typical_s)
 
     def _decide(self, sizes: Sequence[float]) -> None:
+        levels = [level for level, size in enumerate(sizes) if level == 0 or size < sizes[0]]
+        if self._home not in levels:  # what compresses nothing is not looked at
+            self._go(0)
+            self.reason = self.why = "compressed is no smaller"
+            return
         least = _LOOKS if self.level != self._home or not self._entered else _REMEMBERED
         if self._measured != self.level or self._fresh < least:
             return
-        levels = [level for level, size in enumerate(sizes) if level == 0 or size < sizes[0]]
         best = max(levels, key=lambda level: self.value(level, sizes))
         now = self.value(self._home, sizes)
         gain = self.value(best, sizes) / now if now > 0 else math.inf
         if best != self._home and gain > self._needed(best):
-            self._kept.use(best)
             before = self._home
-            self.level = self._home = best
-            self._entered = self._last_look = self._step
+            self._go(best)
             self._explain(levels, sizes)
-            self.changes.append(
-                f"compression {_name(before)} -> {_name(best)}, {gain:.2f} times the progress: {self.why}"
-            )
+            by = f", {gain:.2f} times the progress a second" if math.isfinite(gain) else ""
+            self.changes.append(f"compression {_name(before)} -> {_name(best)}{by}: {self.why}")
         elif self.level != self._home:
             self.level = self._home
             self._explain(levels, sizes)
         else:
             self._explain(levels, sizes)
             self._look(levels, sizes)
+
+    def _go(self, level: int) -> None:
+        """Let a level be the one that is taken from now on."""
+        self._kept.use(level)
+        self.level = self._home = level
+        self._entered = self._last_look = self._step
 
     def _needed(self, level: int) -> float:
         """Return how many times the progress of the present ratio another one must buy."""
@@ -215,7 +228,8 @@ class RatioGate:
             return
         longest_ago = min(may, key=lambda level: (self._seen[level], abs(level - self._home)))
         dearer = self.seconds(longest_ago, sizes) / max(self.seconds(self._home, sizes), 1e-9)
-        if self._step - self._last_look >= self._retry_steps * max(1.0, dearer) * _LOOKS:
+        never = self._seen[longest_ago] == _NEVER and dearer < _SLOW
+        if never or self._step - self._last_look >= self._retry_steps * max(1.0, dearer) * _LOOKS:
             self.level, self._last_look = longest_ago, self._step
             self.reason = self.why = f"{_name(longest_ago)}, to see what it takes"
 
@@ -225,7 +239,7 @@ class RatioGate:
         """
         coding_s = self._exchange(level, sizes).coding_s
         transfer_s = self._exchange(self._home, sizes).transfer_s if level < self._home else 0.0
-        least_s = max(self._typical_pace_s, median_low(self._compute) + coding_s + transfer_s)
+        least_s = self._with_waiting(median_low(self._compute) + coding_s + transfer_s)
         return self._progress(level, least_s, sizes)
 
     def _explain(self, levels: Sequence[int], sizes: Sequence[float]) -> None:
@@ -235,7 +249,9 @@ class RatioGate:
             f"{self._lag(one):.0f} steps late)"
             for one in sorted(levels, key=lambda level: level != self._home)
         ]
-        self.why = f"{self.reason}, in dense steps a second: {' against '.join(each[:2])}{', '.join(['', *each[2:]])}"
+        of_what = "dense" if self.noise_s is None else "noiseless"
+        ways = " against ".join(each[:2]) + "".join(f", {way}" for way in each[2:])
+        self.why = f"{self.reason}, in {of_what} steps a second: {ways}"
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint must hold, as JSON."""
@@ -244,7 +260,7 @@ class RatioGate:
         took = [[list(one) for one in each] for each in self._took]
         line = [self._line.latency_s, self._line.byte_s]
         anchor = None if self._anchor is None else list(self._anchor)
-        said = {"level": self.level, "reason": self.reason, "why": self.why}
+        said = {"noise_s": self.noise_s, "level": self.level, "reason": self.reason, "why": self.why}
         kept = self._kept.state()
         return {**numbers, **lists, **said, "took": took, "line": line, "anchor": anchor, "kept": kept}
 
@@ -253,11 +269,11 @@ class RatioGate:
         for name in _NUMBERS:
             setattr(self, f"_{name}", state[name])
         self._kept.load(state["kept"])
+        self.noise_s = state["noise_s"]
         self.level, self.reason, self.why = state["level"], state["reason"], state["why"]
         self._seen = list(state["seen"])
-        for mine, theirs in ((self._compute, state["compute"]), (self._pace, state["pace"])):
-            mine.clear()
-            mine.extend(theirs)
+        self._compute = deque(state["compute"], _REMEMBERED)
+        self._steps = deque(((seconds, waited) for seconds, waited in state["steps"]), _REMEMBERED)
         for took, theirs in zip(self._took, state["took"], strict=True):
             took.clear()
             took.extend(Took(*one) for one in theirs)
@@ -265,8 +281,8 @@ class RatioGate:
         self._anchor = None if state["anchor"] is None else Timed(*state["anchor"])
 
 
-_NUMBERS = ("elapsed_s", "home", "step", "entered", "last_look", "before", "measured", "fresh")
-_LISTS = ("seen", "compute", "pace")
+_NUMBERS = ("elapsed_s", "pace_s", "home", "step", "entered", "last_look", "before", "measured", "fresh")
+_LISTS = ("seen", "compute", "steps")
 
 
 def _name(level: int) -> str:

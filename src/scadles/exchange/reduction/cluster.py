@@ -70,6 +70,10 @@ class ClusterExchange(GradientExchange):
         """The first device's: all decide alike."""
         return self.compressors[0]
 
+    def heed(self, noise_s: float | None) -> None:
+        for compressor in self.compressors:
+            compressor.heed(noise_s)
+
     def notices(self) -> list[str]:
         said, *_ = [compressor.notices() for compressor in self.compressors]
         return said

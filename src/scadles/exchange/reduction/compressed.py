@@ -107,6 +107,9 @@ class CompressedExchange(GradientExchange):
             self._used.take_up(presence)
         return reports
 
+    def heed(self, noise_s: float | None) -> None:
+        self.compressor.heed(noise_s)
+
     def notices(self) -> list[str]:
         reducer, said = self.compressor.reducer, self.compressor.notices()
         if not isinstance(reducer, HubReducer):

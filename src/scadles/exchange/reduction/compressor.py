@@ -212,6 +212,11 @@ class Compressor:
         """The ratio of the next step, where a gate chooses; None where it sends everything."""
         return None if self._gates.ratio is None else self._gates.ratio.ratio
 
+    def heed(self, noise_s: float | None) -> None:
+        """Let the ratio be chosen by this noise scale, as in :attr:`.RatioGate.noise_s`."""
+        if self._gates.ratio is not None:
+            self._gates.ratio.noise_s = noise_s
+
     def notices(self) -> list[str]:
         """Return what was changed since the last time, in words."""
         if self._gates.ratio is None:

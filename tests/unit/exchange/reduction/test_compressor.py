@@ -442,12 +442,12 @@ class TimedFabric(LocalFabric):
 BYTE_S = [1e-2] * 20 + [1e-5] * 20 + [1e-2] * 20  # the link is fast in between
 
 
-def ratio_step(exchange, flat, number):
+def ratio_step(exchange, flat):
     """Take a step that takes a tenth of a second to compute."""
     exchange.begin(8.0, "a test")
     for parameter, part in zip(exchange.parameters, flat.split([N - 1, 1]), strict=True):
         parameter.grad.add_(part.view_as(parameter))
-    reports = exchange.finish(Report(8.0, 8.0, ready_s=0.1 + number % 2, wait_s=number % 2))
+    reports = exchange.finish(Report(8.0, 8.0, ready_s=0.1, wait_s=0.02))
     return torch.cat([p.grad.flatten() for p in exchange.parameters]) * float(reports.weight.sum())
 
 
@@ -462,7 +462,7 @@ def test_the_ratio_that_is_chosen_follows_the_link_and_nothing_is_lost(in_thread
         sums, chosen, took = [], [], []
         for number, byte_s in enumerate(BYTE_S):
             fabric.byte_s = byte_s
-            sums.append(ratio_step(exchange, given[number, fabric.rank], number).double())
+            sums.append(ratio_step(exchange, given[number, fabric.rank]).double())
             chosen.append(exchange.compressor.ratio)
             took.append((exchange._coding_s, exchange._transfer_s))
         kept = exchange.state()[0]["feedback/residual"].double()
@@ -477,12 +477,12 @@ def test_the_ratio_that_is_chosen_follows_the_link_and_nothing_is_lost(in_thread
     ordered = torch.cat([sum(sums)[-1:], sum(sums)[:-1]])
     kept = sum(outcome[3] for outcome in apart)
     torch.testing.assert_close(ordered + kept, torch.cat([everything[-1:], everything[:-1]]), rtol=1e-5, atol=1e-3)
-    assert chosen[0] is None
-    assert None not in (chosen[19], chosen[59])
+    assert chosen[0] == 0.1
+    assert None not in (chosen[10], chosen[59])
     assert chosen[39] is None
     assert sum(ratios.values()) == len(BYTE_S)
     assert ratios["none"] == chosen.count(None)
-    assert notices[0].startswith("compression none -> ")
+    assert any(notice.startswith("compression none -> ") for notice in notices)
 
     network = model()
     cluster = ClusterExchange(
@@ -493,7 +493,7 @@ def test_the_ratio_that_is_chosen_follows_the_link_and_nothing_is_lost(in_thread
         for device in range(3):
             flat = given[number, device]
             cluster.updates[device].copy_(torch.cat([flat[-1:], flat[:-1]]))
-        mine = Report(8.0, 8.0, ready_s=0.1 + number % 2, wait_s=number % 2)
+        mine = Report(8.0, 8.0, ready_s=0.1, wait_s=0.02)
         reports = cluster.finish_many(np.array([mine] * 3, dtype=np.float64))
         cluster.coding_s, cluster.transfer_s = took[number]
         found = torch.cat([p.grad.flatten() for p in cluster.parameters]) * float(reports.weight.sum())
@@ -518,7 +518,7 @@ def test_a_chosen_ratio_goes_on_from_a_checkpoint():
         totals = []
         for number in numbers:
             fabric.now_s, fabric.byte_s = float(100 * number), BYTE_S[number]
-            totals.append(ratio_step(exchange, gradients(60, 1)[number, 0], number))
+            totals.append(ratio_step(exchange, gradients(60, 1)[number, 0]))
         return totals
 
     whole, first, second = make(), make(), make()
