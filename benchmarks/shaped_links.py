@@ -1,4 +1,4 @@
-"""Stream time to the target over thin links: dense against compressed, measured and predicted.
+"""Stream time to the target over thin links: dense, compressed, and as much as buys most, measured and predicted.
 
 Four device processes, each in a network namespace of its own, on one bridge; every link is shaped in both directions by
 the kernel's token bucket. The simulator predicts the same runs from the rates of the links and from what was measured
@@ -15,9 +15,10 @@ beforehand:
   selection and coding, the exchange's own work, the optimizer.
 
 MB sent, as the kernel counts it, also holds the initial model and what was sent again. Needs root and iproute2,
-and about 6 minutes for all four rows; where they are missing it says so and does nothing.
+and about 12 minutes for all rows; where they are missing it says so and does nothing. ``--quick`` only predicts, with
+nominal links and no costs but theirs, on any machine.
 
-    python benchmarks/shaped_links.py [--rates 100 20] [--only dense] [--out DIR]
+    python benchmarks/shaped_links.py [--rates 100 20] [--only dense auto] [--out DIR] [--quick]
 """
 
 from __future__ import annotations
@@ -41,7 +42,12 @@ import yaml
 
 DEVICES = 4
 # what is put over the settings below; the simulator is given the same, and costs
-VARIANTS = {"dense": [], "compressed": ["compression.ratio=0.01", "compression.gate=always"]}
+VARIANTS = {
+    "dense": [],
+    "compressed": ["compression.ratio=0.01", "compression.gate=always"],
+    "a tenth": ["compression.ratio=0.1", "compression.gate=always"],
+    "auto": ["compression.ratio=auto"],
+}
 SETTINGS: dict[str, Any] = {
     "devices": DEVICES,
     "model": "shaped_links:network",
@@ -218,7 +224,7 @@ def probe() -> None:
 def compare(links: Namespaces, rates: list[float], variants: list[str], out: Path) -> None:
     """Measure and predict everything, and print it line by line."""
     compute_s = {}
-    for variant in variants:
+    for variant in dict.fromkeys(["dense", "compressed", *variants]):
         run = out / f"free-{variant}"
         train(links, variant, run, [f"steps={CALIBRATION_STEPS}", "target_accuracy=null"])
         compute_s[variant] = busy_s(run)
@@ -229,20 +235,39 @@ def compare(links: Namespaces, rates: list[float], variants: list[str], out: Pat
         links.shape(mbit)
         bps, delay_s = mbit * 1e6 * PAYLOAD, latency_s(links, mbit, out / f"{mbit:g}-probe.log")
         costs = {"link.up_bps": bps, "link.down_bps": bps, "link.latency_s": delay_s}
-        times = []
+        times: dict[str, tuple[float, float]] = {}
         for variant in variants:
             run = out / f"{mbit:g}-{variant}"
             real = train(links, variant, run, [])
-            guess = predict(
-                variant, run.with_name(f"{run.name}-predicted"), {**costs, "compute.step_s": compute_s[variant]}
-            )
-            times.append((_to_target(real), _to_target(guess)))
+            step_s = {"compute.step_s": compute_s[variant]}
+            if variant == "auto":  # its steps are of both kinds
+                coding_s = max(0.0, compute_s["compressed"] - compute_s["dense"])
+                step_s = {"compute.step_s": compute_s["dense"], "compute.coding_s": coding_s}
+            guess = predict(variant, run.with_name(f"{run.name}-predicted"), costs | step_s)
+            times[variant] = _to_target(real), _to_target(guess)
             print(_row(mbit, variant, real, guess), flush=True)
-        print(f"{'':7} {bps / 1e6:.1f} Mbit/s of payload, latency {delay_s * 1e3:.1f} ms", end="")
-        if len(times) == 2:
-            real_gain, guessed_gain = (dense / compressed for dense, compressed in zip(*times, strict=True))
-            print(f"; compressed {real_gain:.1f} times sooner, predicted {guessed_gain:.1f}", end="")
-        print("\n")
+        print(f"{'':7} {bps / 1e6:.1f} Mbit/s of payload, latency {delay_s * 1e3:.1f} ms")
+        for variant in times.keys() - {"dense"} if "dense" in times else ():
+            real_gain, guessed_gain = (
+                dense / other for dense, other in zip(times["dense"], times[variant], strict=True)
+            )
+            print(f"{'':7} {variant} {real_gain:.1f} times sooner than dense, predicted {guessed_gain:.1f}")
+        print()
+
+
+def predict_all(rates: list[float], variants: list[str], out: Path) -> None:
+    """Print what the simulator says of nominal links, line by line."""
+    print(f"{'Mbit/s':>7} {'':12}{'steps':>7}{'s per step':>12}{'MB sent':>9}{'s to the target':>17}  steps by ratio")
+    for mbit in rates:
+        for variant in variants:
+            bps = mbit * 1e6 * PAYLOAD
+            guess = predict(variant, out / f"{mbit:g}-{variant}", {"link.up_bps": bps, "link.down_bps": bps})
+            each, ratios = guess["time_s"] / guess["steps"], (guess["compressed"] or {}).get("ratios") or {}
+            print(
+                f"{mbit:7g} {variant:12}{guess['steps']:7}{each:12.3f}{guess['bytes_sent'] / 1e6:9.1f}"
+                f"{_to_target(guess):17.1f}  {', '.join(f'{ratio}: {steps}' for ratio, steps in ratios.items())}",
+                flush=True,
+            )
 
 
 def _row(mbit: float, variant: str, real: dict[str, Any], guess: dict[str, Any]) -> str:
@@ -263,12 +288,18 @@ def _to_target(summary: dict[str, Any]) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rates", type=float, nargs="+", default=[100, 20], help="Mbit/s of the links")
-    parser.add_argument("--only", choices=VARIANTS, help="leave the other out")
+    parser.add_argument("--only", choices=VARIANTS, nargs="+", default=list(VARIANTS), help="leave the others out")
+    parser.add_argument("--quick", action="store_true", help="predict only")
     parser.add_argument("--out", type=Path, help="keep the run folders here")
     parser.add_argument("--probe", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.probe:
         probe()
+        return 0
+    if options.quick:
+        with tempfile.TemporaryDirectory() as folder:
+            out = _prepared(options.out or Path(folder))
+            predict_all(options.rates, options.only, out)
         return 0
     if os.geteuid() != 0 or not (shutil.which("ip") and shutil.which("tc")):
         print("shaped links need root and iproute2 (apt-get install iproute2): nothing was measured")
@@ -277,11 +308,15 @@ def main() -> int:
     os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory() as folder, Namespaces() as links:
-        out = options.out or Path(folder)
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "run.yaml").write_text(yaml.safe_dump(SETTINGS))
-        compare(links, options.rates, [options.only] if options.only else list(VARIANTS), out)
+        compare(links, options.rates, options.only, _prepared(options.out or Path(folder)))
     return 0
+
+
+def _prepared(out: Path) -> Path:
+    """Return the folder with the settings in it."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "run.yaml").write_text(yaml.safe_dump(SETTINGS))
+    return out
 
 
 if __name__ == "__main__":
