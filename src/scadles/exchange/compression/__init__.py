@@ -1,7 +1,7 @@
 """Gradients as few bytes: what is sent, what is kept back, when it pays, and how it looks on the wire."""
 
 from scadles.exchange.compression.cost_gate import CostGate
-from scadles.exchange.compression.energy import kept_share
+from scadles.exchange.compression.energy import energy
 from scadles.exchange.compression.header import Header, WireError
 from scadles.exchange.compression.norm_gate import NormGate
 from scadles.exchange.compression.ratio_gate import RATIOS, RatioGate, Times
@@ -47,6 +47,6 @@ __all__ = [
     "dense_bytes",
     "encode",
     "encode_dense",
-    "kept_share",
+    "energy",
     "squared_norm",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,29 +15,34 @@ _SAMPLED = 1 << 14
 _SMOOTHING = 0.3
 
 
-def kept_share(values: Tensor, ratio: float, generator: np.random.Generator) -> float:
-    """Return the share of the squared norm that the largest ``ratio`` of the entries hold, of a vector of zeros 1.
+class Energy(NamedTuple):
+    """Squared norm of a vector, and what of it the largest entries hold."""
 
-    Long vectors are sampled: 16,384 entries, of which at a ratio of 0.01 the largest 164 count.
+    norm_sq: float
+    kept_sq: float
+
+
+def energy(values: Tensor, ratio: float, generator: np.random.Generator) -> Energy:
+    """Return the squared norm of a vector, and what of it the largest ``ratio`` of the entries hold.
+
+    Long vectors are not passed over: both are told from 16,384 entries, of which at a ratio of 0.01 the largest 164
+    count.
 
     Args:
         values: float32 ``[n]``.
         ratio: above 0, below 1.
         generator: draws the sample.
 
-    >>> kept_share(torch.tensor([3.0, 0.0, 4.0, 0.0]), 0.25, np.random.default_rng(0))
-    0.64
+    >>> energy(torch.tensor([3.0, 0.0, 4.0, 0.0]), 0.25, np.random.default_rng(0))
+    Energy(norm_sq=25.0, kept_sq=16.0)
     """
     n = len(values)
     if n > _SAMPLED:
         values = values.index_select(0, torch.from_numpy(one_of_each(_SAMPLED, n, generator)).to(values.device))
     squares = np.square(values.detach().cpu().numpy(), dtype=np.float64)
-    largest = max(1, round(ratio * len(squares)))
-    total = float(squares.sum())
-    if total == 0:
-        return 1.0
-    place = len(squares) - largest
-    return float(np.partition(squares, place)[place:].sum()) / total
+    place = len(squares) - max(1, round(ratio * len(squares)))
+    scale = n / len(squares)
+    return Energy(scale * float(squares.sum()), scale * float(np.partition(squares, place)[place:].sum()))
 
 
 def lag_steps(kept: float, lag: float) -> float:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from scadles.errors import CheckpointError
 from scadles.exchange.aggregation import Report, Reports
-from scadles.exchange.compression import RATIOS, Feedback, Times, kept_share, squared_norm
+from scadles.exchange.compression import RATIOS, Feedback, Times, energy, squared_norm
 from scadles.exchange.reduction.contract import Reduction, SparseReducer
 from scadles.exchange.reduction.gates import Gates, OncePerStep
 from scadles.exchange.reduction.volumes import Volume, dense_volume, summed_volume
@@ -118,9 +118,8 @@ class Compressor:
             whole = self._feedback.add(update) if present else torch.zeros_like(update)
         self._begun = whole
         if present and self._gates.ratio is not None:
-            share = kept_share(whole, self._gates.ratio.rated(self.step), numpy_generator(0, "energy", self.step))
-            report[_NORM_SQ] = squared_norm(whole)
-            report[_KEPT_SQ] = share * report[_NORM_SQ]
+            generator = numpy_generator(0, "energy", self.step)
+            report[_NORM_SQ], report[_KEPT_SQ] = energy(whole, self._gates.ratio.rated(self.step), generator)
         elif present and self.selects and self.reducer.picks:
             picked = self._selector.pick(whole, self.step)
             report[_NORM_SQ], report[_KEPT_SQ] = squared_norm(whole), squared_norm(picked.values)

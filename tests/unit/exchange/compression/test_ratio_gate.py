@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scadles.errors import ConfigError
-from scadles.exchange.compression import RATIOS, RatioGate, Times, kept_share
+from scadles.exchange.compression import RATIOS, RatioGate, Times, energy
 from scadles.exchange.compression.energy import KeptEnergy, lag_steps
 from scadles.exchange.compression.transfer_line import Timed, TransferLine
 
@@ -226,27 +226,28 @@ class TestTransferLine:
         assert (line.seconds(1e6), line.seconds(2e6)) == (20.0, 30.0)
 
 
-class TestKeptShare:
+class TestEnergy:
     @pytest.mark.parametrize("n", [10, 5000])
     @pytest.mark.parametrize("ratio", [0.1, 0.03, 0.01])
     def test_a_short_vector_is_looked_at_as_a_whole(self, n, ratio):
         values = torch.randn(n, generator=torch.Generator().manual_seed(0)) ** 3
         largest = values.abs().topk(max(1, round(ratio * n))).values
-        expected = float(largest.double().square().sum() / values.double().square().sum())
-        assert kept_share(values, ratio, np.random.default_rng(0)) == pytest.approx(expected, rel=1e-6)
+        expected = [float(part.double().square().sum()) for part in (values, largest)]
+        assert energy(values, ratio, np.random.default_rng(0)) == pytest.approx(expected, rel=1e-6)
 
     @pytest.mark.parametrize(("ratio", "within"), [(0.1, 0.02), (0.03, 0.04), (0.01, 0.06)])
     def test_a_long_one_by_a_sample(self, ratio, within):
         values = torch.randn(2_000_000, generator=torch.Generator().manual_seed(0))
         values *= torch.linspace(0.1, 2.0, len(values))
         largest = values.abs().topk(round(ratio * len(values))).values
-        expected = float(largest.double().square().sum() / values.double().square().sum())
-        found = [kept_share(values, ratio, np.random.default_rng(seed)) for seed in range(10)]
-        assert found == pytest.approx([expected] * 10, rel=3 * within)
-        assert np.mean(found) == pytest.approx(expected, rel=within)
+        expected = [float(part.double().square().sum()) for part in (values, largest)]
+        found = np.array([energy(values, ratio, np.random.default_rng(seed)) for seed in range(10)])
+        shares = found[:, 1] / found[:, 0]
+        assert shares == pytest.approx([expected[1] / expected[0]] * 10, rel=3 * within)
+        assert found.mean(axis=0) == pytest.approx(expected, rel=2 * within)
 
-    def test_of_nothing_all_is_kept(self):
-        assert kept_share(torch.zeros(100), 0.1, np.random.default_rng(0)) == 1.0
+    def test_of_nothing_there_is_none(self):
+        assert energy(torch.zeros(100), 0.1, np.random.default_rng(0)) == (0.0, 0.0)
 
 
 class TestKeptEnergy:
