@@ -21,7 +21,7 @@ from scadles.config import load_config
 from scadles.exchange.compression import RATIOS
 from scadles.exchange.reduction import VectorOwner
 from scadles.fabric.hub import Hub, HubFabric, members
-from scadles.observe import Evaluation, Finished, RunFolder, Step, events_path, read_events
+from scadles.observe import Divergence, Evaluation, Finished, RunFolder, Step, events_path, read_events
 from scadles.simulation import simulate
 from scripted_ratio import follow_the_script
 
@@ -107,6 +107,13 @@ CONFIGS = {
         "stream": {"labels": {"url": "replay://?delay_s=1.5", "wait_s": 1}},
     },
     "window auto": {"model": "mlp", "batch": {"min": 4, "window": "auto", "step_cost_s": 0.05}},
+    "diverging": {"model": "mlp", "optimizer": {"lr": 20}, "lr": {"guard": True}},
+    "diverging, compressed": {
+        "model": "mlp",
+        "optimizer": {"lr": 10},
+        "lr": {"guard": True},
+        "compression": {"ratio": 0.1, "gate": "always", "values": "float32"},
+    },
     "skewed": {"model": "mlp", "data": {"partition": "dirichlet", "alpha": 0.2, "size_spread": 0.5}},
 }
 CASES = [(name, script) for name in CONFIGS for script in ("leaving", "killed") if name != "injection"]
@@ -323,6 +330,18 @@ def test_the_accounts_are_the_same(both, name, script):
 def test_the_parameters_are_the_same(both, name, script):
     *_, (real, simulated) = both(name, script)
     assert_close(simulated, real)
+
+
+@pytest.mark.parametrize(("name", "script"), [case for case in CASES if case[0].startswith("diverging")])
+def test_all_who_are_there_find_the_same_divergence(both, name, script):
+    real, folder, simulated, _ = both(name, script)
+    assert simulated.diverged.went_back > 0
+    for device, times in SCRIPTS[script].items():
+        found = [(e.what, e.step, e.back_to, e.lr_factor) for e in real[device] if isinstance(e, Divergence)]
+        expected = [
+            (e.what, e.step, e.back_to, e.lr_factor) for e in folder.events(device) if isinstance(e, Divergence)
+        ]
+        assert found == [one for one in expected if any(first <= one[1] <= last for first, last in times)]
 
 
 def evaluated_after(events):

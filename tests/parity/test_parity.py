@@ -24,7 +24,7 @@ from scadles.assembly.exchange import build_tail_check
 from scadles.assembly.hub import build_hub_fold
 from scadles.config import load_config
 from scadles.fabric.hub import Hub, HubFabric
-from scadles.observe import CheckpointWritten, Header, WindowChange, events_path, read_events
+from scadles.observe import CheckpointWritten, Divergence, Header, WindowChange, events_path, read_events
 from scadles.simulation import simulate
 from scadles.structures import answer
 from scripted_ratio import follow_the_script
@@ -264,6 +264,14 @@ CONFIGS |= {
         "batch": {"min": 4},
         "aggregation": {"outliers": "reject"},
         "evaluation": {"on": "stream"},
+    },
+    "diverging": {"model": "mlp", "optimizer": {"lr": 20}, "lr": {"guard": True}},
+    "diverging, batchnorm": {"model": "cnn", "batch": {"min": 4}, "optimizer": {"lr": 20}, "lr": {"guard": True}},
+    "diverging, compressed, adam": {
+        "model": "mlp",
+        "optimizer": {"name": "adam", "lr": 2},
+        "lr": {"guard": True},
+        "compression": {"ratio": 0.1, "gate": "always", "values": "float32"},
     },
     "parts in order, own task": {
         "batch": {"min": 4},
@@ -567,6 +575,14 @@ def test_all_choose_the_same_window_and_say_why(whole, name):
     ]
     assert changes[0], "the window changes within these steps"
     assert all(others == changes[0] for others in changes)
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name.startswith("diverging")])
+def test_training_has_diverged_where_that_is_said(whole, name):
+    *_, folder = whole(name)
+    steps = [[e.step for e in told(folder, device) if isinstance(e, Divergence)] for device in range(DEVICES)]
+    assert steps == [steps[0]] * DEVICES
+    assert 4 in steps[0], "in the middle of it there is a checkpoint"
 
 
 def told(folder, device):

@@ -192,13 +192,16 @@ def build_learner(
     rate = build_learning_rate(config, optimizer)
     clip_norm = config.optimizer.clip_norm
     prepare = RunningStatistics(dataset) if config.data.normalize == "running" else dataset.prepare
-    return Learner(
+    learner = Learner(
         *(model, optimizer, rate, exchange, prepare),
         mean="plain" if config.aggregation.mean == "plain" else "weighted",
         clip_norm=clip_norm,
         pair=build_task(config, dataset).pair,
         measuring=build_measuring(config),
     )
+    if config.lr.guard:
+        learner.look_for_divergence()
+    return learner
 
 
 def build_network(config: RunConfig, dataset: Dataset, model: nn.Module | None = None) -> nn.Module:

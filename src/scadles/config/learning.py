@@ -112,6 +112,10 @@ class LearningRateConfig(Section):
     warmup_samples: int = Field(default=0, ge=0, description="global samples over which the rate grows from 0")
     milestones: tuple[int, ...] = Field(default=(), description="global samples after which the rate is cut")
     gamma: float = Field(default=0.2, gt=0, le=1, description="factor of each cut")
+    guard: bool = Field(
+        default=False,
+        description="where the common loss diverges, go back to the last good state, kept in memory, at half the rate",
+    )
 
     @model_validator(mode="after")
     def _ascending(self) -> Self:

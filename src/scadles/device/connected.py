@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -24,6 +25,7 @@ from scadles.device.transform import Transform
 from scadles.device.trial import changed_buffers, compile_now
 from scadles.errors import MembershipChangedError, RunError
 from scadles.exchange.aggregation import (
+    NOT_FINITE,
     REJECTS_TOO_MUCH,
     STREAM_ENDED,
     BatchNormStatistics,
@@ -277,6 +279,8 @@ class ConnectedDevice(Device):
             self.batchnorm.trained(size)
         elif size:
             self.batchnorm.restore()
+        if self.learner.take_buffers_along(result):
+            self.buffers.remember()
         event = self.describe(result, synced_s, trained=trained, correct=correct)
         if not trained and self.learner.measuring is not None:
             self.learner.measuring.forget()
@@ -353,7 +357,9 @@ class ConnectedDevice(Device):
         if self.intake.rejects_too_much:
             wish = REJECTS_TOO_MUCH
         news = self.learner.hyperparameters.news()
-        told = max(-_MOST_LOSS, min(_MOST_LOSS, value)) if weight else 0.0
+        told = 0.0 if math.isfinite(value) else NOT_FINITE
+        if weight:
+            told = max(-_MOST_LOSS, min(_MOST_LOSS, value))
         mine = Report(size, weight, self._ready_s, self._elapsed_s, told, wish, news, wait_s=self.waited_s)
         if self._check is not None and (why := self._check.problem(self.number, mine)):
             raise RunError(f"{self._phase}: {why}")

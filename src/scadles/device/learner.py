@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from scadles.data.running import RunningStatistics
+from scadles.device.divergence import Action, DivergenceGuard, Finding
 from scadles.device.hyperparameters import Hyperparameters
 from scadles.device.managed import NOTHING, Managed
 from scadles.device.measuring import Measuring
@@ -43,6 +44,8 @@ class StepResult:
         stop: whether any device asked to end the run.
         rejecting: devices that asked for it because too much of their streams is rejected.
         ended: whether the streams of all devices have ended.
+        action: what the step did to the model, where divergence is looked for.
+        finding: what is to be said of that.
     """
 
     total_batch: int
@@ -55,6 +58,8 @@ class StepResult:
     stop: bool
     rejecting: tuple[int, ...] = ()
     ended: bool = False
+    action: Action = Action.TRAIN
+    finding: Finding | None = None
 
 
 class Learner:
@@ -79,6 +84,7 @@ class Learner:
         frozen_otherwise: parameters that a checkpoint has frozen or unfrozen, by name.
         hyperparameters: what the optimizer's groups say.
         statistics: what samples are normalised by, where that is measured while training; None where it is not.
+        divergence: brings training back that has diverged; None where nobody looks for that.
         needs_two: whether a batch of one sample cannot be trained on, because BatchNorm has no variance of it.
     """
 
@@ -112,15 +118,34 @@ class Learner:
         self.managed = Managed(model, optimizer, self.statistics.tensors if self.statistics is not None else NOTHING)
         self.frozen_otherwise: list[str] = []
         self.hyperparameters = Hyperparameters(optimizer)
+        self.divergence: DivergenceGuard | None = None
         self._lr = float(optimizer.param_groups[0]["lr"])
         self._take_step: Callable[[Optimizer], None] = lambda optimizer: optimizer.step()
 
     @property
     def optimizer_share(self) -> float:
-        """How many numbers the optimizer keeps for each of the model's: 1 with momentum, 2 with Adam."""
+        """How many numbers the optimizer keeps for each of the model's: 1 with momentum, 2 with Adam.
+
+        A copy to go back to, where there is one, counts as well.
+        """
         numbers = sum(parameter.numel() for parameter in self.model.parameters())
         kept = (value for state in self.optimizer.state.values() for value in state.values())
-        return sum(value.numel() for value in kept if isinstance(value, Tensor)) / max(1, numbers)
+        copied = self.divergence.tensors().values() if self.divergence is not None else ()
+        return sum(value.numel() for value in (*kept, *copied) if isinstance(value, Tensor)) / max(1, numbers)
+
+    def look_for_divergence(self) -> None:
+        """Go back, from now on, where training diverges."""
+        self.divergence = DivergenceGuard(self.managed, self.optimizer)
+
+    def take_buffers_along(self, result: StepResult) -> bool:
+        """Let the model's buffers follow what the last step did to its parameters; return whether they changed."""
+        if self.divergence is None:
+            return False
+        if result.action.copies:
+            self.divergence.keep_buffers(self.model)
+        elif result.action is Action.SWAP:
+            self.divergence.swap_buffers(self.model)
+        return result.action is Action.SWAP
 
     def guard(self) -> Guard:
         """Refuse, until the returned guard is released, steps of the optimizer that are not :meth:`update`'s."""
@@ -175,8 +200,12 @@ class Learner:
         total = int(batches.sum())
         shares = reports.weight if self.mean == "weighted" else batches
         scale = self.learning_rate.batch_scale(total)
-        if total:
+        loss = float((reports.loss * shares).sum() / shares.sum()) if total else None
+        action = self._look(loss, reports)
+        if total and action.trains:
             factor = self.learning_rate.factor(total, self.samples_seen)
+            if self.divergence is not None:
+                factor *= self.divergence.factor
             if self.clip_norm is not None:
                 clip(self.exchange.parameters, self.clip_norm)
             with self.hyperparameters.scaled(factor) as self._lr:
@@ -191,7 +220,7 @@ class Learner:
         slowest = int(reports.ready_s.argmax())
         return StepResult(
             total_batch=total,
-            loss=float((reports.loss * shares).sum() / shares.sum()) if total else None,
+            loss=loss,
             lr=self._lr,
             lr_scale=scale,
             ready_s=float(reports.ready_s[slowest]),
@@ -200,7 +229,22 @@ class Learner:
             stop=bool((reports.stop > 0).any()),
             rejecting=tuple(numbers[row] for row in np.flatnonzero(reports.stop == REJECTS_TOO_MUCH).tolist()),
             ended=bool((reports.stop == STREAM_ENDED).all()),
+            action=action,
+            finding=self.divergence.finding if self.divergence is not None else None,
         )
+
+    def _look(self, loss: float | None, reports: Reports) -> Action:
+        """Look for divergence; parameters and optimizer may be earlier ones then."""
+        if self.divergence is None:
+            return Action.TRAIN
+        had = reports.batch > 0
+        if loss is None and (not had.any() or not (reports.loss[had] != 0).all()):
+            self.divergence.finding = None
+            return Action.TRAIN
+        action = self.divergence.look(self.step_number + 1, math.inf if loss is None else loss)
+        if action is Action.STAY:
+            self.exchange.forget()
+        return action
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint needs beside model and optimizer."""
@@ -212,6 +256,7 @@ class Learner:
             "lr": self._lr,
             "asked": self.hyperparameters.asked,
             **({"measuring": self.measuring.state()} if self.measuring is not None else {}),
+            **({"divergence": self.divergence.state()} if self.divergence is not None else {}),
         }
 
     def load(self, state: dict[str, Any]) -> None:

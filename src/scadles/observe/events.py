@@ -214,6 +214,26 @@ class SetAside(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Divergence(Event):
+    """The common loss has become so high that all devices look whether training diverges.
+
+    Attributes:
+        what: ``tried``: an earlier state takes the place of the present one for a step; then ``back`` where its loss is
+            low, so that they stay there at half the learning rate, or ``on`` where it is not, because the streams have
+            changed, and they go on from where they were; ``hopeless`` ends the run.
+        back_to: the step after which the earlier state was.
+        lr_factor: what the learning rate is multiplied by from now on.
+        why: as a sentence.
+    """
+
+    kind: ClassVar[str] = "divergence"
+    what: str
+    back_to: int
+    lr_factor: float
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckpointWritten(Event):
     """Everything up to here survives a crash."""
 
@@ -261,7 +281,8 @@ class Finished(Event):
     """The run ended as it should.
 
     Attributes:
-        reason: ``target``, ``steps``, ``duration``, ``streams``, ``stopped``, ``rejected`` or ``deserted``.
+        reason: ``target``, ``steps``, ``duration``, ``streams``, ``stopped``, ``rejected``, ``diverged`` or
+            ``deserted``.
     """
 
     kind: ClassVar[str] = "finished"
@@ -315,7 +336,7 @@ class Membership(Event):
 EVENTS: dict[str, type[Event]] = {
     cls.kind: cls
     for cls in (
-        *(Header, Thinned, Step, Evaluation, Rejection, Loss, StrayTarget, Notice, NonFinite, SetAside),
+        *(Header, Thinned, Step, Evaluation, Rejection, Loss, StrayTarget, Notice, NonFinite, SetAside, Divergence),
         *(WindowChange, CheckpointWritten, Resumed, InitialValues, Membership, Finished),
     )
 }

@@ -18,6 +18,7 @@ from rich.text import Text
 from scadles.clock import wall_seconds
 from scadles.observe.console import human_count, human_seconds, metric_value, plain, plain_line
 from scadles.observe.events import (
+    Divergence,
     Evaluation,
     Event,
     Finished,
@@ -100,7 +101,7 @@ class Progress:
         self._waiting, self._ended = "", False
         self._devices, self._here = devices, ""
         self._window_s: float | None = None
-        self._rejected = self._missing = self._non_finite = self._set_aside = 0
+        self._rejected = self._missing = self._non_finite = self._set_aside = self._went_back = 0
 
     def __enter__(self) -> Self:
         if not self._quiet and self._console.is_terminal:
@@ -164,6 +165,8 @@ class Progress:
             self._non_finite += 1
         elif isinstance(event, SetAside):
             self._set_aside += 1
+        elif isinstance(event, Divergence):
+            self._went_back += event.what == "back"
 
     def waiting(self, text: str) -> None:
         """Say what the device is waiting for, for example ``"gathering 31/64 samples, 3.1 s"``."""
@@ -247,7 +250,7 @@ class Progress:
 
     def _trouble(self) -> dict[str, str]:
         found = {"rejected": self._rejected, "missing": self._missing, "stray targets": self._strays}
-        found |= {"non-finite": self._non_finite, "set aside": self._set_aside}
+        found |= {"non-finite": self._non_finite, "set aside": self._set_aside, "went back": self._went_back}
         return {name: human_count(count) for name, count in found.items() if count}
 
     def _left(self) -> str:

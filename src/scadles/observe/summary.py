@@ -137,6 +137,21 @@ class Outlier(_Frozen):
         return f"device {self.device}: gradient {done} in {self.steps} of {self.of_steps} steps: {self.why}"
 
 
+class Diverged(_Frozen):
+    """What became of training that diverged.
+
+    Attributes:
+        tried: how often the loss was so high that an earlier state was tried.
+        went_back: how often training went back to it, at half the learning rate; what was trained since counts as
+            trained.
+        lr_factor: what the learning rate is multiplied by at the end.
+    """
+
+    tried: int
+    went_back: int
+    lr_factor: float
+
+
 class Away(_Frozen):
     """A device that took part in a run and did not go on with it.
 
@@ -270,7 +285,7 @@ class Summary(_Frozen):
         lr_scale_mean: mean factor that batch scaling applied to the learning rate.
         model_sha256: fingerprint of the model, equal on all devices.
         ended_by: ``target``, ``steps``, ``duration``, ``streams`` when all have ended, ``stopped``, ``rejected`` when
-            too much of a stream was, or ``deserted`` when all devices are off for good.
+            too much of a stream was, ``diverged``, or ``deserted`` when all devices are off for good.
         per_label: accuracy on each label of the test set at the last test; None where there are no samples of it.
         online_accuracy: the same as in ``per_device`` over the samples of all devices.
         own_accuracy_range: of a run with ``aggregation.batchnorm: local``, in which each device has a model of its own
@@ -278,6 +293,7 @@ class Summary(_Frozen):
         per_device: of all devices, or of those that a large simulated cluster records.
         away: devices that took part in steps of the run and not in its last attempt. Samples, bytes and what was shared
             are those of all, away or not; everything else is that of the devices of the last attempt.
+        diverged: where that was looked for (``lr.guard``) and the loss was ever so high.
         outliers: devices with gradients that were set aside or scaled down, in the order of their numbers.
         shared: of a run with data injection only, the sum over all devices.
         compressed: of a run with compression only.
@@ -328,12 +344,13 @@ class Summary(_Frozen):
     insecure: bool = False
     away: tuple[Away, ...] = ()
     outliers: tuple[Outlier, ...] = ()
+    diverged: Diverged | None = None
 
     @model_serializer(mode="wrap")
     def _only_what_happened(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what there is nothing to say of, the usual test; ``measured`` where accuracy is all there is."""
         fields: dict[str, Any] = write(self)
-        for name in ("away", "outliers", "insecure"):
+        for name in ("away", "outliers", "insecure", "diverged"):
             if not fields.get(name):
                 fields.pop(name, None)
         for name in ("measured", "window"):

@@ -22,6 +22,7 @@ class ClusterStatistics:
         self._sizes = [buffer.numel() for buffer in self._common.buffers]
         self._rows = self._common.flat().repeat(devices, 1) if self._common else torch.empty(devices, 0)
         self._weights = torch.zeros(devices, dtype=torch.float64) if self._common else torch.empty(0)
+        self._copy = self._rows.clone()
         self._is_here = torch.ones(len(self._weights), dtype=torch.bool)
 
     def __bool__(self) -> bool:
@@ -42,6 +43,7 @@ class ClusterStatistics:
         """Let a device go on with the statistics of another one, without a part in what these come from."""
         if self._common:
             self._rows[device] = self._rows[source]
+            self._copy[device] = self._copy[source]
             self._weights[device] = 0
             self._is_here[device] = True
 
@@ -50,6 +52,14 @@ class ClusterStatistics:
         if self._common:
             self._weights[device] = 0
             self._is_here[device] = False
+
+    def remember(self) -> None:
+        """Copy the statistics of all devices, as a good state to go back to."""
+        self._copy.copy_(self._rows)
+
+    def swap(self) -> None:
+        """Let the statistics of all devices change places with those that were copied last."""
+        self._rows, self._copy = self._copy, self._rows
 
     def average(self) -> None:
         """Give all devices, and the model, the mean weighted by samples trained on since the last time.

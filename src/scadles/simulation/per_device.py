@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from scadles.device.buffer import Chunk
 from scadles.device.learner import Learner
+from scadles.exchange.aggregation import NOT_FINITE
 from scadles.exchange.reduction import SeparateExchange
 from scadles.simulation.batchnorm import ClusterStatistics
 from scadles.simulation.gradients import Gradients, Lookup, Shares
@@ -69,7 +71,7 @@ class LoopedGradients(Gradients):
                     return weight, value, 0
                 answers = self._task.fit(outputs, y)
                 return weight, value, int(right_answers(answers[:own], y[:own]).sum())
-        return 0.0, 0.0, 0
+        return 0.0, NOT_FINITE if weight or not math.isfinite(value) else 0.0, 0
 
     def _batch(self, number: int, taken: Chunk, messages: SampleMessages) -> tuple[Structure, Structure]:
         """Return a device's own samples, then what the others share."""

@@ -13,17 +13,20 @@ import torch
 from scadles._version import __version__
 from scadles.config import RunConfig
 from scadles.device.device import Device
+from scadles.device.divergence import Finding
 from scadles.device.learner import Learner
 from scadles.exchange.aggregation.outliers import described
 from scadles.models import Nothing
 from scadles.observe import (
     DeviceSummary,
+    Divergence,
     Evaluation,
     Event,
     EventLog,
     Finished,
     Header,
     NonFinite,
+    Notice,
     Progress,
     Rejection,
     Samples,
@@ -153,6 +156,15 @@ class Record:
                 **evaluation_fields(self._task, score, own.get(number)),
             )
             self._write(number, event, show=number == shown[0])
+
+    def diverges(self, done: StepDone, found: Finding) -> None:
+        """Write down what was found of divergence, on those devices that took part in the step."""
+        step, time_s = self._learner.step_number, done.synced_s
+        for number in self.shown:
+            if done.present[number]:
+                event = Divergence(step=step, time_s=time_s, **found._asdict())
+                self._write(number, event, show=number == self.shown[0])
+        self.first(Notice(step=step, time_s=time_s, message=found.why))
 
     def _describe(self, done: StepDone, device: Device, *, first: bool) -> None:
         number = device.number

@@ -17,6 +17,7 @@ from scadles.clock import wall_seconds
 from scadles.config import RunConfig
 from scadles.data import Dataset
 from scadles.device.device import Device
+from scadles.device.divergence import Action
 from scadles.device.managed import find_parameters
 from scadles.device.step_cost import StepCost
 from scadles.errors import ConfigError
@@ -142,6 +143,7 @@ class Simulator:
 
     def _on_step(self, done: StepDone) -> bool:
         self._record.step(done)
+        self._follow_divergence(done)
         self._run_statistics.steps += 1
         self._tell_of_outliers(done)
         for said in self.learner.exchange.notices():
@@ -175,6 +177,16 @@ class Simulator:
         if why is not None and (window := measuring.window) is not None:
             said = {"window_s": window.seconds, "why": why, **measuring.describe()}
             self._record.all(WindowChange, lambda _: said, self._cluster.now_s)
+
+    def _follow_divergence(self, done: StepDone) -> None:
+        """Let BatchNorm's statistics follow what the step did to the model, and say what there is to say."""
+        self.learner.take_buffers_along(done.result)
+        if done.result.action.copies:
+            self._statistics.remember()
+        elif done.result.action is Action.SWAP:
+            self._statistics.swap()
+        if (found := done.result.finding) is not None:
+            self._record.diverges(done, found)
 
     def _tell_of_outliers(self, done: StepDone) -> None:
         told = count_found(self._run_statistics.found, done.found)

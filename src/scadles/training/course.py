@@ -19,6 +19,7 @@ from scadles.fabric import ElasticFabric
 from scadles.observe import (
     Away,
     CheckpointWritten,
+    Divergence,
     Evaluation,
     Event,
     Finished,
@@ -46,7 +47,7 @@ from scadles.training.schedule import Schedule
 from scadles.training.score import evaluation_fields
 from scadles.training.signals import StopRequest
 from scadles.training.summarise import summarise, write_results
-from scadles.training.tools import Tools, rejected_too_much
+from scadles.training.tools import Tools, diverged, rejected_too_much
 
 NO_CHANGES = Changes()
 
@@ -164,6 +165,7 @@ class Course:
         if device.non_finite_steps > bad_before:
             self._emit(NonFinite, batch=size)
         self._tell_of_outliers(size if device.set_aside_steps > aside_before else 0)
+        self._tell_of_divergence()
         for reason, count, first_offset in device.intake.rejected_since_last_time():
             self._emit(Rejection, count=count, reason=reason, first_offset=first_offset)
         for reason, count in device.intake.source.strays_since_last_time():
@@ -238,7 +240,9 @@ class Course:
         """End the run with an error on all devices, once its results are written."""
         self._write_results()
         self._device.fabric.gather(torch.zeros(1), "writing the results")
-        raise rejected_too_much(self._device.rejecting, self.config, self.run_dir)
+        if self._device.rejecting:
+            raise rejected_too_much(self._device.rejecting, self.config, self.run_dir)
+        raise diverged(self.run_dir)
 
     def _tell(self) -> None:
         """Pass on what the stream has to say, as long as there is somebody to tell."""
@@ -259,6 +263,13 @@ class Course:
             for outlier in outliers(statistics.found, self._learner.step_number, self.config.aggregation.outliers):
                 if outlier.device in told:
                     self._emit(Notice, message=str(outlier))
+
+    def _tell_of_divergence(self) -> None:
+        guard = self._learner.divergence
+        if guard is not None and (found := guard.finding) is not None:
+            self._emit(Divergence, **found._asdict())
+            if self._tells_of_others:
+                self._emit(Notice, message=found.why)
 
     @property
     def _tells_of_others(self) -> bool:

@@ -13,6 +13,7 @@ from scadles.errors import MembershipChangedError, NotAdmittedError, RunError
 from scadles.fabric import ElasticFabric
 from scadles.observe import (
     Away,
+    Divergence,
     Evaluation,
     Event,
     Finished,
@@ -94,7 +95,7 @@ class ElasticCourse(Course):
         return self._admission is not None and self._admission.fabric.follows
 
     def _record(self, event: Event) -> None:
-        if self._follows and isinstance(event, Step | Evaluation):
+        if self._follows and isinstance(event, Step | Divergence | Evaluation):
             self._tools.progress.update(event)  # it is the others' step
         else:
             super()._record(event)

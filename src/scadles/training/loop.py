@@ -65,7 +65,7 @@ class LiveDevice(ElasticCourse):
                 if kind is None:
                     self._end_early()
                     self._finish()
-                    if self._device.rejecting:
+                    if self._device.rejecting or self._ended_by == "diverged":
                         self._refuse_to_go_on()
             self._write_results()
 

@@ -27,7 +27,7 @@ from scadles.observe import Away, Samples, Shared
 from scadles.training.agreement import Agreed
 from scadles.training.checkpoint import Checkpoint, CheckpointStore
 from scadles.training.identity import gather_texts
-from scadles.training.packing import OF_THE_DEVICE
+from scadles.training.packing import FORGETS, OF_THE_DEVICE
 from scadles.training.run_statistics import RunStatistics
 
 _PHASE = "giving the checkpoint to devices that come later"
@@ -212,6 +212,7 @@ def joined(common: Checkpoint, own: Checkpoint | None, *, replayed: bool) -> Che
         "tests": None,  # those of a device that comes begin anew
         "cost": device.get("cost"),
     }
+    run[FORGETS] = _went_back(run["device"]) not in (0, _went_back(device))
     sums = RunStatistics.of(run["tally"]).as_dict()
     of_the_run = {name: sums[name] for name in _OF_THE_RUN}
     run["tally"] = {**asdict(RunStatistics()), **mine.get("tally", {}), **of_the_run}
@@ -219,6 +220,11 @@ def joined(common: Checkpoint, own: Checkpoint | None, *, replayed: bool) -> Che
         run["exchange"] = {**run["exchange"], "selector": mine["exchange"]["selector"]}
     kept = {n: t for n, t in own.tensors.items() if n.startswith(OF_THE_DEVICE)} if own is not None else {}
     return common._replace(tensors=common.tensors | kept, state={**common.state, "run": run})
+
+
+def _went_back(device: Mapping[str, Any]) -> int:
+    """Return how often training had gone back to an earlier state, as a device's state says."""
+    return int(device.get("divergence", {}).get("went_back", 0))
 
 
 def _told(

@@ -18,6 +18,8 @@ MODEL, OPTIMIZER, _KEPT_BACK, BESIDE = "model/", "optimizer/", "exchange/", "bes
 _GENERATOR, _CUDA_GENERATOR = "generator/torch", "generator/cuda"
 #: Names of what is one device's own begin with these.
 OF_THE_DEVICE = (_KEPT_BACK, "generator/")
+#: Whether what is kept back is of gradients that all have gone back behind.
+FORGETS = "forgets"
 
 
 def pack(

@@ -7,16 +7,19 @@ from dataclasses import asdict
 from types import MappingProxyType
 from typing import Any
 
+from torch import Tensor
+
 from scadles.device.connected import ConnectedDevice
+from scadles.device.divergence import DivergenceGuard
 from scadles.device.intake import IntakeState
 from scadles.errors import CheckpointError
 from scadles.training.checkpoint import Checkpoint, CheckpointStore
 from scadles.training.hooks import StepHooks
-from scadles.training.packing import kept_back, kept_beside, pack, unpack
+from scadles.training.packing import FORGETS, kept_back, kept_beside, pack, unpack
 from scadles.training.run_statistics import RunStatistics
 from scadles.training.schedule import Schedule
 
-_MANAGED = "managed/"
+_MANAGED, _GOOD = "managed/", "good/"
 NOBODY: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -66,6 +69,8 @@ def current_state(
     tensors, exchange = learner.exchange.state()
     states, beside = hooks.state() if hooks is not None else ({}, {})
     beside |= {f"{_MANAGED}{name}": tensor for name, tensor in learner.managed.not_in_the_model().items()}
+    if learner.divergence is not None:
+        beside |= {f"{_GOOD}{name}": tensor for name, tensor in learner.divergence.tensors().items()}
     state = {
         "trained": [name for name, p in learner.managed.parameters.items() if p.requires_grad],
         "device": device.state(),
@@ -111,12 +116,9 @@ def restore(
         if "trained" in state:
             device.learner.frozen_otherwise = device.learner.managed.train(state["trained"])
         device.load(state["device"])
-        if state.get("compression", compression) != compression:
-            device.learner.exchange.take_over(kept_back(checkpoint))
-        elif checkpoint.devices in (0, device.fabric.size):
-            device.learner.exchange.load(kept_back(checkpoint), state["exchange"])
-        else:
-            device.learner.exchange.go_on(kept_back(checkpoint), state["exchange"])
+        _go_on_looking(device.learner.divergence, state["device"], beside)
+        is_as_before = state.get("compression", compression) == compression
+        _restore_exchange(checkpoint, device, is_as_before=is_as_before)
         intake, tally = IntakeState(**state["intake"]), RunStatistics.of(state["tally"])
         schedule.next_evaluation_s = state["next_evaluation_s"]
         tally.time_to_target_s = schedule.still_reached(state, tally.time_to_target_s)
@@ -129,3 +131,21 @@ def restore(
     if opens:
         device.intake.open(intake)
     return tally
+
+
+def _restore_exchange(checkpoint: Checkpoint, device: ConnectedDevice, *, is_as_before: bool) -> None:
+    state, exchange = checkpoint.state["run"], device.learner.exchange
+    if not is_as_before:
+        exchange.take_over(kept_back(checkpoint))
+    elif checkpoint.devices in (0, device.fabric.size):
+        exchange.load(kept_back(checkpoint), state["exchange"])
+    else:
+        exchange.go_on(kept_back(checkpoint), state["exchange"])
+    if state.get(FORGETS):
+        exchange.forget()
+
+
+def _go_on_looking(guard: DivergenceGuard | None, state: Mapping[str, Any], beside: Mapping[str, Tensor]) -> None:
+    if guard is not None and "divergence" in state:
+        kept = {name.removeprefix(_GOOD): tensor for name, tensor in beside.items() if name.startswith(_GOOD)}
+        guard.load(state["divergence"], kept)

@@ -64,11 +64,14 @@ class Schedule:
             ended: whether the streams of all devices have ended and all that they brought is trained on.
 
         Returns:
-            ``rejected``, ``stopped``, ``target``, ``streams``, ``steps`` or ``duration``; the first of them that holds.
+            ``rejected``, ``diverged``, ``stopped``, ``target``, ``streams``, ``steps`` or ``duration``; the first
+            of them that holds.
         """
         config = self._config
         if rejecting:
             return "rejected"
+        if learner.divergence is not None and learner.divergence.hopeless:
+            return "diverged"
         if stopped:
             return "stopped"
         if config.stop_at_target and statistics.time_to_target_s is not None:

@@ -27,6 +27,7 @@ from scadles.observe import (
     ChosenWindow,
     Compressed,
     DeviceSummary,
+    Diverged,
     Measured,
     RunFolder,
     Samples,
@@ -183,7 +184,15 @@ def compose(
         insecure=ending.insecure,
         away=tuple(away),
         outliers=outliers(statistics.found, learner.step_number, config.aggregation.outliers),
+        diverged=_diverged(learner),
     )
+
+
+def _diverged(learner: Learner) -> Diverged | None:
+    guard = learner.divergence
+    if guard is None or not guard.tried:
+        return None
+    return Diverged(tried=guard.tried, went_back=guard.went_back, lr_factor=guard.factor)
 
 
 def _measured(task: Task, statistics: RunStatistics) -> Measured:

@@ -17,7 +17,7 @@ from scadles.clock import timestamp
 from scadles.config import RunConfig
 from scadles.data import Dataset, Preparation
 from scadles.device.connected import ConnectedDevice
-from scadles.errors import DataError
+from scadles.errors import DataError, RunError
 from scadles.fabric import ElasticFabric
 from scadles.observe import EventLog, Header, Progress, RunFolder, events_path, plot_run
 from scadles.streams.quarantine import first_reason, quarantine_path
@@ -121,6 +121,14 @@ def rejected_too_much(devices: Sequence[int], config: RunConfig, run_dir: Path) 
         f"{who}: more than stream.max_rejected_share = {config.stream.max_rejected_share:g} of the stream "
         f"cannot be trained on{first}; {examples} has the first examples, with reasons. "
         f"The last checkpoint is intact: mend the stream or the settings and go on with --out {run_dir} --resume"
+    )
+
+
+def diverged(run_dir: Path) -> RunError:
+    """Return the error that ends a run which going back to a good state has not helped."""
+    return RunError(
+        "training has diverged again and again from the same state, at ever smaller learning rates; the model in "
+        f"{run_dir} is that state: lower optimizer.lr, set optimizer.clip_norm, or look at what the streams bring"
     )
 
 

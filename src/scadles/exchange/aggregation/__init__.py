@@ -4,9 +4,10 @@ from scadles.exchange.aggregation.batchnorm import BatchNormStatistics
 from scadles.exchange.aggregation.buffers import ForwardBuffers
 from scadles.exchange.aggregation.dense import GradientExchange
 from scadles.exchange.aggregation.learning_rate import LearningRate, scaling_for
-from scadles.exchange.aggregation.reports import REJECTS_TOO_MUCH, STREAM_ENDED, Report, Reports
+from scadles.exchange.aggregation.reports import NOT_FINITE, REJECTS_TOO_MUCH, STREAM_ENDED, Report, Reports
 
 __all__ = [
+    "NOT_FINITE",
     "REJECTS_TOO_MUCH",
     "STREAM_ENDED",
     "BatchNormStatistics",

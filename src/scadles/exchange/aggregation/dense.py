@@ -296,6 +296,9 @@ class GradientExchange:
             noise_s: infinite where it is not known yet; None where the window of the stream is fixed.
         """
 
+    def forget(self) -> None:
+        """Let go what is kept back of gradients, on all devices alike: the model has gone back to an earlier state."""
+
     def notices(self) -> list[str]:
         """Return lines about the last steps for whoever looks at the run, each once."""
         return []

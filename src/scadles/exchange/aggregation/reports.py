@@ -16,7 +16,8 @@ class Report(NamedTuple):
         weight: its share in the weighted mean before normalisation; 0 leaves the device out of this step.
         ready_s: stream seconds from the end of the last step until its gradient was ready.
         elapsed_s: stream seconds between this message and the one before it.
-        loss: mean loss over its batch; 0 for an empty one.
+        loss: mean loss over its batch; 0 for an empty one. Of a batch whose weight is 0 because loss or gradient is not
+            finite it is anything but 0, and of one that shall count for nothing it is 0.
         stop: 1 asks all devices to end the run after this step, 2 because too much of its stream is rejected; -1 says
             that its stream has ended and all of it is in this step or an earlier one.
         redo: 1 asks all devices to send again, because a part had left before the rest proved unusable; from 2 on it
@@ -42,6 +43,8 @@ class Report(NamedTuple):
 
 
 REJECTS_TOO_MUCH = 2.0
+#: What the loss of a batch is said to be that is not finite.
+NOT_FINITE = 1.0
 STREAM_ENDED = -1.0
 
 # What is added to a ``redo`` that is whole and at most 0: something happens on its device for the first time.

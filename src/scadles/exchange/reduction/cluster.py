@@ -82,6 +82,10 @@ class ClusterExchange(GradientExchange):
         """Let a device that is new begin with what it is given by another one."""
         self.compressors[device].select_like(self.compressors[source])
 
+    def forget(self) -> None:
+        for compressor in self.compressors:
+            compressor.forget()
+
     def take_update(self, device: int) -> None:
         """Take what the parameters hold as the update of ``device``, and leave nothing."""
         if self._used.look(self._buckets[0], 1.0):

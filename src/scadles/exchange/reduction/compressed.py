@@ -96,6 +96,9 @@ class CompressedExchange(GradientExchange):
         super().withdraw()
         self.compressor.withdraw()
 
+    def forget(self) -> None:
+        self.compressor.forget()
+
     def counted(self) -> None:
         self.compressor.counted()
 

@@ -154,6 +154,11 @@ class Compressor:
         elif self._present:
             self._feedback.sent_all()
 
+    def forget(self) -> None:
+        """Let go all that is kept back: it is of gradients on the way to a state that is no more."""
+        self._feedback.load({name: torch.zeros_like(tensor) for name, tensor in self._feedback.state().items()})
+        self.reducer.forget()
+
     def end(
         self,
         reports: Reports,

@@ -182,6 +182,9 @@ class SparseReducer(ABC):
     def confirm(self, step: int) -> None:  # noqa: B027 - most have nothing to do
         """Take note that what came of a step counts: this device has subtracted what it sent."""
 
+    def forget(self) -> None:  # noqa: B027 - most carry nothing of gradients
+        """Let go what is kept back of gradients, here and with whoever adds up; all devices do."""
+
     @abstractmethod
     def volume(self, scalars: int) -> Volume:
         """Return what one device sends in a step with that many scalars."""

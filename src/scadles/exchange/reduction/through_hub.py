@@ -60,6 +60,10 @@ class HubReducer(GatherReducer):
     def confirm(self, step: int) -> None:
         self._confirmed = step
 
+    def forget(self) -> None:
+        # an owner lets go what it has kept back once nobody confirms a step any more
+        self._identity, self._norm, self._confirmed = None, 0.0, -1
+
     def _exchange(self, message: Tensor, phase: str) -> tuple[Tensor, Sequence[int]]:
         return self._folding.fold(message, phase)[None], self._fabric.present
 
