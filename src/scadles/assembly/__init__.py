@@ -36,7 +36,7 @@ from scadles.device.sliding_sums import SlidingSums
 from scadles.device.transform import Transform
 from scadles.device.window import AutoWindow
 from scadles.errors import ConfigError, RunError
-from scadles.exchange.aggregation import GradientExchange, LearningRate, scaling_for
+from scadles.exchange.aggregation import AdaptiveRate, GradientExchange, LearningRate, scaling_for
 from scadles.fabric import ElasticFabric, Fabric, LocalFabric, TorchFabric
 from scadles.importing import import_callable
 from scadles.models import BUILT_IN, build_model, convert_batchnorm
@@ -52,6 +52,7 @@ from scadles.targets import TargetType
 from scadles.tasks import targets_of
 
 _INSPECTED_AT_ONCE = 4096
+_MOST_MOMENTUM = 0.99  # over which changes of the learning rate are spread
 _DEADLINE_SHARE = 0.5  # that a window may take, so that nobody is given up who gathers
 
 
@@ -133,7 +134,7 @@ def build_measuring(config: RunConfig) -> Measuring | None:
     """Return what is measured of steps; None where nothing goes by that."""
     batch, fabric = config.batch, config.fabric
     if batch.window == "fixed":
-        return None
+        return Measuring() if config.lr.scaling == "adascale" else None
     rule = WindowRule(
         min(batch.min, config.buffer.capacity),
         min(batch.max, config.buffer.capacity),
@@ -165,20 +166,31 @@ def choose_optimizer(config: RunConfig, model: nn.Module, given: Optimizer | Seq
     return build_optimizer(config.optimizer, model) if given is None else adopt(given, model)
 
 
-def build_learning_rate(config: RunConfig, optimizer: Optimizer) -> LearningRate:
+def build_learning_rate(config: RunConfig, optimizer: Optimizer, measuring: Measuring | None = None) -> LearningRate:
     """Return the rule for the learning rate; its base batch is ``batch.size`` on every device."""
-    lr = config.lr
+    lr, scaling = config.lr, config.lr.scaling
     several = optimizer.optimizers if isinstance(optimizer, JointOptimizer) else (optimizer,)
     scalings = {scaling_for(one) for one in several}
-    if lr.scaling == "auto" and len(scalings) > 1:
-        raise ConfigError("lr.scaling = auto: the optimizers suit different scalings; say linear, sqrt or none")
-    return LearningRate(
-        scalings.pop() if lr.scaling == "auto" else lr.scaling,
-        base_batch=config.batch.size * config.devices,
-        warmup_samples=lr.warmup_samples,
-        milestones=lr.milestones,
-        gamma=lr.gamma,
+    if scaling in ("auto", "adascale") and len(scalings) > 1:
+        raise ConfigError(f"lr.scaling = {scaling}: the optimizers suit different scalings; say linear, sqrt or none")
+    base_batch, schedule = config.batch.size * config.devices, (lr.warmup_samples, lr.milestones, lr.gamma)
+    if scaling != "adascale":
+        return LearningRate(scalings.pop() if scaling == "auto" else scaling, base_batch, *schedule)
+    noise = (measuring or Measuring()).noise
+    return AdaptiveRate(
+        *(base_batch, *schedule),
+        power=0.5 if "sqrt" in scalings else 1.0,
+        momentum=_momentum(optimizer, config.compression.momentum or 0.0),
+        noise=lambda: noise.bounds,
     )
+
+
+def _momentum(optimizer: Optimizer, before_selection: float) -> float:
+    """Return the momentum of an optimizer, or of compression: the largest, as they spread a gradient over steps."""
+    groups = optimizer.param_groups
+    known = [float(group.get("momentum", 0.0)) for group in groups]
+    known += [float(group["betas"][0]) for group in groups if "betas" in group]
+    return min(max(*known, before_selection), _MOST_MOMENTUM)
 
 
 def build_learner(
@@ -189,7 +201,8 @@ def build_learner(
     exchange: GradientExchange,
 ) -> Learner:
     """Return model, optimizer and the rules of training them."""
-    rate = build_learning_rate(config, optimizer)
+    measuring = build_measuring(config)
+    rate = build_learning_rate(config, optimizer, measuring)
     clip_norm = config.optimizer.clip_norm
     prepare = RunningStatistics(dataset) if config.data.normalize == "running" else dataset.prepare
     learner = Learner(
@@ -197,7 +210,7 @@ def build_learner(
         mean="plain" if config.aggregation.mean == "plain" else "weighted",
         clip_norm=clip_norm,
         pair=build_task(config, dataset).pair,
-        measuring=build_measuring(config),
+        measuring=measuring,
     )
     if config.lr.guard:
         learner.look_for_divergence()

@@ -106,8 +106,10 @@ class OptimizerConfig(Section):
 class LearningRateConfig(Section):
     """What becomes of the optimizer's learning rate."""
 
-    scaling: Literal["auto", "linear", "sqrt", "none"] = Field(
-        default="auto", description="with the global batch; auto: sqrt for Adam and its kin, linear otherwise"
+    scaling: Literal["auto", "linear", "sqrt", "adascale", "none"] = Field(
+        default="auto",
+        description="with the global batch; auto: sqrt for Adam and its kin, linear otherwise; adascale: by what the "
+        "batch is worth, as measured in the run",
     )
     warmup_samples: int = Field(default=0, ge=0, description="global samples over which the rate grows from 0")
     milestones: tuple[int, ...] = Field(default=(), description="global samples after which the rate is cut")

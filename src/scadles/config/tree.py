@@ -242,18 +242,22 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _chooses_window(self) -> Self:
-        if self.batch.window == "fixed":
+    def _measures(self) -> Self:
+        if self.batch.window == "auto":
+            named, instead = "batch.window = auto", "batch.window to fixed and batch.window_s to what suits you"
+        elif self.lr.scaling == "adascale":
+            named, instead = "lr.scaling = adascale", "lr.scaling to auto"
+        else:
             return self
         if self.devices == 1 and "devices" in self.model_fields_set:
             raise ValueError(
-                "batch.window = auto: how noisy gradients are is told from those of several devices, and there is one; "
-                "set batch.window to fixed and batch.window_s to what suits you"
+                f"{named}: how noisy gradients are is told from those of several devices, and there is one; set "
+                f"{instead}"
             )
         if self.injection.on:
             raise ValueError(
-                "batch.window = auto: devices that share samples train on the same ones, and how noisy their gradients "
-                "are cannot be told then; set batch.window to fixed, or leave injection out"
+                f"{named}: devices that share samples train on the same ones, and how noisy their gradients are cannot "
+                f"be told then; set {instead}, or leave injection out"
             )
         return self
 

@@ -203,7 +203,7 @@ class Learner:
         loss = float((reports.loss * shares).sum() / shares.sum()) if total else None
         action = self._look(loss, reports)
         if total and action.trains:
-            factor = self.learning_rate.factor(total, self.samples_seen)
+            scale, factor = self.learning_rate.take(total, self.samples_seen)
             if self.divergence is not None:
                 factor *= self.divergence.factor
             if self.clip_norm is not None:
@@ -255,6 +255,7 @@ class Learner:
             "base_lrs": [float(group["lr"]) for group in self.optimizer.param_groups],
             "lr": self._lr,
             "asked": self.hyperparameters.asked,
+            **({"rate": rate} if (rate := self.learning_rate.state()) else {}),
             **({"measuring": self.measuring.state()} if self.measuring is not None else {}),
             **({"divergence": self.divergence.state()} if self.divergence is not None else {}),
         }
@@ -266,6 +267,8 @@ class Learner:
         self.time_s = state["cluster_time_s"]
         self._lr = state.get("lr", self._lr)
         self.hyperparameters.load(state["base_lrs"], state.get("asked"))
+        if "rate" in state:
+            self.learning_rate.load(state["rate"])
         if self.measuring is not None and "measuring" in state:
             self.measuring.load(state["measuring"])
 

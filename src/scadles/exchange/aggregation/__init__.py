@@ -1,5 +1,6 @@
 """How gradients become one: weights, the exchange, the learning-rate scale, BatchNorm statistics."""
 
+from scadles.exchange.aggregation.adaptive_rate import AdaptiveRate
 from scadles.exchange.aggregation.batchnorm import BatchNormStatistics
 from scadles.exchange.aggregation.buffers import ForwardBuffers
 from scadles.exchange.aggregation.dense import GradientExchange
@@ -10,6 +11,7 @@ __all__ = [
     "NOT_FINITE",
     "REJECTS_TOO_MUCH",
     "STREAM_ENDED",
+    "AdaptiveRate",
     "BatchNormStatistics",
     "ForwardBuffers",
     "GradientExchange",

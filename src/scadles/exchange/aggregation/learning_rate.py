@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from torch.optim import Adam, Adamax, AdamW, NAdam, Optimizer, RAdam
@@ -62,6 +62,21 @@ class LearningRate:
 
     def factor(self, total_batch: int, samples_before: int) -> float:
         """Return the factor for a step on ``total_batch`` samples after ``samples_before`` global samples."""
-        warmup = min(1.0, (samples_before + total_batch) / self.warmup_samples) if self.warmup_samples else 1.0
-        cuts = bisect_right(self.milestones, samples_before)
-        return self.batch_scale(total_batch) * warmup * self.gamma**cuts
+        warmup, cut = self._schedule(samples_before, samples_before + total_batch)
+        return self.batch_scale(total_batch) * warmup * cut
+
+    def take(self, total_batch: int, samples_before: int) -> tuple[float, float]:
+        """Return what the batch alone makes of the base rate of a step that is taken now, and the whole factor."""
+        return self.batch_scale(total_batch), self.factor(total_batch, samples_before)
+
+    def state(self) -> dict[str, float]:
+        """Return what is carried from step to step, for a checkpoint."""
+        return {}
+
+    def load(self, state: Mapping[str, float]) -> None:
+        """Go on from what :meth:`state` returned."""
+
+    def _schedule(self, before: float, after: float) -> tuple[float, float]:
+        """Return what warm-up and cuts make of the rate of a step between these two positions, in samples."""
+        warmup = min(1.0, after / self.warmup_samples) if self.warmup_samples else 1.0
+        return warmup, self.gamma ** bisect_right(self.milestones, before)
