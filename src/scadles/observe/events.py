@@ -173,6 +173,20 @@ class Notice(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RatioChange(Event):
+    """Another share of the gradient is sent from now on, by all devices.
+
+    Attributes:
+        ratio: that share; None for all of it.
+        why: in words.
+    """
+
+    kind: ClassVar[str] = "ratio"
+    ratio: float | None
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class WindowChange(Event):
     """Another window makes the batches from now on, on all devices.
 
@@ -337,6 +351,6 @@ EVENTS: dict[str, type[Event]] = {
     cls.kind: cls
     for cls in (
         *(Header, Thinned, Step, Evaluation, Rejection, Loss, StrayTarget, Notice, NonFinite, SetAside, Divergence),
-        *(WindowChange, CheckpointWritten, Resumed, InitialValues, Membership, Finished),
+        *(WindowChange, RatioChange, CheckpointWritten, Resumed, InitialValues, Membership, Finished),
     )
 }

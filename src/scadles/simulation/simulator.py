@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,17 @@ from scadles.device.step_cost import StepCost
 from scadles.errors import ConfigError
 from scadles.fabric import LocalFabric
 from scadles.models import Nothing
-from scadles.observe import InitialValues, Notice, Progress, Simulated, Summary, WindowChange, evenly, write_config
+from scadles.observe import (
+    InitialValues,
+    Notice,
+    Progress,
+    RatioChange,
+    Simulated,
+    Summary,
+    WindowChange,
+    evenly,
+    write_config,
+)
 from scadles.seeding import derive_seed
 from scadles.simulation.batchnorm import ClusterStatistics
 from scadles.simulation.charge import Charge
@@ -146,8 +157,8 @@ class Simulator:
         self._follow_divergence(done)
         self._run_statistics.steps += 1
         self._tell_of_outliers(done)
-        for said in self.learner.exchange.notices():
-            self._record.first(Notice(step=self.learner.step_number, time_s=self._cluster.now_s, message=said))
+        for ratio, why in self.learner.exchange.ratio_changes():
+            self._tell_of_ratio({"ratio": ratio, "why": why})
         self._run_statistics.lr_scale += done.result.lr_scale
         self._measure(done)
         if self._schedule.evaluation_due(self.learner):
@@ -187,6 +198,9 @@ class Simulator:
             self._statistics.swap()
         if (found := done.result.finding) is not None:
             self._record.diverges(done, found)
+
+    def _tell_of_ratio(self, said: dict[str, Any]) -> None:
+        self._record.all(RatioChange, lambda _: said, self._cluster.now_s)
 
     def _tell_of_outliers(self, done: StepDone) -> None:
         told = count_found(self._run_statistics.found, done.found)

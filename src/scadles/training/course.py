@@ -27,6 +27,7 @@ from scadles.observe import (
     Loss,
     NonFinite,
     Notice,
+    RatioChange,
     Rejection,
     Resumed,
     SetAside,
@@ -250,8 +251,9 @@ class Course:
         for message in self._device.intake.notices():
             self._emit(Notice, message=f"device {self.rank}: {message}")
         for message in self._learner.exchange.notices():
-            if self._tells_of_others:
-                self._emit(Notice, message=message)
+            self._emit(Notice, message=message)
+        for ratio, why in self._learner.exchange.ratio_changes():
+            self._emit(RatioChange, ratio=ratio, why=why)
 
     def _tell_of_outliers(self, set_aside: int) -> None:
         """Say whose gradients are unlike all others; of this device's own batch so many samples were set aside."""

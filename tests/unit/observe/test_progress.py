@@ -10,6 +10,7 @@ from scadles.observe import (
     NonFinite,
     Notice,
     Progress,
+    RatioChange,
     Rejection,
     Resumed,
     WindowChange,
@@ -73,6 +74,15 @@ def test_another_window_is_said_at_once_with_the_reason(wall, make_step):
     assert f"step 8: {why}" in lines
     assert "samples/s, window 0.5 s" in lines[-1]
     assert "window" not in lines[1]
+
+
+def test_another_ratio_is_said_at_once_with_the_reason(wall, make_step):
+    shower, out = shown()
+    why = "compression none -> 0.1, 1.73 times the progress a second"
+    with shower:
+        shower.update(make_step(1))
+        shower.update(RatioChange(step=8, time_s=8.0, ratio=0.1, why=why))
+    assert f"step 8: {why}" in out.getvalue().splitlines()
 
 
 def test_a_line_tells_what_matters(wall, make_step):

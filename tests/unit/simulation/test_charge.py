@@ -14,7 +14,7 @@ from scadles.exchange.reduction import (
     reply_bytes,
     split_volume,
 )
-from scadles.observe import Notice, RunFolder, events_path, read_events
+from scadles.observe import RatioChange, RunFolder, events_path, read_events
 from scadles.simulation import simulate
 
 BASE = {"devices": 3, "steps": 8, "stream": {"rates": [40, 12, 8]}, "model": "mlp", "picture": False}
@@ -166,8 +166,9 @@ def test_a_ratio_that_chooses_itself_is_charged_for_what_it_chose(tmp_path):
     ]
     assert run.summary.bytes_sent == 3 * sum(sent)
     events = read_events(events_path(tmp_path / "run", 0))
-    told = [event.message for event in events if isinstance(event, Notice)]
-    assert told[0].startswith("compression 0.1 -> ")
+    told = [event for event in events if isinstance(event, RatioChange)]
+    assert told[0].why.startswith("compression 0.1 -> ")
+    assert str(told[0].ratio) in found.ratios
 
 
 def test_with_a_fast_link_all_is_sent(tmp_path):

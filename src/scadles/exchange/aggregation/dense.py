@@ -303,6 +303,10 @@ class GradientExchange:
         """Return lines about the last steps for whoever looks at the run, each once."""
         return []
 
+    def ratio_changes(self) -> list[tuple[float | None, str]]:
+        """Return each change of the share of the gradient that is sent, None for all of it, and why; each once."""
+        return []
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the tensors and numbers that a checkpoint must hold for the next step to be the same."""
         judged = {} if self._folding is None else self._folding.state()

@@ -72,7 +72,7 @@ class RatioGate:
         why: the same, with them.
         noise_s: seconds in which streams bring as many samples as the noise scale has, where the window follows what a
             step costs, infinite where that is not known yet; None where the window is fixed.
-        changes: what was changed to what, and why; to be told, and then taken out.
+        changes: another ratio and why it is taken, each time; to be told, and then taken out.
     """
 
     def __init__(self, lag: float, window_s: float = 0.0, margin: float = 0.03, retry_steps: int = 100) -> None:
@@ -83,7 +83,7 @@ class RatioGate:
         self._one_lag = lag
         self._margin = margin
         self._retry_steps = retry_steps
-        self.changes: list[str] = []
+        self.changes: list[tuple[float | None, str]] = []
         self.noise_s: float | None = None
         self.reason = self.why = f"{_name(_FIRST)}, to see what it takes"
         self.level = self._home = _FIRST
@@ -202,7 +202,8 @@ class RatioGate:
             self._go(best)
             self._explain(levels, sizes)
             by = f", {gain:.2f} times the progress a second" if math.isfinite(gain) else ""
-            self.changes.append(f"compression {_name(before)} -> {_name(best)}{by}: {self.why}")
+            said = f"compression {_name(before)} -> {_name(best)}{by}: {self.why}"
+            self.changes.append((RATIOS[best], said))
         elif self.level != self._home:
             self.level = self._home
             self._explain(levels, sizes)

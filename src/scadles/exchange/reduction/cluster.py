@@ -74,8 +74,8 @@ class ClusterExchange(GradientExchange):
         for compressor in self.compressors:
             compressor.heed(noise_s)
 
-    def notices(self) -> list[str]:
-        said, *_ = [compressor.notices() for compressor in self.compressors]
+    def ratio_changes(self) -> list[tuple[float | None, str]]:
+        said, *_ = [compressor.ratio_changes() for compressor in self.compressors]
         return said
 
     def introduce(self, device: int, source: int) -> None:

@@ -114,11 +114,14 @@ class CompressedExchange(GradientExchange):
         self.compressor.heed(noise_s)
 
     def notices(self) -> list[str]:
-        reducer, said = self.compressor.reducer, self.compressor.notices()
+        reducer = self.compressor.reducer
         if not isinstance(reducer, HubReducer):
-            return said
-        lost, reducer.notices = reducer.notices, []
-        return lost + said
+            return []
+        said, reducer.notices = reducer.notices, []
+        return said
+
+    def ratio_changes(self) -> list[tuple[float | None, str]]:
+        return self.compressor.ratio_changes()
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, numbers = self.compressor.state()

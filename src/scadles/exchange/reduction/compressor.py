@@ -221,8 +221,8 @@ class Compressor:
         if self._gates.ratio is not None:
             self._gates.ratio.noise_s = noise_s
 
-    def notices(self) -> list[str]:
-        """Return what was changed since the last time, in words."""
+    def ratio_changes(self) -> list[tuple[float | None, str]]:
+        """Return another ratio and why it is taken, as often as that has happened since the last time."""
         if self._gates.ratio is None:
             return []
         said, self._gates.ratio.changes = self._gates.ratio.changes, []

@@ -79,8 +79,10 @@ def test_it_says_what_it_changes_and_why():
     taken = drive(gate, Fleet(20e6), 60)
     assert taken[-1] == 0.01
     assert gate.reason == "0.01 buys most"
-    assert gate.changes[0].startswith("compression 0.1 -> 0.01, 1.")
-    assert gate.changes[0].split(": ", 1)[1].startswith("0.01 buys most, in dense steps a second: ")
+    ratio, said = gate.changes[0]
+    assert ratio == 0.01
+    assert said.startswith("compression 0.1 -> 0.01, 1.")
+    assert said.split(": ", 1)[1].startswith("0.01 buys most, in dense steps a second: ")
     assert "(0.01: 0.108 s a step, 110 steps late) against " in gate.why
     assert "(none: 1.7 s a step, 0 steps late)" in gate.why
 

@@ -466,10 +466,10 @@ def test_the_ratio_that_is_chosen_follows_the_link_and_nothing_is_lost(in_thread
             chosen.append(exchange.compressor.ratio)
             took.append((exchange._coding_s, exchange._transfer_s))
         kept = exchange.state()[0]["feedback/residual"].double()
-        return sums, chosen, took, kept, exchange.compressor.ratios, exchange.notices()
+        return sums, chosen, took, kept, exchange.compressor.ratios, exchange.ratio_changes()
 
     apart = in_threads(TimedFabric.create(3, deadline_s=30.0), work)
-    sums, chosen, took, _, ratios, notices = apart[0]
+    sums, chosen, took, _, ratios, changes = apart[0]
     for other in apart[1:]:
         assert other[1:3] == (chosen, took)
         assert all(torch.equal(mine, theirs) for mine, theirs in zip(other[0], sums, strict=True))
@@ -482,7 +482,7 @@ def test_the_ratio_that_is_chosen_follows_the_link_and_nothing_is_lost(in_thread
     assert chosen[39] is None
     assert sum(ratios.values()) == len(BYTE_S)
     assert ratios["none"] == chosen.count(None)
-    assert any(notice.startswith("compression none -> ") for notice in notices)
+    assert any(why.startswith("compression none -> ") for _, why in changes)
 
     network = model()
     cluster = ClusterExchange(
@@ -499,7 +499,7 @@ def test_the_ratio_that_is_chosen_follows_the_link_and_nothing_is_lost(in_thread
         found = torch.cat([p.grad.flatten() for p in cluster.parameters]) * float(reports.weight.sum())
         torch.testing.assert_close(found.double(), sums[number], rtol=1e-5, atol=1e-4)
         assert cluster.compressor.ratio == chosen[number]
-    assert cluster.notices() == notices
+    assert cluster.ratio_changes() == changes
 
 
 def test_a_chosen_ratio_goes_on_from_a_checkpoint():
