@@ -102,6 +102,20 @@ def test_the_first_steps_vary_it_so_that_costs_can_be_told_apart():
     assert {window.of_step(step) for step in range(10, 50)} == {1.0}
 
 
+@pytest.mark.parametrize(("longest_s", "expected_s"), [(0.5, 1.0), (1.1, 1.1), (2.0, 1.2)])
+def test_it_is_not_varied_beyond_what_the_others_wait_for(longest_s, expected_s):
+    assert AutoWindow(1.0, rule(longest_s=longest_s)).of_step(5) == expected_s
+
+
+def test_what_a_device_may_not_take_is_not_said_to_be_worth_little():
+    window = AutoWindow(1.0, rule(maximum=20))
+    one_is_fast = Fleet(np.array([1000.0, 10.0]), np.zeros(2), np.zeros(2), 0.0)
+    said = window.follow(5, one_is_fast, Bounds(10.0, 9.0, 11.0))
+    assert said.endswith(
+        "95 % of the samples are dropped, as a device takes 20 a step at most (batch.max, buffer.capacity)"
+    )
+
+
 def test_it_goes_on_where_it_was_unless_the_settings_begin_elsewhere():
     window, _ = chosen()
     same, other = AutoWindow(1.0, rule()), AutoWindow(0.5, rule())
