@@ -56,6 +56,15 @@ def test_the_limit_is_found_and_told(simulate):
     assert summary.stream_limit_s < summary.time_to_target_s
 
 
+def test_training_that_diverges_for_good_is_no_success(simulate):
+    settings = ["--set", "steps=60", "--set", "lr.guard=true", "--set", "optimizer.lr=1e6"]
+    code, out, err = simulate("c.yaml", *settings, "--out", "run")
+    assert code == 1
+    assert "diverged" in out
+    assert "error: training has diverged again and again" in err
+    assert "Traceback" not in err
+
+
 @pytest.mark.parametrize(
     ("setting", "told"),
     [

@@ -33,17 +33,20 @@ def simulate(
 
         scadles simulate examples/digits.yaml --set cost.profile=pi4-wifi
 
-    The same seed gives the same summary and events, to the byte. Exit codes: 0 the run ended as it should, 2 a setting
-    cannot work.
+    The same seed gives the same summary and events, to the byte. Exit codes: 0 the run ended as it should, 1 training
+    has diverged for good (lr.guard), 2 a setting cannot work.
     """
     from scadles.config import load_config
     from scadles.observe import compare, default_folder
     from scadles.observe.console import plain_line
     from scadles.simulation import simulate as run_simulation
+    from scadles.training.tools import diverged
 
     checked = load_config(config, settings or [])
     run_dir = out or default_folder(checked.method)
-    run_simulation(checked, out=run_dir, quiet=quiet, limit=limit)
+    summary = run_simulation(checked, out=run_dir, quiet=quiet, limit=limit)
     if not quiet:
         compare([run_dir]).print()
         typer.echo(plain_line(f"run folder: {run_dir}"))
+    if summary.ended_by == "diverged":
+        raise diverged(run_dir)

@@ -37,8 +37,8 @@ def train(
 
         torchrun --nnodes 4 --node-rank 2 --rdzv-endpoint HOST:29500 -m scadles train CONFIG
 
-    Exit codes: 0 the run ended as it should, 2 a setting cannot work, 3 a device was lost, 130 and 143 stopped by
-    Ctrl-C and SIGTERM with a checkpoint.
+    Exit codes: 0 the run ended as it should, 1 it cannot go on, such as training that has diverged for good (lr.guard),
+    2 a setting cannot work, 3 a device was lost, 130 and 143 stopped by Ctrl-C and SIGTERM with a checkpoint.
     """
     from scadles.config import load_config
 
