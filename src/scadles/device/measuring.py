@@ -35,7 +35,7 @@ class Measured(NamedTuple):
         step_s, sample_s: what a step costs it to compute, and each sample in it; negative where it does not know.
         exchange_s: seconds from when the last gradient of all is ready until it has taken the step.
         share: what measurements cost it, as a share of a step: the median of the last three, so that one which had to
-            wait for something else says nothing.
+            wait for something else says nothing; 0 before, as the first ones are slow in their own way.
     """
 
     batch: float = 0.0
@@ -113,7 +113,8 @@ class Measuring:
         """
         batch, mine = self._of(step, number)
         line = cost.line() if cost.is_known else (_UNKNOWN, _UNKNOWN)
-        square, share = float(mine.square().sum()) if batch else 0.0, median_low(self._shares or [0.0])
+        square = float(mine.square().sum()) if batch else 0.0
+        share = median_low(self._shares) if len(self._shares) == _SHARES_KEPT else 0.0
         return Measured(batch, square, rate_hz, *line, cost.exchange_s, share)
 
     def total(self, step: int, numbers: Iterable[int]) -> Tensor:

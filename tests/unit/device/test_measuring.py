@@ -89,9 +89,11 @@ def test_measuring_takes_at_most_one_percent_of_the_time(share, expected):
 
 def test_a_measurement_that_had_to_wait_once_says_nothing_of_what_they_cost():
     one = make()
-    for share in (5.0, 0.002, 0.001):
+    said = []
+    for share in (5.0, 0.002, 0.001, 0.4):
         one.took(share)
-    assert one.row(2, 0, 25.0, cost_of(1.0)).share == 0.002
+        said.append(one.row(2, 0, 25.0, cost_of(1.0)).share)
+    assert said == [0.0, 0.0, 0.002, 0.002]
 
 
 def test_numbers_that_are_none_are_no_measurement():
