@@ -215,6 +215,11 @@ CONFIGS = {
         "batch": {"min": 4, "window": "auto", "step_cost_s": 0.1},
         "compression": {"ratio": 0.1, "gate": "norm", "delta": 0.8, "values": "float32"},
     },
+    "window and ratio auto": {
+        "model": "mlp",
+        "batch": {"min": 4, "window": "auto", "step_cost_s": 0.1},
+        "compression": {"ratio": "auto", "values": "float32", "reduction": "split"},
+    },
     "held out": {
         "model": "mlp",
         "evaluation": {"on": "holdout", "holdout_every": 4, "holdout_samples": 60},

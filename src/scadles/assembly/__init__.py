@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from scadles.assembly.exchange import build_exchange, build_report_check
+from scadles.assembly.exchange import build_exchange, build_report_check, compressors_of
 from scadles.assembly.injection import build_injection, build_sample_exchange, build_senders, injects
 from scadles.assembly.optimizer import build_optimizer
 from scadles.assembly.streams import build_late_source, build_source
@@ -130,7 +130,7 @@ def build_rule(config: RunConfig) -> BatchRule:
     return rule
 
 
-def build_measuring(config: RunConfig) -> Measuring | None:
+def build_measuring(config: RunConfig, exchange: GradientExchange) -> Measuring | None:
     """Return what is measured of steps; None where nothing goes by that."""
     batch, fabric = config.batch, config.fabric
     if batch.window == "fixed":
@@ -142,7 +142,9 @@ def build_measuring(config: RunConfig) -> Measuring | None:
         keeps_all=config.buffer.policy == "persistence",
         longest_s=fabric.deadline_s * config.clock.speed * _DEADLINE_SHARE,
     )
-    return Measuring(AutoWindow(batch.window_s, rule))
+    compressors = compressors_of(exchange) if config.compression.ratio == "auto" else ()
+    # the batch for which the learning rate is meant is one that somebody found of use
+    return Measuring(AutoWindow(batch.window_s, rule), compressors, noise_guess=batch.size * config.devices)
 
 
 def build_holdout(config: RunConfig) -> Holdout | None:
@@ -201,7 +203,7 @@ def build_learner(
     exchange: GradientExchange,
 ) -> Learner:
     """Return model, optimizer and the rules of training them."""
-    measuring = build_measuring(config)
+    measuring = build_measuring(config, exchange)
     rate = build_learning_rate(config, optimizer, measuring)
     clip_norm = config.optimizer.clip_norm
     prepare = RunningStatistics(dataset) if config.data.normalize == "running" else dataset.prepare

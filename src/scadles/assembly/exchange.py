@@ -90,6 +90,13 @@ def build_exchange(config: RunConfig, parameters: Sequence[Parameter], fabric: F
     return GradientExchange(parameters, *ends, bucket_bytes, keeps=keeps, folding=folding)
 
 
+def compressors_of(exchange: GradientExchange) -> Sequence[Compressor]:
+    """Return what compresses for the devices of this process; nothing where nobody compresses."""
+    if isinstance(exchange, ClusterExchange):
+        return exchange.compressors
+    return [exchange.compressor] if isinstance(exchange, CompressedExchange) else []
+
+
 def build_judge(config: RunConfig) -> Judge | None:
     """Return what judges the gradients of each step; None where they are accepted as they are."""
     return None if config.aggregation.outliers == "accept" else Judge(config.aggregation.outliers)

@@ -215,8 +215,6 @@ class Learner:
         self.samples_seen += total
         self.step_number += 1
         self.time_s += float(reports.elapsed_s[0])
-        if self.measuring is not None:
-            self.exchange.heed(self.measuring.noise_s)
         slowest = int(reports.ready_s.argmax())
         return StepResult(
             total_batch=total,

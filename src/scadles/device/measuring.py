@@ -12,10 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scadles.device.joint_choice import JointChoice
 from scadles.device.pace import Fleet
 from scadles.device.step_cost import StepCost
 from scadles.device.window import AutoWindow
 from scadles.exchange.aggregation.noise_scale import SKETCH_SIZE, NoiseScale, sketch
+from scadles.exchange.reduction import Compressor
 
 _FIRST = 2  # the step before is slow in its own way
 _INTERVALS = (2, 10), (5, 50), (20, math.inf)  # steps between measurements, until which step
@@ -59,6 +61,8 @@ class Measuring:
 
     Args:
         window: follows what is measured; None where it is fixed.
+        compressors: of the devices of this process, where they choose ratios beside the window.
+        noise_guess: the noise scale, as long as nobody knows, by which both are chosen at first.
 
     Attributes:
         noise: of gradients.
@@ -66,10 +70,14 @@ class Measuring:
         due: the next step of which something is measured.
     """
 
-    def __init__(self, window: AutoWindow | None = None) -> None:
+    def __init__(
+        self, window: AutoWindow | None = None, compressors: Sequence[Compressor] = (), noise_guess: float = 1.0
+    ) -> None:
         self.noise = NoiseScale()
         self.window = window
-        self._rate_hz = 0.0
+        self._compressors = compressors
+        self._noise_guess = noise_guess
+        self._joint: JointChoice | None = None
         self.due = _FIRST
         self._shares: deque[float] = deque(maxlen=_SHARES_KEPT)
         self._sketches: dict[int, tuple[int, Tensor]] = {}
@@ -165,23 +173,34 @@ class Measuring:
         self.due = step + _interval(step, float(said["share"].max(initial=0.0)))
         if samples := said["batch"].sum():
             self.noise.observe(said["batch"], said["square"], float(np.square(total / samples).sum()))
-        self._rate_hz = float(said["rate_hz"].sum())
         known = said["step_s"] >= 0
         if self.window is None or not known.any():
             return None
         step_s, sample_s = (np.where(known, said[name], 0.0) for name in ("step_s", "sample_s"))
         fleet = Fleet(said["rate_hz"], step_s, sample_s, float(np.median(said["exchange_s"][known])))
+        if self._compressors and fleet.rates_hz.sum() > 0:
+            return self._choose_jointly(step, self.window, fleet)
         return self.window.follow(step, fleet, self.noise.bounds)
 
-    @property
-    def noise_s(self) -> float | None:
-        """In how many seconds streams bring as many samples as the noise scale has, where the window follows what steps
-        cost; infinite where that is not known.
-        """
-        if self.window is None:
-            return None
+    def _choose_jointly(self, step: int, window: AutoWindow, fleet: Fleet) -> str | None:
+        """Let ratios be compared at the best windows, and the window follow the ratio that is chosen."""
         bounds = self.noise.bounds
-        return bounds.value / self._rate_hz if bounds is not None and bounds.value >= 0 < self._rate_hz else math.inf
+        noise = self._noise_guess
+        if bounds is not None:
+            noise = bounds.value if math.isfinite(bounds.value) else max(noise, bounds.low)
+        self._share(JointChoice(window.rule, fleet, noise))
+        exchange_s = self._compressors[0].exchange_s
+        if exchange_s is None:
+            return None
+        fleet = fleet._replace(exchange_s=exchange_s)
+        if bounds is None and not window.changes:
+            return window.guess(step, fleet, noise)
+        return window.follow(step, fleet, bounds)
+
+    def _share(self, joint: JointChoice) -> None:
+        self._joint = joint
+        for compressor in self._compressors:
+            compressor.heed(joint)
 
     def describe(self) -> dict[str, float | None]:
         """Return the noise scale and its bounds as events have them; None for what nobody knows, or has no bound."""
@@ -192,7 +211,8 @@ class Measuring:
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint holds, as JSON."""
         window = self.window.state() if self.window is not None else None
-        return {"due": self.due, "noise": self.noise.state(), "rate_hz": self._rate_hz, "window": window}
+        joint = {} if self._joint is None else {"joint": self._joint.state()}
+        return {"due": self.due, "noise": self.noise.state(), "window": window, **joint}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from what :meth:`state` returned.
@@ -200,10 +220,12 @@ class Measuring:
         Raises:
             ValueError: it is nothing that :meth:`state` returns.
         """
-        self.due, self._rate_hz = int(state["due"]), float(state["rate_hz"])
+        self.due = int(state["due"])
         self.noise.load(state["noise"])
         if self.window is not None and state["window"] is not None:
             self.window.load(state["window"])
+            if self._compressors and "joint" in state:
+                self._share(JointChoice.of(self.window.rule, state["joint"]))
 
 
 def is_measured(number: int, devices: int) -> bool:

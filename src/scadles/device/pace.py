@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 _AS_GOOD = 0.999  # of what the best window buys
+_NOT_KEPT = 1e-9  # a sample a second buys, where everything must be kept and is not: less than whatever keeps all
 _SLACK = 1.05  # a queue shrinks again only where a step leaves time for it
 _SHORTEST_S, _LONGEST_S, _CANDIDATES = 0.01, 60.0, 200
 
@@ -88,6 +89,17 @@ class WindowRule:
         progress = found.batch / (found.batch + noise) if np.isfinite(noise) else found.batch
         return progress / (found.step_s + self.price_s)
 
+    def value(self, windows_s: np.ndarray, found: Pace, noise: float) -> np.ndarray:
+        """Return what windows are compared by, ``[n]``: their worth, of those that are allowed.
+
+        Where everything is to be kept and none keeps it, the one that keeps most is best.
+        """
+        value = self.worth(found, noise)
+        if self.keeps_all:
+            sustained = found.busy_s * _SLACK <= windows_s
+            value = np.where(sustained, value, 0.0) if sustained.any() else _NOT_KEPT * found.batch / found.step_s
+        return value
+
     def best(self, fleet: Fleet, noise: float) -> float:
         """Return the window in seconds that buys most.
 
@@ -101,10 +113,6 @@ class WindowRule:
             noise: the noise scale, in samples; infinite where a gradient is all noise.
         """
         windows = self.windows(fleet.rates_hz)
-        found = self.pace(windows, fleet)
-        value = self.worth(found, noise)
-        if self.keeps_all:
-            sustained = found.busy_s * _SLACK <= windows
-            value = np.where(sustained, value, 0.0) if sustained.any() else found.batch / found.step_s
+        value = self.value(windows, self.pace(windows, fleet), noise)
         # of windows that buy nearly the same, the shortest
         return float(windows[int(np.argmax(value >= value.max() * _AS_GOOD))])

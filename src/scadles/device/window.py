@@ -36,12 +36,13 @@ class AutoWindow:
         first_s: the one to begin with.
         changes: how often it was another one from then on.
         why: the last one was chosen, in words.
+        rule: as given.
     """
 
     def __init__(self, seconds: float, rule: WindowRule) -> None:
         self.seconds = self.first_s = seconds
         self.changes, self.why = 0, ""
-        self._rule = rule
+        self.rule = rule
         self._changed_at = -_CHANGED_EVERY
 
     def of_step(self, step: int) -> float:
@@ -62,7 +63,7 @@ class AutoWindow:
         if step - self._changed_at < _CHANGED_EVERY or not fleet.rates_hz.sum() > 0:
             return None
         bounds, before_s = bounds or _UNKNOWN, self.seconds
-        low_s, high_s = sorted(self._rule.best(fleet, noise) for noise in (bounds.low, bounds.high))
+        low_s, high_s = sorted(self.rule.best(fleet, noise) for noise in (bounds.low, bounds.high))
         aim_s = min(max(before_s, low_s), high_s)
         if max(aim_s / before_s, before_s / aim_s) < _NEAR or self._gain(before_s, aim_s, fleet, bounds) < _LEAST_GAIN:
             return None
@@ -77,21 +78,31 @@ class AutoWindow:
         noise = bounds.value
         if not math.isfinite(noise):  # where it may be anything: what it must be for this to be the way to go
             noise = bounds.low if aim_s < before_s else bounds.high
-        before, after = self._rule.worth(self._rule.pace(np.array([before_s, aim_s]), fleet), noise).tolist()
+        before, after = self.rule.worth(self.rule.pace(np.array([before_s, aim_s]), fleet), noise).tolist()
         return after / before if before > 0 else math.inf
 
-    def _reason(self, before_s: float, fleet: Fleet, bounds: Bounds) -> str:
-        found = self._rule.pace(np.array([before_s, self.seconds]), fleet)
+    def guess(self, step: int, fleet: Fleet, noise: float) -> str | None:
+        """Go all the way to what is best for a guessed noise scale; return why, None where the window stays."""
+        before_s, aim_s = self.seconds, self.rule.best(fleet, noise)
+        if max(aim_s / before_s, before_s / aim_s) < _NEAR:
+            return None
+        self.seconds, self._changed_at = aim_s, step
+        self.changes += 1
+        self.why = self._reason(before_s, fleet, Bounds(noise, 0.0, math.inf), "is not known and taken for")
+        return self.why
+
+    def _reason(self, before_s: float, fleet: Fleet, bounds: Bounds, how: str = "is") -> str:
+        found = self.rule.pace(np.array([before_s, self.seconds]), fleet)
         steps = found.step_s[0] / found.step_s[1] - 1
         said = (
             f"window {before_s:.3g} s -> {self.seconds:.3g} s: {100 * steps:+.0f} % steps a second, as a step costs "
             f"{found.busy_s[0]:.3g} s of computing and exchanging"
         )
         if math.isfinite(bounds.value):
-            before, after = self._rule.worth(found, bounds.value)
+            before, after = self.rule.worth(found, bounds.value)
             said += (
-                f", {100 * (after / before - 1):+.0f} % progress a second, as the noise scale is {bounds.value:,.0f} "
-                f"samples and the batch {found.batch[0]:,.0f}"
+                f", {100 * (after / before - 1):+.0f} % progress a second, as the noise scale {how} "
+                f"{bounds.value:,.0f} samples and the batch {found.batch[0]:,.0f}"
             )
         unused = 1 - found.batch[1] / (fleet.rates_hz.sum() * found.step_s[1])
         if unused > _UNUSED:

@@ -1,4 +1,4 @@
-import math
+import json
 
 import numpy as np
 import pytest
@@ -43,12 +43,39 @@ def test_all_that_devices_say_is_one_sum_from_which_each_learns_the_same():
     assert len({one.window.seconds for one in devices}) == 1
     assert devices[0].window.seconds > 1.5, "an exchange takes three seconds"
     assert devices[0].noise.bounds.value == pytest.approx(25, rel=0.2)  # 500 values of variance 1, of mean 0.2
-    assert devices[0].noise_s == devices[0].noise.bounds.value / (DEVICES * 25.0)
 
 
-def test_before_anything_is_measured_gradients_may_be_all_noise():
-    assert make().noise_s == math.inf
-    assert Measuring().noise_s is None
+class Compressor:
+    """Messages take so long; remembers what it is told of windows."""
+
+    def __init__(self, exchange_s):
+        self.exchange_s, self.windows = exchange_s, None
+
+    def heed(self, windows):
+        self.windows = windows
+
+
+def measure(one, step, exchange_s=3.0):
+    rows = np.array([one.row(step, number, 25.0, cost_of(exchange_s)) for number in range(DEVICES)])
+    return one.learn(step, rows, np.zeros(SKETCH_SIZE))
+
+
+def test_beside_ratios_the_window_goes_at_once_by_what_the_chosen_one_takes_and_a_guess():
+    compressor = Compressor(0.3)
+    one = Measuring(AutoWindow(4.0, WindowRule(minimum=1, maximum=1000)), [compressor], noise_guess=100.0)
+    said = measure(one, 2)
+    assert one.window.seconds == pytest.approx(0.43, rel=0.1)
+    assert "as the noise scale is not known and taken for 100 samples" in said
+    assert measure(one, 4) is None
+    other = Measuring(AutoWindow(4.0, WindowRule(minimum=1, maximum=1000)), [late := Compressor(0.3)])
+    other.load(json.loads(json.dumps(one.state())))
+    assert late.windows.at_best(1.0, 5.0, 100.0) == compressor.windows.at_best(1.0, 5.0, 100.0)
+
+
+def test_before_anybody_knows_what_messages_take_the_window_stays():
+    one = Measuring(AutoWindow(4.0, WindowRule(minimum=1, maximum=1000)), [Compressor(None)])
+    assert measure(one, 2) is None
+    assert one.window.seconds == 4.0
 
 
 def test_who_only_follows_adds_nothing():

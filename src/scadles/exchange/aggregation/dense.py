@@ -289,13 +289,6 @@ class GradientExchange:
         rows[:, : self.fields] = self._reports.detach().to("cpu", torch.float64).numpy()
         return Reports(rows)
 
-    def heed(self, noise_s: float | None) -> None:
-        """Take note of how many seconds of the streams the noise scale of the gradients is, for what goes by that.
-
-        Args:
-            noise_s: infinite where it is not known yet; None where the window of the stream is fixed.
-        """
-
     def forget(self) -> None:
         """Let go what is kept back of gradients, on all devices alike: the model has gone back to an earlier state."""
 

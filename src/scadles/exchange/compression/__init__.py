@@ -9,6 +9,7 @@ from scadles.exchange.compression.residual import ErrorFeedback, Feedback, Momen
 from scadles.exchange.compression.sampled import SampledTopK
 from scadles.exchange.compression.selection import ExactTopK, PerSlice, RandomK, Selector
 from scadles.exchange.compression.sparse import Sparse, squared_norm
+from scadles.exchange.compression.window_choice import AtBest, WindowChoice
 from scadles.exchange.compression.wire import (
     Encoded,
     EncodedDense,
@@ -23,6 +24,7 @@ from scadles.exchange.compression.wire import (
 
 __all__ = [
     "RATIOS",
+    "AtBest",
     "CostGate",
     "Encoded",
     "EncodedDense",
@@ -39,6 +41,7 @@ __all__ = [
     "Selector",
     "Sparse",
     "Times",
+    "WindowChoice",
     "WireError",
     "add_message",
     "budget_bytes",

@@ -12,6 +12,7 @@ from scadles.errors import ConfigError
 from scadles.exchange.compression.cost_gate import Took
 from scadles.exchange.compression.energy import KeptEnergy, lag_steps
 from scadles.exchange.compression.transfer_line import Timed, TransferLine
+from scadles.exchange.compression.window_choice import WindowChoice
 
 #: What a step may send of a gradient; None is all of it.
 RATIOS: tuple[float | None, ...] = (None, 0.1, 0.03, 0.01)
@@ -50,8 +51,8 @@ class RatioGate:
     steps, over a horizon H: as long again as the run has taken, and 100 dense steps at least. Where samples are waited
     for longer than the work takes there is nothing to gain, and all of the gradient is sent.
 
-    Where the window follows the work (:attr:`noise_s`), a faster step is on fewer samples: with B_n the noise scale and
-    S the rate of all streams, ``1 / (T + B_n / S)`` takes the place of ``1 / T``, and ``T = C + X``.
+    Where windows are chosen as well, ratios are compared at the best window of each instead: :attr:`windows` says what
+    comes of it.
 
     Times are those of the steps, of the median of the last five; those of a ratio that was not used lately lie on a
     line through what messages of other sizes took. Energies come from samples of the gradients. A tenth is sent at
@@ -70,8 +71,8 @@ class RatioGate:
         level: its place in :data:`RATIOS`.
         reason: why it is this one, without numbers.
         why: the same, with them.
-        noise_s: seconds in which streams bring as many samples as the noise scale has, where the window follows what a
-            step costs, infinite where that is not known yet; None where the window is fixed.
+        windows: what comes of the best windows, where these are chosen as well; None where the window is fixed, and at
+            first.
         changes: another ratio and why it is taken, each time; to be told, and then taken out.
     """
 
@@ -84,7 +85,7 @@ class RatioGate:
         self._margin = margin
         self._retry_steps = retry_steps
         self.changes: list[tuple[float | None, str]] = []
-        self.noise_s: float | None = None
+        self.windows: WindowChoice | None = None
         self.reason = self.why = f"{_name(_FIRST)}, to see what it takes"
         self.level = self._home = _FIRST
         self._elapsed_s = 0.0
@@ -131,22 +132,25 @@ class RatioGate:
 
     def seconds(self, level: int, sizes: Sequence[float]) -> float:
         """Return what a step takes or would take."""
-        return self._with_waiting(median_low(self._compute) + self._exchange(level, sizes).seconds)
+        exchange_s = self._exchange(level, sizes).seconds
+        if self.windows is not None:
+            return self.windows.at_best(exchange_s, 0.0, self._elapsed_s).step_s
+        return max(self._pace_s, median_low(self._compute) + exchange_s)
 
-    def _with_waiting(self, work_s: float) -> float:
-        return max(self._pace_s, work_s) if self.noise_s is None else work_s
+    def exchange_s(self, sizes: Sequence[float]) -> float | None:
+        """Return what coding and messages of the ratio in use take; None as long as nobody knows."""
+        return self._exchange(self._home, sizes).seconds if self._took[self._measured] else None
 
     def value(self, level: int, sizes: Sequence[float]) -> float:
-        """Return the progress a second, in dense steps."""
-        return self._progress(level, self.seconds(level, sizes), sizes)
+        """Return the progress a second, in dense steps, or where windows are chosen as well in those without noise."""
+        return self._progress(level, self._exchange(level, sizes).seconds, sizes)
 
-    def _progress(self, level: int, seconds: float, sizes: Sequence[float]) -> float:
-        seconds = max(seconds, 1e-9)
+    def _progress(self, level: int, exchange_s: float, sizes: Sequence[float]) -> float:
+        if self.windows is not None:
+            return self.windows.at_best(exchange_s, self._lag(level), self._elapsed_s).progress
+        seconds = max(self._pace_s, median_low(self._compute) + exchange_s, 1e-9)
         horizon_s = max(self._elapsed_s, _LEAST_AHEAD * self.seconds(0, sizes), 1e-9)
-        in_time = max(1 - self._lag(level) * seconds / horizon_s, 0.0)
-        if self.noise_s is None:
-            return in_time / seconds
-        return in_time / (seconds + self.noise_s) if math.isfinite(self.noise_s) else in_time
+        return max(1 - self._lag(level) * seconds / horizon_s, 0.0) / seconds
 
     def _lag(self, level: int) -> float:
         return lag_steps(self._kept.share(level), self._one_lag)
@@ -240,8 +244,7 @@ class RatioGate:
         """
         coding_s = self._exchange(level, sizes).coding_s
         transfer_s = self._exchange(self._home, sizes).transfer_s if level < self._home else 0.0
-        least_s = self._with_waiting(median_low(self._compute) + coding_s + transfer_s)
-        return self._progress(level, least_s, sizes)
+        return self._progress(level, coding_s + transfer_s, sizes)
 
     def _explain(self, levels: Sequence[int], sizes: Sequence[float]) -> None:
         self.reason = f"{_name(self._home)} buys most"
@@ -250,7 +253,7 @@ class RatioGate:
             f"{self._lag(one):.0f} steps late)"
             for one in sorted(levels, key=lambda level: level != self._home)
         ]
-        of_what = "dense" if self.noise_s is None else "noiseless"
+        of_what = "dense" if self.windows is None else "noiseless"
         ways = " against ".join(each[:2]) + "".join(f", {way}" for way in each[2:])
         self.why = f"{self.reason}, in {of_what} steps a second: {ways}"
 
@@ -261,7 +264,7 @@ class RatioGate:
         took = [[list(one) for one in each] for each in self._took]
         line = [self._line.latency_s, self._line.byte_s]
         anchor = None if self._anchor is None else list(self._anchor)
-        said = {"noise_s": self.noise_s, "level": self.level, "reason": self.reason, "why": self.why}
+        said = {"level": self.level, "reason": self.reason, "why": self.why}
         kept = self._kept.state()
         return {**numbers, **lists, **said, "took": took, "line": line, "anchor": anchor, "kept": kept}
 
@@ -270,7 +273,6 @@ class RatioGate:
         for name in _NUMBERS:
             setattr(self, f"_{name}", state[name])
         self._kept.load(state["kept"])
-        self.noise_s = state["noise_s"]
         self.level, self.reason, self.why = state["level"], state["reason"], state["why"]
         self._seen = list(state["seen"])
         self._compute = deque(state["compute"], _REMEMBERED)

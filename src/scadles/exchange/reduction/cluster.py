@@ -70,10 +70,6 @@ class ClusterExchange(GradientExchange):
         """The first device's: all decide alike."""
         return self.compressors[0]
 
-    def heed(self, noise_s: float | None) -> None:
-        for compressor in self.compressors:
-            compressor.heed(noise_s)
-
     def ratio_changes(self) -> list[tuple[float | None, str]]:
         said, *_ = [compressor.ratio_changes() for compressor in self.compressors]
         return said

@@ -110,9 +110,6 @@ class CompressedExchange(GradientExchange):
             self._used.take_up(presence)
         return reports
 
-    def heed(self, noise_s: float | None) -> None:
-        self.compressor.heed(noise_s)
-
     def notices(self) -> list[str]:
         reducer = self.compressor.reducer
         if not isinstance(reducer, HubReducer):

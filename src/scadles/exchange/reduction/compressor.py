@@ -14,7 +14,7 @@ from torch import Tensor
 
 from scadles.errors import CheckpointError
 from scadles.exchange.aggregation import Report, Reports
-from scadles.exchange.compression import RATIOS, Feedback, Times, energy, squared_norm
+from scadles.exchange.compression import RATIOS, Feedback, Times, WindowChoice, energy, squared_norm
 from scadles.exchange.reduction.contract import Reduction, SparseReducer
 from scadles.exchange.reduction.gates import Gates, OncePerStep
 from scadles.exchange.reduction.volumes import Volume, dense_volume, summed_volume
@@ -216,10 +216,15 @@ class Compressor:
         """The ratio of the next step, where a gate chooses; None where it sends everything."""
         return None if self._gates.ratio is None else self._gates.ratio.ratio
 
-    def heed(self, noise_s: float | None) -> None:
-        """Let the ratio be chosen by this noise scale, as in :attr:`.RatioGate.noise_s`."""
+    @property
+    def exchange_s(self) -> float | None:
+        """What coding and messages take at the ratio that is chosen; None where none is, or nobody knows yet."""
+        return None if self._gates.ratio is None else self._gates.ratio.exchange_s(self._sizes)
+
+    def heed(self, windows: WindowChoice) -> None:
+        """Let ratios be compared at the best window of each, where both are chosen."""
         if self._gates.ratio is not None:
-            self._gates.ratio.noise_s = noise_s
+            self._gates.ratio.windows = windows
 
     def ratio_changes(self) -> list[tuple[float | None, str]]:
         """Return another ratio and why it is taken, as often as that has happened since the last time."""

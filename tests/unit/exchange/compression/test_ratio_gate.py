@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scadles.errors import ConfigError
-from scadles.exchange.compression import RATIOS, RatioGate, Times, energy
+from scadles.exchange.compression import RATIOS, AtBest, RatioGate, Times, energy
 from scadles.exchange.compression.energy import KeptEnergy, lag_steps
 from scadles.exchange.compression.transfer_line import Timed, TransferLine
 
@@ -142,14 +142,24 @@ def test_a_slow_moment_changes_nothing():
     assert len(gate.changes) == 1
 
 
-@pytest.mark.parametrize(("noise_s", "best"), [(math.inf, None), (100.0, None), (0.0, 0.01)])
-def test_where_the_window_follows_faster_steps_are_worth_less_the_noisier_gradients_are(noise_s, best):
-    """They are on fewer samples; and a window does not end where work would."""
+class AsLongAsTheWork:
+    """Windows that end with the work, of streams that bring as many samples as the noise scale has in ``noise_s``."""
+
+    def __init__(self, noise_s):
+        self.noise_s = noise_s
+
+    def at_best(self, exchange_s, lag, elapsed_s):
+        step_s = 0.1 + exchange_s
+        return AtBest(max(1 - lag * step_s / max(elapsed_s, 200.0), 0.0) / (step_s + self.noise_s), step_s, step_s)
+
+
+@pytest.mark.parametrize(("noise_s", "best"), [(1000.0, None), (0.0, 0.01)])
+def test_where_windows_are_chosen_too_faster_steps_are_worth_less_the_noisier_gradients_are(noise_s, best):
+    """They are on fewer samples; and the present window does not matter."""
     gate, fleet = RatioGate(LAG, window_s=5.0), Fleet(3e7)
-    gate.noise_s = noise_s
+    gate.windows = AsLongAsTheWork(noise_s)
     assert drive(gate, fleet, 60)[-1] == best
-    gate.load(json.loads(json.dumps(gate.state())))
-    assert gate.noise_s == noise_s
+    assert "in noiseless steps a second" in gate.why
 
 
 def test_energy_that_is_spread_makes_small_ratios_dear():
