@@ -50,7 +50,7 @@ class AutoWindow:
 
         A longer one only as far as the rule allows: others do not wait longer for a device.
         """
-        return min(self.seconds * _VARIED.get(step, 1.0), max(self.seconds, self._rule.longest_s))
+        return min(self.seconds * _VARIED.get(step, 1.0), max(self.seconds, self.rule.longest_s))
 
     def follow(self, step: int, fleet: Fleet, bounds: Bounds | None) -> str | None:
         """Go towards what is best after a step; return why the window changes, None where it does not.
@@ -107,9 +107,9 @@ class AutoWindow:
         unused = 1 - found.batch[1] / (fleet.rates_hz.sum() * found.step_s[1])
         if unused > _UNUSED:
             said += f"; {100 * unused:.0f} % of the samples are dropped, "
-            many = fleet.rates_hz * self.seconds > self._rule.maximum
+            many = fleet.rates_hz * self.seconds > self.rule.maximum
             said += (
-                f"as a device takes {self._rule.maximum:,} a step at most (batch.max, buffer.capacity)"
+                f"as a device takes {self.rule.maximum:,} a step at most (batch.max, buffer.capacity)"
                 if fleet.rates_hz[many].sum() * 2 > fleet.rates_hz.sum()
                 else "which are worth less than their time"
             )
