@@ -36,8 +36,8 @@ class LossWatch:
     >>> watch = LossWatch()
     >>> any(watch.look(loss) for loss in [1.0, 0.9, 1.1] * 10)
     False
-    >>> [watch.look(loss) for loss in (3.0, 3.1, 2.9, 3.0, 3.0)]
-    [False, False, False, False, True]
+    >>> [watch.look(loss) for loss in (3.0, 3.1, 2.9)]
+    [False, False, True]
     """
 
     def __init__(self) -> None:
