@@ -273,6 +273,11 @@ class RunConfig(Section):
                 f"compression.momentum = {momentum:g}: one device sends nothing, and nothing would have momentum; set "
                 "devices to more, or compression.momentum to null and optimizer.momentum instead"
             )
+        if self.compression.ratio == "auto" and self.model == "none":
+            raise ValueError(
+                "compression.ratio = auto: model = none has no gradients to tell by what a ratio leaves out; set "
+                "a number, 0.1 say, or a model"
+            )
         if self.compression.ratio is not None and self.fabric.overlap == "on":
             raise ValueError(
                 f"fabric.overlap = on: with compression.ratio {self.compression.ratio} a gradient is compressed as a "

@@ -370,6 +370,10 @@ class TestCompression:
                 "compression.momentum = 0.9: one device sends nothing, and nothing would have momentum",
             ),
             (
+                {"model": "none", "compression": {"ratio": "auto"}},
+                "compression.ratio = auto: model = none has no gradients to tell by what a ratio leaves out; set a number",
+            ),
+            (
                 {"fabric": {"overlap": "on"}, "compression": {"ratio": "auto"}},
                 "fabric.overlap = on: with compression.ratio auto a gradient is compressed as a whole",
             ),

@@ -250,7 +250,7 @@ class RatioGate:
         self.reason = f"{_name(self._home)} buys most"
         each = [
             f"{self.value(one, sizes):.3g} ({_name(one)}: {self.seconds(one, sizes):.3g} s a step, "
-            f"{self._lag(one):.0f} steps late)"
+            + (f"{lag:.0f} steps late)" if math.isfinite(lag := self._lag(one)) else "nobody knows yet how late)")
             for one in sorted(levels, key=lambda level: level != self._home)
         ]
         of_what = "dense" if self.windows is None else "noiseless"
