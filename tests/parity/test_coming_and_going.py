@@ -108,6 +108,12 @@ CONFIGS = {
         "buffer": {"policy": "persistence"},
         "stream": {"labels": {"url": "replay://?delay_s=1.5", "wait_s": 1}},
     },
+    "rate auto": {
+        "model": "mlp",
+        "batch": {"min": 4},
+        "optimizer": {"lr": 0.005, "momentum": 0.667},
+        "lr": {"rate": "auto"},
+    },
     "adascale": {"model": "mlp", "batch": {"min": 4, "size": 4}, "lr": {"scaling": "adascale", "milestones": [200]}},
     "window auto": {"model": "mlp", "batch": {"min": 4, "window": "auto", "step_cost_s": 0.05}},
     "diverging": {"model": "mlp", "optimizer": {"lr": 20}, "lr": {"guard": True}},

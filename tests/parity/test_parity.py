@@ -24,7 +24,7 @@ from scadles.assembly.exchange import build_tail_check
 from scadles.assembly.hub import build_hub_fold
 from scadles.config import load_config
 from scadles.fabric.hub import Hub, HubFabric
-from scadles.observe import CheckpointWritten, Divergence, Header, WindowChange, events_path, read_events
+from scadles.observe import CheckpointWritten, Divergence, Header, RateChange, WindowChange, events_path, read_events
 from scadles.simulation import simulate
 from scadles.structures import answer
 from scripted_ratio import follow_the_script
@@ -197,6 +197,20 @@ CONFIGS = {
         "model": "cnn",
         "batch": {"min": 4, "size": 4, "window": "auto", "step_cost_s": 0.05},
         "lr": {"scaling": "adascale"},
+    },
+    "rate auto": {
+        "model": "mlp",
+        "stream": {"profile": "poisson", "rates": [160, 60, 120, 0]},
+        "batch": {"min": 4},
+        "optimizer": {"lr": 0.005, "momentum": 0.667},
+        "lr": {"rate": "auto"},
+    },
+    "rate and window auto, compressed": {
+        "model": "cnn",
+        "batch": {"min": 4, "window": "auto", "step_cost_s": 0.1},
+        "optimizer": {"momentum": 0.667},
+        "lr": {"rate": "auto", "guard": True},
+        "compression": {"ratio": 0.1, "gate": "norm", "delta": 0.8, "values": "float32"},
     },
     "window auto": {"model": "mlp", "batch": {"min": 4, "window": "auto", "step_cost_s": 0.05}},
     "window auto, persistence": {
@@ -584,6 +598,17 @@ def test_a_simulation_tells_the_same_story(whole, simulated, name):
                 expected, allowed = getattr(other, field), rounding.get(field)
                 expected = pytest.approx(expected, **allowed) if allowed and expected is not None else expected
                 assert getattr(event, field) == expected, (event.kind, field)
+
+
+@pytest.mark.parametrize("name", ["rate auto"])
+def test_all_choose_the_same_rate_and_say_why(whole, name):
+    (*_, folder) = whole(name)
+    changes = [
+        [(event.step, event.factor, event.why) for event in told(folder, device) if isinstance(event, RateChange)]
+        for device in range(DEVICES)
+    ]
+    assert changes[0], "the rate changes within these steps"
+    assert changes == [changes[0]] * DEVICES
 
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name.startswith("window auto")])

@@ -32,6 +32,7 @@ from scadles.device.managed import find_parameters
 from scadles.device.measuring import Measuring
 from scadles.device.optimizers import JointOptimizer, adopt
 from scadles.device.pace import WindowRule
+from scadles.device.rate import AutoRate
 from scadles.device.sliding_sums import SlidingSums
 from scadles.device.transform import Transform
 from scadles.device.window import AutoWindow
@@ -130,11 +131,11 @@ def build_rule(config: RunConfig) -> BatchRule:
     return rule
 
 
-def build_measuring(config: RunConfig, exchange: GradientExchange) -> Measuring | None:
+def build_measuring(config: RunConfig, exchange: GradientExchange, optimizer: Optimizer) -> Measuring | None:
     """Return what is measured of steps; None where nothing goes by that."""
-    batch, fabric = config.batch, config.fabric
+    batch, fabric, rate = config.batch, config.fabric, _build_rate(config, optimizer)
     if batch.window == "fixed":
-        return Measuring() if config.lr.scaling == "adascale" else None
+        return Measuring(rate=rate) if rate is not None or config.lr.scaling == "adascale" else None
     rule = WindowRule(
         min(batch.min, config.buffer.capacity),
         min(batch.max, config.buffer.capacity),
@@ -144,7 +145,20 @@ def build_measuring(config: RunConfig, exchange: GradientExchange) -> Measuring 
     )
     compressors = compressors_of(exchange) if config.compression.ratio == "auto" else ()
     # the batch for which the learning rate is meant is one that somebody found of use
-    return Measuring(AutoWindow(batch.window_s, rule), compressors, noise_guess=batch.size * config.devices)
+    return Measuring(AutoWindow(batch.window_s, rule), compressors, noise_guess=batch.size * config.devices, rate=rate)
+
+
+def _build_rate(config: RunConfig, optimizer: Optimizer) -> AutoRate | None:
+    if config.lr.rate == "fixed":
+        return None
+    several = optimizer.optimizers if isinstance(optimizer, JointOptimizer) else (optimizer,)
+    if any(scaling_for(one) == "sqrt" for one in several):
+        raise ConfigError(
+            "lr.rate = auto: Adam and its kin make steps of the same length whatever gradients are, which do not tell "
+            "their best rate; set optimizer.name to sgd, or lr.rate to fixed"
+        )
+    asked = [float(group["lr"]) for group in optimizer.param_groups]
+    return AutoRate(_momentum(optimizer, config.compression.momentum or 0.0), asked)
 
 
 def build_holdout(config: RunConfig) -> Holdout | None:
@@ -203,7 +217,7 @@ def build_learner(
     exchange: GradientExchange,
 ) -> Learner:
     """Return model, optimizer and the rules of training them."""
-    measuring = build_measuring(config, exchange)
+    measuring = build_measuring(config, exchange, optimizer)
     rate = build_learning_rate(config, optimizer, measuring)
     clip_norm = config.optimizer.clip_norm
     prepare = RunningStatistics(dataset) if config.data.normalize == "running" else dataset.prepare

@@ -111,6 +111,11 @@ class LearningRateConfig(Section):
         description="with the global batch; auto: sqrt for Adam and its kin, linear otherwise; adascale: by what the "
         "batch is worth, as measured in the run",
     )
+    rate: Literal["fixed", "auto"] = Field(
+        default="fixed",
+        description="auto: doubled and halved from optimizer.lr on, by how gradients of steps in a row agree; for one "
+        "that is low",
+    )
     warmup_samples: int = Field(default=0, ge=0, description="global samples over which the rate grows from 0")
     milestones: tuple[int, ...] = Field(default=(), description="global samples after which the rate is cut")
     gamma: float = Field(default=0.2, gt=0, le=1, description="factor of each cut")
@@ -123,4 +128,9 @@ class LearningRateConfig(Section):
     def _ascending(self) -> Self:
         if not ascending((0, *self.milestones)):
             raise ValueError(f"milestones {list(self.milestones)} must be ascending sample counts")
+        if self.rate == "auto" and (self.milestones or self.warmup_samples):
+            raise ValueError(
+                "rate = auto begins with the rate that was asked for, and raises and cuts it itself: leave out "
+                "warmup_samples and milestones, or set rate to fixed"
+            )
         return self

@@ -247,6 +247,8 @@ class RunConfig(Section):
             named, instead = "batch.window = auto", "batch.window to fixed and batch.window_s to what suits you"
         elif self.lr.scaling == "adascale":
             named, instead = "lr.scaling = adascale", "lr.scaling to auto"
+        elif self.lr.rate == "auto":
+            named, instead = "lr.rate = auto", "lr.rate to fixed"
         else:
             return self
         if self.devices == 1 and "devices" in self.model_fields_set:

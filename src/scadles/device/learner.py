@@ -206,6 +206,8 @@ class Learner:
             scale, factor = self.learning_rate.take(total, self.samples_seen)
             if self.divergence is not None:
                 factor *= self.divergence.factor
+            if self.measuring is not None:
+                factor *= self.measuring.rate_factor
             if self.clip_norm is not None:
                 clip(self.exchange.parameters, self.clip_norm)
             with self.hyperparameters.scaled(factor) as self._lr:
@@ -242,6 +244,8 @@ class Learner:
         action = self.divergence.look(self.step_number + 1, math.inf if loss is None else loss)
         if action is Action.STAY:
             self.exchange.forget()
+        if not action.trains and self.measuring is not None and self.measuring.rate is not None:
+            self.measuring.rate.forget()
         return action
 
     def state(self) -> dict[str, Any]:

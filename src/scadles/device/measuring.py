@@ -14,6 +14,7 @@ from torch import Tensor
 
 from scadles.device.joint_choice import JointChoice
 from scadles.device.pace import Fleet
+from scadles.device.rate import AutoRate
 from scadles.device.step_cost import StepCost
 from scadles.device.window import AutoWindow
 from scadles.exchange.aggregation.noise_scale import SKETCH_SIZE, NoiseScale, sketch
@@ -21,6 +22,7 @@ from scadles.exchange.reduction import Compressor
 
 _FIRST = 2  # the step before is slow in its own way
 _INTERVALS = (2, 10), (5, 50), (20, math.inf)  # steps between measurements, until which step
+_RATE_INTERVALS = (5, 50), (10, math.inf)  # where the rate follows, which takes two measurements each
 _MOST_COST = 0.01  # of the time, for measuring
 _MOST_MEASURED = 64  # devices whose gradients are measured
 _SHARES_KEPT = 3
@@ -63,22 +65,29 @@ class Measuring:
         window: follows what is measured; None where it is fixed.
         compressors: of the devices of this process, where they choose ratios beside the window.
         noise_guess: the noise scale, as long as nobody knows, by which both are chosen at first.
+        rate: a factor of the learning rate that does; None where there is none.
 
     Attributes:
         noise: of gradients.
-        window: as given.
+        window, rate: as given.
         due: the next step of which something is measured.
     """
 
     def __init__(
-        self, window: AutoWindow | None = None, compressors: Sequence[Compressor] = (), noise_guess: float = 1.0
+        self,
+        window: AutoWindow | None = None,
+        compressors: Sequence[Compressor] = (),
+        noise_guess: float = 1.0,
+        rate: AutoRate | None = None,
     ) -> None:
         self.noise = NoiseScale()
         self.window = window
+        self.rate = rate
         self._compressors = compressors
         self._noise_guess = noise_guess
         self._joint: JointChoice | None = None
-        self.due = _FIRST
+        self.due = self._begins = _FIRST
+        self._rate_news: str | None = None
         self._shares: deque[float] = deque(maxlen=_SHARES_KEPT)
         self._sketches: dict[int, tuple[int, Tensor]] = {}
         self._step = 0
@@ -89,7 +98,7 @@ class Measuring:
 
     def sketch(self, gradients: Iterable[Tensor | None], step: int) -> Tensor:
         """Return the sketch of a gradient by which devices measure this step."""
-        return sketch(gradients, step)
+        return sketch(gradients, step if self.rate is None else 0)
 
     def note(self, step: int, number: int, samples: int, mean_sketch: Tensor) -> None:
         """Take note of the mean gradient of a device of this process over so many samples, by its sketch."""
@@ -167,12 +176,16 @@ class Measuring:
         """
         self.forget()
         if not (np.isfinite(rows).all() and np.isfinite(total).all()):
-            self.due = step + _interval(step, 0.0)
+            self._next(step, 0.0)
             return None
         said = dict(zip(Measured._fields, rows.T, strict=True))
-        self.due = step + _interval(step, float(said["share"].max(initial=0.0)))
+        begins = self._begins <= step
         if samples := said["batch"].sum():
-            self.noise.observe(said["batch"], said["square"], float(np.square(total / samples).sum()))
+            mean = total / samples
+            square = self.noise.observe(said["batch"], said["square"], float(np.square(mean).sum()))
+            if self.rate is not None and square is not None:
+                self._rate_news = self.rate.follow(step, mean, square, begins=begins)
+        self._next(step, float(said["share"].max(initial=0.0)))
         known = said["step_s"] >= 0
         if self.window is None or not known.any():
             return None
@@ -181,6 +194,26 @@ class Measuring:
         if self._compressors and fleet.rates_hz.sum() > 0:
             return self._choose_jointly(step, self.window, fleet)
         return self.window.follow(step, fleet, self.noise.bounds)
+
+    def _next(self, step: int, share: float) -> None:
+        """Say when something is measured next, where that costs such a share of a step."""
+        if self.rate is None:
+            self.due = step + _interval(step, share)
+            return
+        self.rate.pass_by(step)
+        if self._begins <= step:
+            self._begins = step + _interval(step, 2 * share, _RATE_INTERVALS)
+        self.due = int(min(self._begins, self.rate.due))
+
+    def rate_news(self) -> str | None:
+        """Return, once, why the last measurement changed the factor of the learning rate; None where it did not."""
+        news, self._rate_news = self._rate_news, None
+        return news
+
+    @property
+    def rate_factor(self) -> float:
+        """By what the learning rate is multiplied."""
+        return 1.0 if self.rate is None else self.rate.factor
 
     def _choose_jointly(self, step: int, window: AutoWindow, fleet: Fleet) -> str | None:
         """Let ratios be compared at the best windows, and the window follow the ratio that is chosen."""
@@ -211,8 +244,10 @@ class Measuring:
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint holds, as JSON."""
         window = self.window.state() if self.window is not None else None
-        joint = {} if self._joint is None else {"joint": self._joint.state()}
-        return {"due": self.due, "noise": self.noise.state(), "window": window, **joint}
+        state = {"due": self.due, "noise": self.noise.state(), "window": window}
+        if self._joint is not None:
+            state["joint"] = self._joint.state()
+        return state if self.rate is None else {**state, "begins": self._begins, "rate": self.rate.state()}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from what :meth:`state` returned.
@@ -226,6 +261,9 @@ class Measuring:
             self.window.load(state["window"])
             if self._compressors and "joint" in state:
                 self._share(JointChoice.of(self.window.rule, state["joint"]))
+        self._begins = int(state.get("begins", self.due))
+        if self.rate is not None and "rate" in state:
+            self.rate.load(state["rate"])
 
 
 def is_measured(number: int, devices: int) -> bool:
@@ -237,7 +275,7 @@ def is_measured(number: int, devices: int) -> bool:
     return number * _MOST_MEASURED // devices != (number - 1) * _MOST_MEASURED // devices or devices <= _MOST_MEASURED
 
 
-def _interval(step: int, share: float) -> int:
+def _interval(step: int, share: float, intervals: Sequence[tuple[int, float]] = _INTERVALS) -> int:
     """Return the steps until the next measurement, where one costs such a share of a step."""
-    fewest = next(interval for interval, until in _INTERVALS if step < until)
+    fewest = next(interval for interval, until in intervals if step < until)
     return max(fewest, math.ceil(share / _MOST_COST))

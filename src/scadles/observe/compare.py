@@ -161,6 +161,7 @@ def _special_rows(runs: Sequence[RunFolder]) -> list[tuple[str, ...]]:
         ("records that came again", *(human_count(count) if count else _NOTHING for count in again)),
         ("records that never came", *(human_count(count) if count else _NOTHING for count in missing)),
         ("window chosen", *(_window(s) for s in summaries)),
+        ("learning rate chosen", *(_rate(s) for s in summaries)),
         ("noise scale, samples", *(_noise_scale(s) for s in summaries)),
         ("steps compressed (CNC)", *cnc),
         ("share sent, in steps", *(_ratios(s) for s in summaries)),
@@ -183,6 +184,12 @@ def _window(run: Summary) -> str:
     """Return the window at the end where one was chosen, and how often it changed."""
     window = run.window
     return _NOTHING if window is None else f"{window.window_s:.3g} s ({window.changes} changes)"
+
+
+def _rate(run: Summary) -> str:
+    """Return the factor of the learning rate at the end where one was chosen, and how often it changed."""
+    rate = run.rate
+    return _NOTHING if rate is None else f"x {rate.factor:.3g} ({rate.changes} changes)"
 
 
 def _noise_scale(run: Summary) -> str:

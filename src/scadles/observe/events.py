@@ -206,6 +206,20 @@ class WindowChange(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RateChange(Event):
+    """The learning rate has another factor from now on, on all devices.
+
+    Attributes:
+        factor: of the rate that was asked for.
+        why: in words.
+    """
+
+    kind: ClassVar[str] = "rate"
+    factor: float
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class NonFinite(Event):
     """A gradient with NaN or infinity that was left out of the step."""
 
@@ -351,6 +365,6 @@ EVENTS: dict[str, type[Event]] = {
     cls.kind: cls
     for cls in (
         *(Header, Thinned, Step, Evaluation, Rejection, Loss, StrayTarget, Notice, NonFinite, SetAside, Divergence),
-        *(WindowChange, RatioChange, CheckpointWritten, Resumed, InitialValues, Membership, Finished),
+        *(WindowChange, RatioChange, RateChange, CheckpointWritten, Resumed, InitialValues, Membership, Finished),
     )
 }

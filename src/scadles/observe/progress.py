@@ -26,6 +26,7 @@ from scadles.observe.events import (
     Membership,
     NonFinite,
     Notice,
+    RateChange,
     RatioChange,
     Rejection,
     Resumed,
@@ -137,10 +138,9 @@ class Progress:
         if isinstance(event, Step):
             self._step, self._waiting = event, ""
             self._first = self._first or (wall_seconds(), event)
-        elif isinstance(event, RatioChange):
-            self._console.print(plain(f"step {event.step}: {event.why}"), soft_wrap=True)
-        elif isinstance(event, WindowChange):
-            self._window_s = event.window_s
+        elif isinstance(event, WindowChange | RatioChange | RateChange):
+            if isinstance(event, WindowChange):
+                self._window_s = event.window_s
             self._console.print(plain(f"step {event.step}: {event.why}"), soft_wrap=True)
         elif isinstance(event, Membership):
             self._here = f"{len(event.names)} of {self._devices} here"

@@ -228,6 +228,20 @@ class ChosenWindow(_Frozen):
     why: str
 
 
+class ChosenRate(_Frozen):
+    """By what the learning rate was multiplied, where that was chosen in the run.
+
+    Attributes:
+        factor: the last one.
+        changes: how often it changed.
+        why: the last one was chosen; empty where it is 1 as in the beginning.
+    """
+
+    factor: float
+    changes: int
+    why: str
+
+
 class Measured(_Frozen):
     """What a run came to by the metrics of its task.
 
@@ -297,7 +311,7 @@ class Summary(_Frozen):
         outliers: devices with gradients that were set aside or scaled down, in the order of their numbers.
         shared: of a run with data injection only, the sum over all devices.
         compressed: of a run with compression only.
-        window: of a run in which it is chosen only.
+        window, rate: of a run in which it is chosen only.
         simulated: of a simulated run only.
         stream_limit_s: the earliest stream time at which anybody could have reached the target from the samples that
             had arrived, with free links and free compute; only where it was asked for.
@@ -338,6 +352,7 @@ class Summary(_Frozen):
     shared: Shared | None = None
     compressed: Compressed | None = None
     window: ChosenWindow | None = None
+    rate: ChosenRate | None = None
     simulated: Simulated | None = None
     stream_limit_s: float | None = None
     stream_efficiency: float | None = None
@@ -353,7 +368,7 @@ class Summary(_Frozen):
         for name in ("away", "outliers", "insecure", "diverged"):
             if not fields.get(name):
                 fields.pop(name, None)
-        for name in ("measured", "window"):
+        for name in ("measured", "window", "rate"):
             if fields.get(name) is None:
                 fields.pop(name, None)
         if self.tested_on == "dataset":

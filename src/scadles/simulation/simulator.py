@@ -28,6 +28,7 @@ from scadles.observe import (
     InitialValues,
     Notice,
     Progress,
+    RateChange,
     RatioChange,
     Simulated,
     Summary,
@@ -171,7 +172,7 @@ class Simulator:
         return self._reason is None
 
     def _measure(self, done: StepDone) -> None:
-        """Let the window follow what is measured, where it does."""
+        """Let window and learning rate follow what is measured, where they do."""
         measuring, step = self.learner.measuring, self.learner.step_number
         if measuring is None or not measuring.is_due(step):
             return
@@ -188,6 +189,9 @@ class Simulator:
         if why is not None and (window := measuring.window) is not None:
             said = {"window_s": window.seconds, "why": why, **measuring.describe()}
             self._record.all(WindowChange, lambda _: said, self._cluster.now_s)
+        if (why := measuring.rate_news()) is not None:
+            told = {"factor": measuring.rate_factor, "why": why}
+            self._record.all(RateChange, lambda _: told, self._cluster.now_s)
 
     def _follow_divergence(self, done: StepDone) -> None:
         """Let BatchNorm's statistics follow what the step did to the model, and say what there is to say."""

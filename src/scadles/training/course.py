@@ -27,6 +27,7 @@ from scadles.observe import (
     Loss,
     NonFinite,
     Notice,
+    RateChange,
     RatioChange,
     Rejection,
     Resumed,
@@ -295,10 +296,12 @@ class Course:
                 device.tests.note(self._tools.evaluator.measure(self.model, *device.own_samples(batch)))
 
     def _measure(self) -> None:
-        """Let the window follow what is measured, where it does."""
+        """Let window and learning rate follow what is measured, where they do."""
         measuring, why = self._learner.measuring, self._device.measure()
         if why is not None and measuring is not None and measuring.window is not None:
             self._emit(WindowChange, window_s=measuring.window.seconds, why=why, **measuring.describe())
+        if measuring is not None and (why := measuring.rate_news()) is not None:
+            self._emit(RateChange, factor=measuring.rate_factor, why=why)
 
     def _evaluate(self) -> None:
         device = self._device

@@ -24,6 +24,7 @@ from scadles.exchange.reduction import ClusterExchange, CompressedExchange
 from scadles.files import FREE_SPACE
 from scadles.observe import (
     Away,
+    ChosenRate,
     ChosenWindow,
     Compressed,
     DeviceSummary,
@@ -180,6 +181,7 @@ def compose(
         shared=Shared(**shared) if shares else None,
         compressed=_compressed(config, learner),
         window=_window(learner),
+        rate=_rate(learner),
         simulated=ending.simulated,
         insecure=ending.insecure,
         away=tuple(away),
@@ -242,6 +244,13 @@ def _window(learner: Learner) -> ChosenWindow | None:
         why=window.why,
         **measuring.describe(),
     )
+
+
+def _rate(learner: Learner) -> ChosenRate | None:
+    measuring = learner.measuring
+    if measuring is None or (rate := measuring.rate) is None:
+        return None
+    return ChosenRate(factor=rate.factor, changes=rate.changes, why=rate.why)
 
 
 def write_results(

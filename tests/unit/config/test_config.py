@@ -246,6 +246,8 @@ class TestRefusals:
             ({"batch": {"step_cost_s": 2}}, ["step_cost_s 2", "window that is chosen", "set window to auto"]),
             ({"devices": 1, "batch": {"window": "auto"}}, ["batch.window = auto", "several devices", "to fixed"]),
             ({"devices": 1, "lr": {"scaling": "adascale"}}, ["lr.scaling = adascale", "several devices", "to auto"]),
+            ({"devices": 1, "lr": {"rate": "auto"}}, ["lr.rate = auto", "several devices", "lr.rate to fixed"]),
+            ({"lr": {"rate": "auto", "milestones": [100]}}, ["rate = auto", "leave out", "milestones"]),
             (
                 {"devices": 2, "batch": {"window": "auto"}, "injection": {"alpha": 0.5, "beta": 0.5}},
                 ["batch.window = auto", "share samples", "leave injection out"],

@@ -103,7 +103,7 @@ class NoiseScale:
     >>> for _ in range(200):
     ...     batches = random.integers(8, 64, 16)
     ...     means = 0.1 + random.normal(size=(16, 50)) / np.sqrt(batches)[:, None]
-    ...     scale.observe(batches, (means**2).sum(1), ((batches @ means / batches.sum()) ** 2).sum())
+    ...     _ = scale.observe(batches, (means**2).sum(1), ((batches @ means / batches.sum()) ** 2).sum())
     >>> 80 < scale.bounds.value < 120  # 50 values of variance 1, and of mean 0.1
     True
     """
@@ -113,8 +113,8 @@ class NoiseScale:
         self._mean = np.zeros(2)  # of tr(S) and |G|^2
         self._products = np.zeros((2, 2))
 
-    def observe(self, batches: np.ndarray, squares: np.ndarray, mean_square: float) -> None:
-        """Take note of one step, where at least two devices had a gradient.
+    def observe(self, batches: np.ndarray, squares: np.ndarray, mean_square: float) -> float | None:
+        """Take note of one step, where at least two devices had a gradient; return its |G|^2, None where none is told.
 
         Args:
             batches: samples of each device, ``[N]``; 0 of one that had none.
@@ -124,16 +124,17 @@ class NoiseScale:
         here = batches > 0
         b, devices = np.asarray(batches, dtype=np.float64)[here], int(here.sum())
         if devices < 2:
-            return
+            return None
         total = float(b.sum())
         trace = (float(b @ squares[here]) - total * mean_square) / (devices - 1)
         seen = np.array([trace, mean_square - trace / total])
         if not np.isfinite(seen).all():
-            return
+            return None
         self._count += 1
         share = 1 / min(self._count, _HORIZON)
         self._mean += share * (seen - self._mean)
         self._products += share * (np.outer(seen, seen) - self._products)
+        return float(seen[1])
 
     @property
     def bounds(self) -> Bounds | None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from scadles import assembly
 from scadles.config import load_config
+from scadles.device.measuring import Measuring
 from scadles.exchange.aggregation import AdaptiveRate, LearningRate
 from scadles.exchange.aggregation.noise_scale import Bounds
 
@@ -99,8 +100,7 @@ def test_it_suits_the_optimizer(optimizer, compression, power, share):
     config = load_config(
         {"devices": 4, "steps": 1, "lr": {"scaling": "adascale"}, "optimizer": optimizer, "compression": compression}
     )
-    built = assembly.build_learning_rate(
-        config, assembly.choose_optimizer(config, torch.nn.Linear(2, 2), None), assembly.build_measuring(config)
-    )
+    chosen = assembly.choose_optimizer(config, torch.nn.Linear(2, 2), None)
+    built = assembly.build_learning_rate(config, chosen, Measuring())
     assert isinstance(built, AdaptiveRate)
     assert (built._power, built._share, built.base_batch) == (power, pytest.approx(share), 256)

@@ -1,0 +1,155 @@
+"""By what the learning rate is multiplied: what gradients of steps a little apart say of it, measured in the run."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from scadles.exchange.aggregation.noise_scale import SKETCH_SIZE
+
+_CHANGED_EVERY = 10  # steps
+_CHANGE = 2.0  # the factor of each change
+_TOO_LOW, _TOO_HIGH = 0.5, -0.2  # alignments beyond which the rate is another
+_KEPT = 4  # pairs that count
+_FEWEST = 2
+_SIGMAS = 2.0
+_LONGEST_LAG = 20
+_MOST = 256.0  # by how much the rate is another than the one that was asked for
+
+
+class AutoRate:
+    """A factor of the learning rate, the same on all devices, from what all have measured.
+
+    From the mean gradients g of pairs of steps that lie one horizon of momentum, 1 / (1 - momentum) steps, apart, it
+    tells how well they are aligned: E[g_t . g_(t + horizon)] / |G|^2, with G the gradient without noise. Noise of steps
+    is independent, so that the product has no bias. Far below the best rate the gradient is still the same after a
+    horizon, and the alignment 1; where it is negative, steps go too far, and come back. The factor is doubled where the
+    alignment is surely above 0.5, and halved where it is surely below -0.2, by two standard errors over the last four
+    pairs, at most every ten steps.
+
+    Args:
+        momentum: of the optimizer, at least 0 and below 1.
+        asked: the learning rates of the optimizer's groups, as they are asked for.
+
+    Attributes:
+        factor: of the rate.
+        asked: as given.
+        lag: how many steps apart the gradients of a pair are.
+        changes: how often the factor was another one from then on.
+        why: the last one was chosen, in words.
+    """
+
+    def __init__(self, momentum: float, asked: Iterable[float] = ()) -> None:
+        self.factor = 1.0
+        self.asked = list(asked)
+        self.lag = max(1, min(_LONGEST_LAG, round(1 / (1 - momentum))))
+        self.changes, self.why = 0, ""
+        self._firsts: dict[int, tuple[np.ndarray, float]] = {}
+        self._pairs: deque[tuple[float, float]] = deque(maxlen=_KEPT)
+        self._changed_at = 0
+
+    @property
+    def due(self) -> float:
+        """The next step that makes a pair with one before; infinity for none."""
+        return min(self._firsts, default=math.inf) + self.lag
+
+    def forget(self) -> None:
+        """Forget what waits for its pair: the model is an earlier one."""
+        self._firsts.clear()
+
+    def pass_by(self, step: int) -> None:
+        """Forget what would have made a pair with this step or one before."""
+        self._firsts = {at: kept for at, kept in self._firsts.items() if at + self.lag > step}
+
+    def follow(self, step: int, mean: np.ndarray, square: float, *, begins: bool) -> str | None:
+        """Take note of the mean gradient of a step; return why the factor changes, None where it does not.
+
+        Args:
+            step: the last one.
+            mean: sketch of the mean gradient, ``[SKETCH_SIZE]``, by one seed in all steps.
+            square: squared norm of the gradient without noise, as told from this step.
+            begins: whether it is the first of another pair.
+        """
+        first = self._firsts.pop(step - self.lag, None)
+        if begins:
+            self._firsts[step] = mean.astype(np.float32), square
+        if first is None:
+            return None
+        self._pairs.append((float(mean @ first[0]), (square + first[1]) / 2))
+        return self._choose(step)
+
+    def _choose(self, step: int) -> str | None:
+        if len(self._pairs) < _FEWEST or step - self._changed_at < _CHANGED_EVERY:
+            return None
+        product, square = np.mean(self._pairs, axis=0).tolist()
+        before = self.factor
+        if self._is_sure(_TOO_LOW, 1.0) and square > 0:
+            self.factor = min(before * _CHANGE, _MOST)
+        elif self._is_sure(_TOO_HIGH, -1.0):
+            self.factor = max(before / _CHANGE, 1 / _MOST)
+        if self.factor == before:
+            return None
+        self._changed_at = step
+        self.changes += 1
+        told = f"{product / square:.2f}" if square > 0 else "negative"
+        apart = f"{self.lag} step{'s' if self.lag > 1 else ''} apart"
+        self.why = (
+            f"learning rate x {before:.3g} -> x {self.factor:.3g}: gradients {apart} have an alignment of {told}, "
+            + ("so the rate is too low" if self.factor > before else "so steps go too far")
+        )
+        return self.why
+
+    def _is_sure(self, bound: float, sign: float) -> bool:
+        """Return whether the alignment is surely above (``sign`` 1) or below (-1) a bound."""
+        pairs = np.array(self._pairs)
+        beyond = sign * (pairs[:, 0] - bound * pairs[:, 1])
+        return bool(beyond.mean() > _SIGMAS * beyond.std(ddof=1) / math.sqrt(len(beyond)))
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds, as JSON."""
+        return {
+            "asked": self.asked,
+            "factor": self.factor,
+            "changed_at": self._changed_at,
+            "changes": self.changes,
+            "why": self.why,
+            "pairs": [list(pair) for pair in self._pairs],
+            "firsts": list(self._firsts),
+            "sketches": [base64.b64encode(mean.astype("<f4").tobytes()).decode() for mean, _ in self._firsts.values()],
+            "squares": [square for _, square in self._firsts.values()],
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state` returned, unless the settings ask for other rates now.
+
+        Raises:
+            ValueError: it is nothing that :meth:`state` returns.
+        """
+        factor = float(state["factor"])
+        if not 1 / _MOST <= factor <= _MOST:
+            raise ValueError(f"a factor of the learning rate of {factor}")
+        pairs = np.array(state["pairs"], dtype=float).reshape(-1, 2)
+        squares = np.array(state["squares"], dtype=float).reshape(-1)
+        means = [_sketch(text) for text in state["sketches"]]
+        if not (np.isfinite(pairs).all() and np.isfinite(squares).all()):
+            raise ValueError("an alignment of gradients that is not finite")
+        firsts = dict(zip(map(int, state["firsts"]), zip(means, squares.tolist(), strict=True), strict=True))
+        if state["asked"] != self.asked:
+            return
+        self._firsts = firsts
+        self._pairs = deque(((product, square) for product, square in pairs.tolist()), maxlen=_KEPT)
+        self.factor, self._changed_at = factor, int(state["changed_at"])
+        self.changes, self.why = int(state["changes"]), str(state["why"])
+
+
+def _sketch(text: str) -> np.ndarray:
+    """Return a sketch from its text in a checkpoint."""
+    mean = np.frombuffer(base64.b64decode(text), dtype="<f4").astype(np.float32)
+    if mean.shape != (SKETCH_SIZE,) or not np.isfinite(mean).all():
+        raise ValueError(f"a sketch of {mean.size} values, or not of finite ones")
+    return mean

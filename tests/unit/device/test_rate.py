@@ -1,0 +1,144 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from scadles import assembly
+from scadles.config import load_config
+from scadles.device.measuring import Measured, Measuring
+from scadles.device.rate import AutoRate
+from scadles.errors import ConfigError
+from scadles.exchange.aggregation import GradientExchange
+from scadles.exchange.aggregation.noise_scale import SKETCH_SIZE
+from scadles.fabric import LocalFabric
+
+SAMPLES = 100
+
+
+def descended(curvature, lr, *, momentum, steps, noise=0.1, scale=0):
+    """Return the rate that followed a descent on a parabola of 200 dimensions with noise, and its factor by step."""
+    rate, random, factors = AutoRate(momentum), np.random.default_rng(scale), []
+    x, velocity = np.full(200, 1.0), np.zeros(200)
+    for step in range(1, steps + 1):
+        true = curvature * x
+        gradient = true + noise * random.normal(size=200)
+        rate.follow(step, gradient, float(true @ true), begins=True)
+        rate.pass_by(step)
+        velocity = momentum * velocity + gradient
+        x = x - rate.factor * lr * velocity
+        factors.append(rate.factor)
+    return rate, factors
+
+
+@pytest.mark.parametrize(("momentum", "lag"), [(0.0, 1), (0.5, 2), (0.9, 10), (0.99, 20)])
+def test_gradients_are_one_horizon_of_momentum_apart(momentum, lag):
+    rate = AutoRate(momentum)
+    assert (rate.lag, rate.due) == (lag, math.inf)
+    rate.follow(5, np.ones(3), 3.0, begins=True)
+    assert rate.due == 5 + lag
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_rate_far_too_low_is_doubled_at_most_every_ten_steps(momentum):
+    rate, factors = descended(1.0, 1e-5, momentum=momentum, steps=60)
+    assert rate.changes >= 3
+    assert rate.factor == 2.0**rate.changes
+    changed = np.flatnonzero(np.diff([1.0, *factors]))
+    assert (np.diff(changed) >= 10).all()
+    assert "too low" in rate.why
+    assert f"{rate.lag} step" in rate.why
+
+
+def test_steps_that_go_too_far_halve_it():
+    rate, factors = descended(1.0, 1.9, momentum=0.0, steps=40, noise=0.0)
+    assert rate.factor < 1.0 or 0.5 in factors
+    assert "too far" in rate.why
+
+
+def test_what_may_be_noise_changes_nothing():
+    random, rate = np.random.default_rng(0), AutoRate(0.0)
+    for step in range(1, 200):
+        rate.follow(step, random.normal(size=200), 1e-3, begins=True)
+        rate.pass_by(step)
+    assert rate.changes <= 12, "two standard errors over few pairs are wrong now and then"
+    assert 1 / 16 <= rate.factor <= 16
+
+
+def test_what_waits_for_its_pair_is_forgotten_once_that_is_past_or_the_model_is_an_earlier_one():
+    rate = AutoRate(0.5)
+    rate.follow(4, np.ones(3), 3.0, begins=True)
+    rate.pass_by(6)
+    assert rate.due == math.inf
+    rate.follow(7, np.ones(3), 3.0, begins=True)
+    rate.forget()
+    assert rate.due == math.inf
+
+
+def test_it_goes_on_from_a_checkpoint_as_if_nothing_had_been():
+    random, rates = np.random.default_rng(1), [AutoRate(0.9), AutoRate(0.9)]
+    for step in range(2, 80):
+        mean = (1.0 + 0.1 * random.normal(size=SKETCH_SIZE)).astype(np.float32)
+        said = {rate.follow(step, mean, SKETCH_SIZE * 1.0, begins=step % 5 == 0) for rate in rates}
+        assert len(said) == 1
+        for rate in rates:
+            rate.pass_by(step)
+        state = json.loads(json.dumps(rates[1].state()))
+        rates[1] = AutoRate(0.9)
+        rates[1].load(state)
+    assert rates[0].state() == rates[1].state()
+    assert rates[0].changes > 2
+
+
+def test_it_begins_anew_where_a_resumed_run_asks_for_another_rate():
+    rate = AutoRate(0.0, [0.01])
+    for step in range(1, 20):
+        rate.follow(step, np.ones(SKETCH_SIZE), SKETCH_SIZE * 1.0, begins=True)
+    assert rate.changes > 0
+    same, other = AutoRate(0.0, [0.01]), AutoRate(0.0, [0.02])
+    same.load(rate.state())
+    other.load(rate.state())
+    assert same.factor == rate.factor
+    assert other.state() == AutoRate(0.0, [0.02]).state()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"factor": 0.0}, {"factor": math.nan}, {"factor": 1e9}, {"pairs": [[1.0]]}, {"pairs": [[1.0, math.inf]]}),
+        *({"sketches": ["AAAA"]}, {"squares": []}, {"firsts": [1, 2]}),
+    ],
+)
+def test_a_state_out_of_reason_is_refused(wrong):
+    rate = AutoRate(0.9)
+    rate.follow(2, np.ones(SKETCH_SIZE), 1.0, begins=True)
+    with pytest.raises(ValueError, match=r"factor|finite|reshape|sketch|buffer|zip"):
+        AutoRate(0.9).load({**rate.state(), **wrong})
+
+
+def test_pairs_are_measured_by_one_seed_and_when_they_are_due():
+    measuring = Measuring(rate=AutoRate(0.75))
+    gradient = [torch.ones(300)]
+    assert torch.equal(measuring.sketch(gradient, 2), measuring.sketch(gradient, 6))
+    due = []
+    for step in range(1, 100):
+        if not measuring.is_due(step):
+            continue
+        due.append(step)
+        sketch = measuring.sketch(gradient, step)
+        rows = np.array([Measured(SAMPLES, float(sketch.square().sum()))] * 2, dtype=float)
+        measuring.learn(step, rows, 2 * SAMPLES * sketch.double().numpy())
+    assert due[:8] == [2, 6, 7, 11, 12, 16, 17, 21]
+    assert due[-2:] == [92, 96]
+    assert measuring.rate_factor == 256.0 or measuring.rate_factor == 2.0**measuring.rate.changes
+    assert measuring.rate_news() is None or measuring.rate_news() is None
+
+
+def test_adam_is_refused():
+    config = load_config({"devices": 4, "steps": 1, "lr": {"rate": "auto"}, "optimizer": {"name": "adam"}})
+    model, (fabric,) = torch.nn.Linear(2, 2), LocalFabric.create(1)
+    chosen = assembly.choose_optimizer(config, model, None)
+    exchange = GradientExchange(model.parameters(), fabric.reduce, fabric.rank, fabric.size)
+    with pytest.raises(ConfigError, match=r"lr\.rate = auto: Adam"):
+        assembly.build_measuring(config, exchange, chosen)
