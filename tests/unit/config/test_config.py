@@ -373,7 +373,7 @@ class TestCompression:
             ),
             (
                 {"model": "none", "compression": {"ratio": "auto"}},
-                "compression.ratio = auto: model = none has no gradients to tell by what a ratio leaves out; set a number",
+                "compression.ratio = auto: model = none has no gradients to tell by what a ratio leaves out",
             ),
             (
                 {"fabric": {"overlap": "on"}, "compression": {"ratio": "auto"}},
