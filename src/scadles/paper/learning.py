@@ -23,17 +23,19 @@ Key = tuple[str, str]
 
 KEYS: tuple[Key, ...] = tuple(CONVERGENCE)
 TARGET_SHARE = 0.95
-#: What ScaDLES does where nothing is fixed that it can choose by what it measures.
-AUTO: Mapping[str, Any] = {"method": "scadles", "batch": {"window": "auto"}, "compression": {"ratio": "auto"}}
+#: What ScaDLES does where window and ratio are what it chooses by what it measures, and where the base rate is as well.
+STEPS: Mapping[str, Any] = {"method": "scadles", "batch": {"window": "auto"}, "compression": {"ratio": "auto"}}
+AUTO: Mapping[str, Any] = {**STEPS, "lr": {"rate": "auto"}}
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "ddl": {"method": "ddl"},
     "weighted": {"method": "scadles", "buffer": {"policy": "persistence"}},
     "dense": {"method": "scadles"},
     "norm": {"method": "scadles", "compression": {"ratio": 0.1, "gate": "norm", "delta": 0.3}},
+    "steps": STEPS,
     "auto": AUTO,
 }
 #: How much longer runs take than their samples say: compressed gradients are made and packed device by device.
-_EFFORT = {"norm": 2.0, "auto": 8.0}
+_EFFORT = {"norm": 2.0, "steps": 8.0, "auto": 8.0}
 _NETWORKS = {"mlp": "a network with one hidden layer of 64", "cnn": "a network of three convolutions"}
 
 

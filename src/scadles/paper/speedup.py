@@ -55,10 +55,10 @@ _REMARKS = (
     "stream hour (the paper's by the hours of DDL in its convergence figure).",
 )
 _TIMES_REMARKS = (
-    "Paper: the same numbers as above. Dense: as published without compression. Norm: as above. Auto: what ScaDLES "
-    "chooses by what it measures, in the place of a second of stream for each step.",
-    "Limit: the earliest of runs with free links and free compute, which train on every sample once, in batches of a "
-    "few windows (as in scadles simulate --limit). Share: of that limit; 1 is all that the streams allow.",
+    "Paper: the same numbers as above. Dense: as published without compression. Norm: as above. Auto: window, ratio "
+    "and base rate as ScaDLES chooses them by what it measures (batch.window, compression.ratio and lr.rate: auto).",
+    "Limit: the earliest of all these and of runs with free links and free compute at the rate that is given, which "
+    "train on every sample once, in batches of a few windows (as in scadles simulate --limit). Share: of that limit.",
 )
 _WAYS_REMARKS = (
     "CNC: compressed over all steps. Bytes: sent in a second of stream, as a share of what dense sends. Batch: stream "

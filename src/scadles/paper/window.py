@@ -40,7 +40,7 @@ Setting = tuple[str, str, float | None, float]
 
 def measure(options: Options, runs: Runs) -> Outcome:
     """Train with every window and CR in all eight cells until DDL's target is reached, and as chosen."""
-    learnt = learning.learn(options, runs, ("ddl", "dense", "auto"))[SEED]
+    learnt = learning.learn(options, runs, ("ddl", "dense", "steps"))[SEED]
     aims = learning.targets(learnt["ddl"])
     configs = {
         key_of("window", *key, ratio, window_s): _config(
@@ -54,7 +54,7 @@ def measure(options: Options, runs: Runs) -> Outcome:
     folders = runs.get(configs, weights)
     times_s = {name[1:]: _reached(folder.summary.time_to_target_s) for name, folder in folders.items()}
     found = [_row(key, ratio, times_s) for key in KEYS for ratio in RATIOS]
-    chosen = [_chosen_row(key, ratio, times_s, learnt["auto"][key], aims[key[0]]) for key in KEYS for ratio in RATIOS]
+    chosen = [_chosen_row(key, ratio, times_s, learnt["steps"][key], aims[key[0]]) for key in KEYS for ratio in RATIOS]
     heads = ("model", "set", "CR")
     remarks = (
         *learning.remarks(options, aims),
@@ -64,7 +64,7 @@ def measure(options: Options, runs: Runs) -> Outcome:
         Table(_TITLE, heads, _TIMES, found, remarks),
         Table(f"{_TITLE}: the best fixed one and the one chosen", heads, _CHOSEN, chosen, (_verdict(chosen),)),
     )
-    panels = [_panel(key, times_s, learnt["ddl"][key], learnt["auto"][key], aims[key[0]]) for key in KEYS]
+    panels = [_panel(key, times_s, learnt["ddl"][key], learnt["steps"][key], aims[key[0]]) for key in KEYS]
     return Outcome(tables, partial(plot_panels, _TITLE, panels, columns=4))
 
 
