@@ -17,7 +17,7 @@ from scadles.training.fingerprint import fingerprint
 pytestmark = pytest.mark.timeout(300)
 
 #: Fields of a summary that are there only where there is something to say.
-USUALLY_LEFT_OUT = {"away", "diverged", "measured", "outliers", "insecure", "tested_on", "window"}
+USUALLY_LEFT_OUT = {"away", "diverged", "measured", "outliers", "insecure", "rate", "tested_on", "window"}
 
 USERS_MODEL = '''
 from torch import nn
