@@ -29,6 +29,22 @@ class Took(NamedTuple):
         return self.transfer_s + self.coding_s
 
 
+def check_trials(margin: float, retry_steps: int, gain: str) -> None:
+    """Refuse a margin and a rarity of trials that cannot be.
+
+    Args:
+        margin, retry_steps: as :class:`CostGate` has them.
+        gain: what the margin is a share of, in words.
+
+    Raises:
+        ConfigError: one of them cannot be.
+    """
+    if not 0 <= margin < 1:
+        raise ConfigError(f"margin = {margin:g}: the share {gain} at least, 0 to below 1")
+    if retry_steps < 1:
+        raise ConfigError(f"retry_steps = {retry_steps}: at least 1")
+
+
 class CostGate:
     """Compress where that takes less time than sending the dense gradient, by what both have really taken.
 
@@ -55,10 +71,7 @@ class CostGate:
     """
 
     def __init__(self, margin: float = 0.1, retry_steps: int = 100) -> None:
-        if not 0 <= margin < 1:
-            raise ConfigError(f"margin = {margin:g}: the share of the dense step to save at least, 0 to below 1")
-        if retry_steps < 1:
-            raise ConfigError(f"retry_steps = {retry_steps}: at least 1")
+        check_trials(margin, retry_steps, "of the dense step to save")
         self._margin = margin
         self._retry_steps = retry_steps
         self._dense: deque[Took] = deque(maxlen=_REMEMBERED)

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from statistics import median_low
 from typing import Any, NamedTuple
 
-from scadles.errors import ConfigError
-from scadles.exchange.compression.cost_gate import Took
+from scadles.exchange.compression.cost_gate import Took, check_trials
 from scadles.exchange.compression.energy import KeptEnergy, lag_steps
 from scadles.exchange.compression.transfer_line import Timed, TransferLine
 from scadles.exchange.compression.window_choice import WindowChoice
@@ -77,10 +76,7 @@ class RatioGate:
     """
 
     def __init__(self, lag: float, window_s: float = 0.0, margin: float = 0.03, retry_steps: int = 100) -> None:
-        if not 0 <= margin < 1:
-            raise ConfigError(f"margin = {margin:g}: the share of progress to gain at least, 0 to below 1")
-        if retry_steps < 1:
-            raise ConfigError(f"retry_steps = {retry_steps}: at least 1")
+        check_trials(margin, retry_steps, "of progress to gain")
         self._one_lag = lag
         self._margin = margin
         self._retry_steps = retry_steps
@@ -97,9 +93,8 @@ class RatioGate:
         self._anchor: Timed | None = None  # of the level that was measured before
         self._line = TransferLine()
         self._compute: deque[float] = deque(maxlen=_REMEMBERED)
-        self._steps: deque[tuple[float, bool]] = deque(
-            maxlen=_REMEMBERED
-        )  # seconds, and whether samples were waited for
+        # seconds, and whether samples were waited for
+        self._steps: deque[tuple[float, bool]] = deque(maxlen=_REMEMBERED)
         self._pace_s = window_s
         self._kept = KeptEnergy(len(RATIOS), _FIRST)
 
