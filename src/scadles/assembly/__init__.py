@@ -38,6 +38,7 @@ from scadles.device.transform import Transform
 from scadles.device.window import AutoWindow
 from scadles.errors import ConfigError, RunError
 from scadles.exchange.aggregation import AdaptiveRate, GradientExchange, LearningRate, scaling_for
+from scadles.exchange.aggregation.learning_rate import Scaling
 from scadles.fabric import ElasticFabric, Fabric, LocalFabric, TorchFabric
 from scadles.importing import import_callable
 from scadles.models import BUILT_IN, build_model, convert_batchnorm
@@ -151,14 +152,13 @@ def build_measuring(config: RunConfig, exchange: GradientExchange, optimizer: Op
 def _build_rate(config: RunConfig, optimizer: Optimizer) -> AutoRate | None:
     if config.lr.rate == "fixed":
         return None
-    several = optimizer.optimizers if isinstance(optimizer, JointOptimizer) else (optimizer,)
-    if any(scaling_for(one) == "sqrt" for one in several):
+    if "sqrt" in _scalings(optimizer):
         raise ConfigError(
             "lr.rate = auto: Adam and its kin make steps of the same length whatever gradients are, which do not tell "
             "their best rate; set optimizer.name to sgd, or lr.rate to fixed"
         )
     asked = [float(group["lr"]) for group in optimizer.param_groups]
-    return AutoRate(_momentum(optimizer, config.compression.momentum or 0.0), asked)
+    return AutoRate(_momentum(config, optimizer), asked)
 
 
 def build_holdout(config: RunConfig) -> Holdout | None:
@@ -185,8 +185,7 @@ def choose_optimizer(config: RunConfig, model: nn.Module, given: Optimizer | Seq
 def build_learning_rate(config: RunConfig, optimizer: Optimizer, measuring: Measuring | None = None) -> LearningRate:
     """Return the rule for the learning rate; its base batch is ``batch.size`` on every device."""
     lr, scaling = config.lr, config.lr.scaling
-    several = optimizer.optimizers if isinstance(optimizer, JointOptimizer) else (optimizer,)
-    scalings = {scaling_for(one) for one in several}
+    scalings = _scalings(optimizer)
     if scaling in ("auto", "adascale") and len(scalings) > 1:
         raise ConfigError(f"lr.scaling = {scaling}: the optimizers suit different scalings; say linear, sqrt or none")
     base_batch, schedule = config.batch.size * config.devices, (lr.warmup_samples, lr.milestones, lr.gamma)
@@ -196,17 +195,23 @@ def build_learning_rate(config: RunConfig, optimizer: Optimizer, measuring: Meas
     return AdaptiveRate(
         *(base_batch, *schedule),
         power=0.5 if "sqrt" in scalings else 1.0,
-        momentum=_momentum(optimizer, config.compression.momentum or 0.0),
+        momentum=_momentum(config, optimizer),
         noise=lambda: noise.bounds,
     )
 
 
-def _momentum(optimizer: Optimizer, before_selection: float) -> float:
+def _scalings(optimizer: Optimizer) -> set[Scaling]:
+    """Return what scaling of the rate suits each of the optimizers that this one is made of."""
+    several = optimizer.optimizers if isinstance(optimizer, JointOptimizer) else (optimizer,)
+    return {scaling_for(one) for one in several}
+
+
+def _momentum(config: RunConfig, optimizer: Optimizer) -> float:
     """Return the momentum of an optimizer, or of compression: the largest, as they spread a gradient over steps."""
     groups = optimizer.param_groups
     known = [float(group.get("momentum", 0.0)) for group in groups]
     known += [float(group["betas"][0]) for group in groups if "betas" in group]
-    return min(max(*known, before_selection), _MOST_MOMENTUM)
+    return min(max(*known, config.compression.momentum or 0.0), _MOST_MOMENTUM)
 
 
 def build_learner(
