@@ -602,24 +602,23 @@ def test_a_simulation_tells_the_same_story(whole, simulated, name):
 
 @pytest.mark.parametrize("name", ["rate auto"])
 def test_all_choose_the_same_rate_and_say_why(whole, name):
-    (*_, folder) = whole(name)
-    changes = [
-        [(event.step, event.factor, event.why) for event in told(folder, device) if isinstance(event, RateChange)]
-        for device in range(DEVICES)
-    ]
-    assert changes[0], "the rate changes within these steps"
-    assert changes == [changes[0]] * DEVICES
+    assert_all_choose_alike(whole(name), RateChange, "factor")
 
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name.startswith("window auto")])
 def test_all_choose_the_same_window_and_say_why(whole, name):
-    (*_, folder) = whole(name)
+    assert_all_choose_alike(whole(name), WindowChange, "window_s")
+
+
+def assert_all_choose_alike(outcome, kind, chosen):
+    """All devices have told of the same changes at the same steps for the same reasons, and there are some."""
+    *_, folder = outcome
     changes = [
-        [(event.step, event.window_s, event.why) for event in told(folder, device) if isinstance(event, WindowChange)]
+        [(event.step, getattr(event, chosen), event.why) for event in told(folder, device) if isinstance(event, kind)]
         for device in range(DEVICES)
     ]
-    assert changes[0], "the window changes within these steps"
-    assert all(others == changes[0] for others in changes)
+    assert changes[0], f"{chosen} changes within these steps"
+    assert changes == [changes[0]] * DEVICES
 
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name.startswith("diverging")])
