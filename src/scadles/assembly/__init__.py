@@ -146,7 +146,8 @@ def build_measuring(config: RunConfig, exchange: GradientExchange, optimizer: Op
     )
     compressors = compressors_of(exchange) if config.compression.ratio == "auto" else ()
     # the batch for which the learning rate is meant is one that somebody found of use
-    return Measuring(AutoWindow(batch.window_s, rule), compressors, noise_guess=batch.size * config.devices, rate=rate)
+    window = AutoWindow(batch.window_s, rule, first_batch=batch.size)
+    return Measuring(window, compressors, noise_guess=batch.size * config.devices, rate=rate)
 
 
 def _build_rate(config: RunConfig, optimizer: Optimizer) -> AutoRate | None:
@@ -158,7 +159,7 @@ def _build_rate(config: RunConfig, optimizer: Optimizer) -> AutoRate | None:
             "their best rate; set optimizer.name to sgd, or lr.rate to fixed"
         )
     asked = [float(group["lr"]) for group in optimizer.param_groups]
-    return AutoRate(_momentum(config, optimizer), asked)
+    return AutoRate(min(config.compression.momentum or 0.0, _MOST_MOMENTUM), asked)
 
 
 def build_holdout(config: RunConfig) -> Holdout | None:

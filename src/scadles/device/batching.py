@@ -16,8 +16,8 @@ class BatchRule(ABC):
     def deadline_s(self, last_take_s: float) -> float:
         """Return the stream time at which a device trains on what is there, be it nothing."""
 
-    def resize(self, window_s: float) -> None:  # noqa: B027 - most rules have no window
-        """Take another window from now on, where this rule has one."""
+    def resize(self, window_s: float, most: int | None = None) -> None:  # noqa: B027 - most rules have no window
+        """Take another window from now on, where this rule has one, and not more than ``most`` samples."""
 
 
 class FixedBatch(BatchRule):
@@ -54,16 +54,17 @@ class RateBatch(BatchRule):
     def __init__(self, window_s: float, minimum: int, maximum: int) -> None:
         self.window_s = window_s
         self.minimum = minimum
-        self.maximum = maximum
+        self.maximum = self._most = maximum
 
     def target(self, rate_hz: float) -> int:
-        return min(max(round(rate_hz * self.window_s), self.minimum), self.maximum)
+        return min(max(round(rate_hz * self.window_s), self.minimum), self._most)
 
     def deadline_s(self, last_take_s: float) -> float:
         return last_take_s + self.window_s
 
-    def resize(self, window_s: float) -> None:
+    def resize(self, window_s: float, most: int | None = None) -> None:
         self.window_s = window_s
+        self._most = self.maximum if most is None else min(most, self.maximum)
 
 
 class ShrunkBatch(BatchRule):
@@ -87,5 +88,5 @@ class ShrunkBatch(BatchRule):
     def deadline_s(self, last_take_s: float) -> float:
         return self._rule.deadline_s(last_take_s)
 
-    def resize(self, window_s: float) -> None:
-        self._rule.resize(window_s)
+    def resize(self, window_s: float, most: int | None = None) -> None:
+        self._rule.resize(window_s, most)

@@ -152,7 +152,8 @@ class Device:
         """
         intake, clock = self.intake, self.clock
         if self._window is not None:
-            self._rule.resize(self._window.of_step(self.learner.step_number + 1))
+            step = self.learner.step_number + 1
+            self._rule.resize(self._window.of_step(step), self._window.most_of_step(step))
         self._gather_started_s = clock.now()
         deadline_s = self._rule.deadline_s(self._last_take_s)
         intake.pull()

@@ -16,6 +16,7 @@ from scadles.exchange.aggregation.reports import WHOLE_REDO
 
 _PLAIN = (bool, int, float, str)
 Group = dict[str, Any]
+_FOLDED = ("momentum", "dampening", "nesterov")
 
 
 class Hyperparameters:
@@ -69,15 +70,26 @@ class Hyperparameters:
         self._agreed = self._signature()
 
     @contextmanager
-    def scaled(self, factor: float) -> Iterator[float]:
-        """Multiply all rates for as long as this lasts; yields the first one."""
+    def scaled(self, factor: float, folded_after: int | None = None) -> Iterator[float]:
+        """Multiply all rates for as long as this lasts; yields the first one.
+
+        Args:
+            factor: of the rates.
+            folded_after: steps that were taken, where the momentum of each group becomes part of its rate: a gradient
+                counts at once for what it would in all steps to come, as far as momentum would have got by then. None
+                leaves momentum as it is.
+        """
         groups = self._optimizer.param_groups
+        kept = [{name: group[name] for name in ("lr", *_FOLDED) if name in group} for group in groups]
         bases = [_number(group["lr"]) for group in groups]
-        _set_rates(groups, [base * factor for base in bases])
+        gains = [1.0 if folded_after is None else _fold(group, folded_after) for group in groups]
+        _set_rates(groups, [base * factor * gain for base, gain in zip(bases, gains, strict=True)])
         try:
             yield _number(groups[0]["lr"])
         finally:
             _set_rates(groups, bases)
+            for group, before in zip(groups, kept, strict=True):
+                group.update({name: before[name] for name in _FOLDED if name in before})
 
     def load(self, rates: list[float], asked: list[Group] | None) -> None:
         """Go on from a checkpoint, whose groups the optimizer has taken over.
@@ -131,6 +143,16 @@ def _plain(group: Group) -> Group:
         elif isinstance(value, tuple | list) and name != "params" and all(isinstance(v, _PLAIN) for v in value):
             plain[name] = list(value)
     return plain
+
+
+def _fold(group: Group, steps: int) -> float:
+    """Take momentum out of a group; return what a gradient would have counted for with it, so many steps after the first."""
+    momentum = float(group.get("momentum", 0.0))
+    if not momentum:
+        return 1.0
+    damped = 1 - float(group.get("dampening", 0.0))
+    group.update(momentum=0.0, dampening=0.0, nesterov=False)
+    return damped * (1 - momentum ** (steps + 1)) / (1 - momentum)
 
 
 def _number(value: float | Tensor) -> float:

@@ -208,9 +208,10 @@ class Learner:
                 factor *= self.divergence.factor
             if self.measuring is not None:
                 factor *= self.measuring.rate_factor
+            folds = self.measuring is not None and self.measuring.rate is not None
             if self.clip_norm is not None:
                 clip(self.exchange.parameters, self.clip_norm)
-            with self.hyperparameters.scaled(factor) as self._lr:
+            with self.hyperparameters.scaled(factor, self.step_number if folds else None) as self._lr:
                 self._take_step(self.optimizer)
         if self.statistics is not None:
             self.statistics.merge(total)
@@ -244,8 +245,10 @@ class Learner:
         action = self.divergence.look(self.step_number + 1, math.inf if loss is None else loss)
         if action is Action.STAY:
             self.exchange.forget()
-        if not action.trains and self.measuring is not None and self.measuring.rate is not None:
-            self.measuring.rate.forget()
+        if self.measuring is not None and (rate := self.measuring.rate) is not None:
+            rate.may_rise = self.divergence.factor == 1
+            if not action.trains:
+                rate.forget()
         return action
 
     def state(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from scadles.exchange.reduction import Compressor
 
 _FIRST = 2  # the step before is slow in its own way
 _INTERVALS = (2, 10), (5, 50), (20, math.inf)  # steps between measurements, until which step
-_RATE_INTERVALS = (5, 50), (10, math.inf)  # where the rate follows, which takes two measurements each
+_RATE_INTERVALS = (1, 50), (2, math.inf)  # where the rate follows, which takes two measurements each
 _MOST_COST = 0.01  # of the time, for measuring
 _MOST_MEASURED = 64  # devices whose gradients are measured
 _SHARES_KEPT = 3
@@ -192,8 +192,12 @@ class Measuring:
         step_s, sample_s = (np.where(known, said[name], 0.0) for name in ("step_s", "sample_s"))
         fleet = Fleet(said["rate_hz"], step_s, sample_s, float(np.median(said["exchange_s"][known])))
         if self._compressors and fleet.rates_hz.sum() > 0:
-            return self._choose_jointly(step, self.window, fleet)
-        return self.window.follow(step, fleet, self.noise.bounds)
+            news = self._choose_jointly(step, self.window, fleet)
+        else:
+            news = self.window.follow(step, fleet, self.noise.bounds)
+        if news is not None and self.rate is not None:
+            self.rate.begin_anew(step)
+        return news
 
     def _next(self, step: int, share: float) -> None:
         """Say when something is measured next, where that costs such a share of a step."""

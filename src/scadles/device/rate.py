@@ -15,8 +15,8 @@ from scadles.exchange.aggregation.noise_scale import SKETCH_SIZE
 _CHANGED_EVERY = 10  # steps
 _CHANGE = 2.0  # the factor of each change
 _TOO_LOW, _TOO_HIGH = 0.5, -0.2  # alignments beyond which the rate is another
-_KEPT = 4  # pairs that count
-_FEWEST = 2
+_KEPT = 10  # pairs that count
+_FEWEST = 4
 _SIGMAS = 2.0
 _LONGEST_LAG = 20
 _MOST = 256.0  # by how much the rate is another than the one that was asked for
@@ -29,17 +29,21 @@ class AutoRate:
     tells how well they are aligned: E[g_t . g_(t + horizon)] / |G|^2, with G the gradient without noise. Noise of steps
     is independent, so that the product has no bias. Far below the best rate the gradient is still the same after a
     horizon, and the alignment 1; where it is negative, steps go too far, and come back. The factor is doubled where the
-    alignment is surely above 0.5, and halved where it is surely below -0.2, by two standard errors over the last four
-    pairs, at most every ten steps.
+    alignment is surely above 0.5, and halved where it is surely below -0.2, by two standard errors over at most ten
+    pairs since the last change, at most every ten steps.
+
+    The optimizer's own momentum has become part of the rate (:meth:`.Hyperparameters.scaled`), so that gradients of
+    steps in a row tell, and what a change has done is seen at once.
 
     Args:
-        momentum: of the optimizer, at least 0 and below 1.
+        momentum: of what devices send, at least 0 and below 1.
         asked: the learning rates of the optimizer's groups, as they are asked for.
 
     Attributes:
         factor: of the rate.
         asked: as given.
         lag: how many steps apart the gradients of a pair are.
+        may_rise: whether it may be doubled; not where training has diverged a while ago.
         changes: how often the factor was another one from then on.
         why: the last one was chosen, in words.
     """
@@ -49,6 +53,7 @@ class AutoRate:
         self.asked = list(asked)
         self.lag = max(1, min(_LONGEST_LAG, round(1 / (1 - momentum))))
         self.changes, self.why = 0, ""
+        self.may_rise = True
         self._firsts: dict[int, tuple[np.ndarray, float]] = {}
         self._pairs: deque[tuple[float, float]] = deque(maxlen=_KEPT)
         self._changed_at = 0
@@ -59,8 +64,14 @@ class AutoRate:
         return min(self._firsts, default=math.inf) + self.lag
 
     def forget(self) -> None:
-        """Forget what waits for its pair: the model is an earlier one."""
+        """Forget what waits for its pair, and all pairs: the model is an earlier one."""
         self._firsts.clear()
+        self._pairs.clear()
+
+    def begin_anew(self, step: int) -> None:
+        """Wait for new pairs: from this step on batches have another size, and so the rate is another one."""
+        self._pairs.clear()
+        self._changed_at = step
 
     def pass_by(self, step: int) -> None:
         """Forget what would have made a pair with this step or one before."""
@@ -88,13 +99,14 @@ class AutoRate:
             return None
         product, square = np.mean(self._pairs, axis=0).tolist()
         before = self.factor
-        if self._is_sure(_TOO_LOW, 1.0) and square > 0:
+        if self.may_rise and self._is_sure(_TOO_LOW, 1.0) and square > 0:
             self.factor = min(before * _CHANGE, _MOST)
         elif self._is_sure(_TOO_HIGH, -1.0):
             self.factor = max(before / _CHANGE, 1 / _MOST)
         if self.factor == before:
             return None
         self._changed_at = step
+        self._pairs.clear()
         self.changes += 1
         told = f"{product / square:.2f}" if square > 0 else "negative"
         apart = f"{self.lag} step{'s' if self.lag > 1 else ''} apart"

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from scadles.device.managed import Managed, plain_names
 from scadles.device.optimizers import JointOptimizer
 
+_FIRST = 5  # steps to the second copy; to each later one as many as the last was after the beginning
 _PARAMETER, _SLOT, _BUFFER = "parameter/", "slot/", "buffer/"
 
 
@@ -23,7 +24,7 @@ class StateCopy:
     Args:
         managed: the parameters.
         optimizer: which keeps something of each.
-        every: steps from one copy to the next.
+        every: steps from one copy to the next, at most: a run that has just begun has moved far in few.
 
     Attributes:
         step: after which the copied state was; None before there is a copy.
@@ -39,7 +40,7 @@ class StateCopy:
 
     def is_due(self, step: int) -> bool:
         """Whether the copy is so old, or of so few parameters, that a new one is wanted before this step."""
-        if self.step is None or step - 1 >= self.step + self._every:
+        if self.step is None or step - 1 >= self.step + min(self._every, max(_FIRST, self.step)):
             return True
         return any(_PARAMETER + name not in self._tensors for name in self._managed.parameters)
 

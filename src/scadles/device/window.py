@@ -18,6 +18,7 @@ _LEAST_GAIN = 1.05  # of progress a second, for which something is
 _UNUSED = 0.1  # a share of the stream from which on it is said that it is not used
 #: By step: windows that differ a little, so that what a sample costs can be told from what a step does.
 _VARIED = {3: 0.8, 5: 1.2}
+_UNMEASURED = 2  # steps before which no window was chosen: the first measurement is of the second
 _UNKNOWN = Bounds(math.nan, 0.0, math.inf)
 
 
@@ -30,6 +31,7 @@ class AutoWindow:
     Args:
         seconds: to begin with.
         rule: what windows are for.
+        first_batch: samples of a device at most, as long as nothing is measured; None for all of the window.
 
     Attributes:
         seconds: the window.
@@ -39,10 +41,11 @@ class AutoWindow:
         rule: as given.
     """
 
-    def __init__(self, seconds: float, rule: WindowRule) -> None:
+    def __init__(self, seconds: float, rule: WindowRule, first_batch: int | None = None) -> None:
         self.seconds = self.first_s = seconds
         self.changes, self.why = 0, ""
         self.rule = rule
+        self._first_batch = first_batch
         self._changed_at = -_CHANGED_EVERY
 
     def of_step(self, step: int) -> float:
@@ -51,6 +54,10 @@ class AutoWindow:
         A longer one only as far as the rule allows: others do not wait longer for a device.
         """
         return min(self.seconds * _VARIED.get(step, 1.0), max(self.seconds, self.rule.longest_s))
+
+    def most_of_step(self, step: int) -> int | None:
+        """Return how many samples a device takes in a step at most; None for as many as the window has."""
+        return self._first_batch if step <= _UNMEASURED else None
 
     def follow(self, step: int, fleet: Fleet, bounds: Bounds | None) -> str | None:
         """Go towards what is best after a step; return why the window changes, None where it does not.

@@ -19,6 +19,7 @@ RATIOS: tuple[float | None, ...] = (None, 0.1, 0.03, 0.01)
 _FIRST = 1  # a tenth, which is taken before anything is known
 _NEVER = -(10**9)
 _SLOW = 4.0  # times what a step takes: what is slower is not tried at once
+_FIRST_LOOK = 0.1  # of the time so far, by which trying a ratio for the first time may be longer
 _REMEMBERED = 5
 _LOOKS = 2
 _RECENT = 20  # steps for which what a ratio took counts when it is taken again
@@ -56,8 +57,9 @@ class RatioGate:
     Times are those of the steps, of the median of the last five; those of a ratio that was not used lately lie on a
     line through what messages of other sizes took. Energies come from samples of the gradients. A tenth is sent at
     first, which is never slow. A smaller ratio is taken where it buys at least ``margin`` more, a larger one where it
-    buys anything. What may buy as much as that for all that is known is tried for a few steps, at once where it was
-    never tried and seems not to be slow, and later from time to time, as seldom as it is slow.
+    buys anything. What may buy as much as that for all that is known is tried for a few steps: where it was never tried and
+    seems not to be slow, as soon as that takes a tenth of the time so far longer; later from time to time, as seldom as it is
+    slow.
 
     Args:
         lag: as for :func:`.lag_steps`.
@@ -227,8 +229,10 @@ class RatioGate:
         if not may:
             return
         longest_ago = min(may, key=lambda level: (self._seen[level], abs(level - self._home)))
-        dearer = self.seconds(longest_ago, sizes) / max(self.seconds(self._home, sizes), 1e-9)
-        never = self._seen[longest_ago] == _NEVER and dearer < _SLOW
+        now_s, then_s = self.seconds(self._home, sizes), self.seconds(longest_ago, sizes)
+        dearer = then_s / max(now_s, 1e-9)
+        cheap = dearer < _SLOW and _LOOKS * (then_s - now_s) <= _FIRST_LOOK * self._elapsed_s
+        never = self._seen[longest_ago] == _NEVER and cheap
         if never or self._step - self._last_look >= self._retry_steps * max(1.0, dearer) * _LOOKS:
             self.level, self._last_look = longest_ago, self._step
             self.reason = self.why = f"{_name(longest_ago)}, to see what it takes"
