@@ -113,8 +113,8 @@ class LearningRateConfig(Section):
     )
     rate: Literal["fixed", "auto"] = Field(
         default="fixed",
-        description="auto: doubled and halved from optimizer.lr on, by how gradients of steps in a row agree; for one "
-        "that is low",
+        description="auto: momentum becomes part of it, and it is doubled and halved from optimizer.lr on, by how "
+        "gradients of steps in a row agree",
     )
     warmup_samples: int = Field(default=0, ge=0, description="global samples over which the rate grows from 0")
     milestones: tuple[int, ...] = Field(default=(), description="global samples after which the rate is cut")

@@ -146,7 +146,7 @@ def _plain(group: Group) -> Group:
 
 
 def _fold(group: Group, steps: int) -> float:
-    """Take momentum out of a group; return what a gradient would have counted for with it, so many steps after the first."""
+    """Take momentum out of a group; return what a gradient counts for with it, so many steps after the first."""
     momentum = float(group.get("momentum", 0.0))
     if not momentum:
         return 1.0

@@ -18,6 +18,15 @@ def test_a_rate_batch_is_one_window_within_its_bounds(rate_hz, window_s, minimum
         assert abs(target - rate_hz * window_s) <= 0.5
 
 
+@pytest.mark.parametrize(("most", "target"), [(64, 64), (2000, 1000), (None, 1000), (4, 4)])
+def test_a_window_may_take_less_than_it_has_for_a_step(most, target):
+    rule = RateBatch(1.0, minimum=8, maximum=1024)
+    rule.resize(2.0, most)
+    assert (rule.target(500.0), rule.deadline_s(10.0)) == (target, 12.0)
+    rule.resize(2.0)
+    assert rule.target(500.0) == 1000
+
+
 @pytest.mark.parametrize(
     ("rule", "deadline_s"), [(FixedBatch(64, max_wait_s=60.0), 70.0), (RateBatch(2.5, minimum=8, maximum=1024), 12.5)]
 )

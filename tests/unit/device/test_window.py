@@ -107,6 +107,12 @@ def test_it_is_not_varied_beyond_what_the_others_wait_for(longest_s, expected_s)
     assert AutoWindow(1.0, rule(longest_s=longest_s)).of_step(5) == expected_s
 
 
+def test_as_long_as_nothing_is_measured_a_device_takes_no_more_than_its_first_batch():
+    window = AutoWindow(1.0, rule(), first_batch=64)
+    assert [window.most_of_step(step) for step in (1, 2, 3, 100)] == [64, 64, None, None]
+    assert AutoWindow(1.0, rule()).most_of_step(1) is None
+
+
 def test_what_a_device_may_not_take_is_not_said_to_be_worth_little():
     window = AutoWindow(1.0, rule(maximum=20))
     one_is_fast = Fleet(np.array([1000.0, 10.0]), np.zeros(2), np.zeros(2), 0.0)

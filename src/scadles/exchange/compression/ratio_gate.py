@@ -57,9 +57,9 @@ class RatioGate:
     Times are those of the steps, of the median of the last five; those of a ratio that was not used lately lie on a
     line through what messages of other sizes took. Energies come from samples of the gradients. A tenth is sent at
     first, which is never slow. A smaller ratio is taken where it buys at least ``margin`` more, a larger one where it
-    buys anything. What may buy as much as that for all that is known is tried for a few steps: where it was never tried and
-    seems not to be slow, as soon as that takes a tenth of the time so far longer; later from time to time, as seldom as it is
-    slow.
+    buys anything. What may buy as much as that for all that is known is tried for a few steps: where it was never
+    tried and seems not to be slow, once that costs no more than a tenth of the time so far; later from time to time, as
+    seldom as it is slow.
 
     Args:
         lag: as for :func:`.lag_steps`.
