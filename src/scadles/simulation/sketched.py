@@ -39,19 +39,25 @@ class SketchedGradients(Gradients):
         step = self._learner.step_number + 1
         if not self._measuring.is_due(step):
             return self._usual.add_up(numbers, taken, messages)
-        return Shares.concatenate(
-            [self._add(step, number, chunk, messages) for number, chunk in zip(numbers, taken, strict=True)]
-        )
+        shares, sum_sketch = [], None
+        for number, chunk in zip(numbers, taken, strict=True):
+            share, sum_sketch = self._add(step, number, chunk, messages, sum_sketch)
+            shares.append(share)
+        return Shares.concatenate(shares)
 
-    def _add(self, step: int, number: int, taken: Chunk, messages: SampleMessages) -> Shares:
+    def _add(
+        self, step: int, number: int, taken: Chunk, messages: SampleMessages, before: Tensor | None
+    ) -> tuple[Shares, Tensor | None]:
+        """Add a device's gradient, given the sketch of the sum before; return the one after, where that is known."""
         if not is_measured(number, self._devices):
-            return self._one_by_one.add_up([number], [taken], messages)
-        before = self._sketch(step)
+            return self._one_by_one.add_up([number], [taken], messages), None
+        before = self._sketch(step) if before is None else before
         share = self._one_by_one.add_up([number], [taken], messages)
+        after = self._sketch(step)
         if weight := float(share.weights[0]):
             samples = len(taken) + int(messages.received(np.array([number]))[0])
-            self._measuring.note(step, number, samples, (self._sketch(step) - before) / weight)
-        return share
+            self._measuring.note(step, number, samples, (after - before) / weight)
+        return share, after
 
     def _sketch(self, step: int) -> Tensor:
         return self._measuring.sketch((parameter.grad for parameter in self._learner.exchange.parameters), step)
