@@ -46,7 +46,9 @@ def _places(model: type[BaseModel], above: str = "") -> dict[type[BaseModel], li
 def _top() -> str:
     presets = [
         f"- `{method}`: "
-        + ", ".join(f"`{section}.{key}: {value}`" for section, keys in tree.items() for key, value in keys.items())
+        + ", ".join(
+            f"`{section}.{key}: {_said(value)}`" for section, keys in tree.items() for key, value in keys.items()
+        )
         for method, tree in METHODS.items()
     ]
     rows = [
@@ -64,6 +66,10 @@ def _top() -> str:
         "",
     ]
     return "\n".join([*intro, *_HEAD, *rows, ""])
+
+
+def _said(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 _HEAD = ("| setting | values | default | meaning |", "|---|---|---|---|")

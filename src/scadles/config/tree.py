@@ -53,6 +53,13 @@ METHODS: dict[str, dict[str, Any]] = {
         "aggregation": {"mean": "weighted"},
         "lr": {"scaling": "auto"},
     },
+    "auto": {
+        "buffer": {"policy": "truncation"},
+        "batch": {"rule": "rate", "window": "auto"},
+        "aggregation": {"mean": "weighted"},
+        "lr": {"scaling": "auto", "rate": "auto", "guard": True},
+        "compression": {"ratio": "auto"},
+    },
 }
 
 #: Kinds of task, and types of samples, of which it must be known how many values there may be.
@@ -63,7 +70,7 @@ _IDENTIFIERS = ("int8", "int16", "int32", "int64")
 class RunConfig(Section):
     """One run, whole."""
 
-    method: Literal["scadles", "ddl"] = Field(default="scadles", description="fills in what is left open below")
+    method: Literal["scadles", "ddl", "auto"] = Field(default="scadles", description="fills in what is left open below")
     devices: int = Field(default=1, ge=1, le=1_000_000, description="how many take part; torchrun and --local set it")
     seed: int = Field(default=0, ge=0, description="of every random draw")
     model: Annotated[str, Names("code", unless=r"[^:]*|torchvision:.*")] = Field(
@@ -111,7 +118,7 @@ class RunConfig(Section):
         if not isinstance(tree, Mapping):
             return tree
         said = what_is_said(tree)
-        return merged(METHODS.get(str(said.get("method", "scadles")), {}), said)
+        return merged(_filling(said), said)
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -300,6 +307,31 @@ class RunConfig(Section):
     def to_yaml(self) -> str:
         """Return the whole tree, defaults included, as YAML that :func:`load_config` reads back."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def _filling(said: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what the method fills in; ``auto`` chooses nothing that could not be chosen beside what is said."""
+    method = str(said.get("method", "scadles"))
+    if method != "auto" or said.get("devices") == 1:
+        return METHODS.get("scadles" if method == "auto" else method, {})
+    fixed: dict[str, Any] = {}
+    if _of(said, "batch", "rule") == "fixed":
+        fixed["batch"] = {"window": "fixed"}
+    if _of(said, "optimizer", "name") in ("adam", "adamw") or {"milestones", "warmup_samples"} & _in(said, "lr").keys():
+        fixed["lr"] = {"rate": "fixed"}
+    selects = _of(said, "compression", "method") in (None, "topk")
+    if not selects or _of(said, "fabric", "overlap") == "on" or said.get("model") == "none":
+        fixed["compression"] = {"ratio": None}
+    return merged(METHODS["auto"], fixed)
+
+
+def _in(said: Mapping[str, Any], section: str) -> Mapping[str, Any]:
+    found = said.get(section)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _of(said: Mapping[str, Any], section: str, name: str) -> Any:
+    return _in(said, section).get(name)
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ COLOURS = ("#0b6bcb", "#e8590c", "#2b8a3e", "#9c36b5", "#c92a2a", "#0c8599", "#a
 METHOD_SHADES = {
     "scadles": ("#0b6bcb", "#0c8599", "#6741d9", "#4dabf7"),
     "ddl": ("#e8590c", "#c92a2a", "#f2a30f", "#a6761d"),
+    "auto": ("#2b8a3e", "#5c940d", "#087f5b", "#94d82d"),
 }
 PHASES = (
     ("wait_s", "waiting for samples", "#f2b134"),

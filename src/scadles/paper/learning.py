@@ -25,7 +25,7 @@ KEYS: tuple[Key, ...] = tuple(CONVERGENCE)
 TARGET_SHARE = 0.95
 #: What ScaDLES does where window and ratio are what it chooses by what it measures, and where the rate is as well.
 STEPS: Mapping[str, Any] = {"method": "scadles", "batch": {"window": "auto"}, "compression": {"ratio": "auto"}}
-AUTO: Mapping[str, Any] = {**STEPS, "lr": {"rate": "auto", "guard": True}}
+AUTO: Mapping[str, Any] = {"method": "auto"}
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "ddl": {"method": "ddl"},
     "weighted": {"method": "scadles", "buffer": {"policy": "persistence"}},

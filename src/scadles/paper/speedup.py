@@ -56,7 +56,7 @@ _REMARKS = (
 )
 _TIMES_REMARKS = (
     "Paper: the same numbers as above. Dense: as published without compression. Norm: as above. Auto: window, ratio "
-    "and base rate as ScaDLES chooses them by what it measures (batch.window, compression.ratio and lr.rate: auto).",
+    "and learning rate as ScaDLES chooses them by what it measures (method: auto).",
     "Limit: the earliest of all these and of runs with free links and free compute at the rate that is given, which "
     "train on every sample once, in batches of a few windows (as in scadles simulate --limit). Share: of that limit.",
 )

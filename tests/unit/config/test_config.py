@@ -28,6 +28,26 @@ class TestMethods:
             for name, value in values.items():
                 assert getattr(getattr(config, section), name) == value
 
+    @pytest.mark.parametrize(
+        ("said", "chosen"),
+        [
+            ({}, ("auto", "auto", "auto", True)),
+            ({"devices": 4, "optimizer": {"name": "sgd"}}, ("auto", "auto", "auto", True)),
+            ({"optimizer": {"name": "adam"}}, ("auto", "auto", "fixed", True)),
+            ({"lr": {"milestones": [1000]}}, ("auto", "auto", "fixed", True)),
+            ({"lr": {"guard": False}, "compression": {"ratio": 0.1}}, ("auto", 0.1, "auto", False)),
+            ({"batch": {"rule": "fixed"}}, ("fixed", "auto", "auto", True)),
+            ({"fabric": {"overlap": "on"}}, ("auto", None, "auto", True)),
+            ({"compression": {"method": "randomk"}}, ("auto", None, "auto", True)),
+            ({"model": "none"}, ("auto", None, "auto", True)),
+            ({"devices": 1}, ("fixed", None, "fixed", False)),
+        ],
+    )
+    def test_auto_chooses_what_can_be_chosen_beside_what_is_said(self, said, chosen):
+        config = load_config({"method": "auto", "steps": 1, **said})
+        assert (config.batch.window, config.compression.ratio, config.lr.rate, config.lr.guard) == chosen
+        assert load_config({"steps": 1, **said}, ["method=auto"]) == config
+
     def test_ddl_is_what_the_paper_compares_with(self):
         config = load_config({"method": "ddl", "steps": 1})
         assert (config.batch.rule, config.batch.size) == ("fixed", 64)
@@ -197,7 +217,7 @@ class TestRefusals:
             ({"batch": {"size": 0}}, "batch.size = 0: input should be greater than or equal to 1"),
             ({"batch": {"size": 1.5}}, "batch.size = 1.5: input should be a valid integer"),
             ({"batch": 3}, "batch = 3: input should be a valid dictionary"),
-            ({"method": "sgd"}, "method = 'sgd': input should be 'scadles' or 'ddl'"),
+            ({"method": "sgd"}, "method = 'sgd': input should be 'scadles', 'ddl' or 'auto'"),
             ({"optimizer": {"momentum": 1}}, "optimizer.momentum = 1: input should be less than 1"),
             ({"optimizer": {"lr": float("nan")}}, "optimizer.lr = nan: input should be a finite number"),
             ({"target_accuracy": 97}, "target_accuracy = 97: input should be less than or equal to 1"),
