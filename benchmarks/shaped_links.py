@@ -1,4 +1,4 @@
-"""Stream time to the target over thin links: dense, compressed, and as much as buys most, measured and predicted.
+"""Stream time to the target over thin links: dense, compressed, and by what buys most, measured and predicted.
 
 Four device processes, each in a network namespace of its own, on one bridge; every link is shaped in both directions by
 the kernel's token bucket. The simulator predicts the same runs from the rates of the links and from what was measured
@@ -15,7 +15,7 @@ beforehand:
   selection and coding, the exchange's own work, the optimizer.
 
 MB sent, as the kernel counts it, also holds the initial model and what was sent again. Needs root and iproute2,
-and about 12 minutes for all rows; where they are missing it says so and does nothing. ``--quick`` only predicts, with
+and about 15 minutes for all rows; where they are missing it says so and does nothing. ``--quick`` only predicts, with
 nominal links and no costs but theirs, on any machine.
 
     python benchmarks/shaped_links.py [--rates 100 20] [--only dense auto] [--out DIR] [--quick]
@@ -47,6 +47,7 @@ VARIANTS = {
     "compressed": ["compression.ratio=0.01", "compression.gate=always"],
     "a tenth": ["compression.ratio=0.1", "compression.gate=always"],
     "auto": ["compression.ratio=auto"],
+    "method auto": ["method=auto"],
 }
 SETTINGS: dict[str, Any] = {
     "devices": DEVICES,
@@ -240,7 +241,7 @@ def compare(links: Namespaces, rates: list[float], variants: list[str], out: Pat
             run = out / f"{mbit:g}-{variant}"
             real = train(links, variant, run, [])
             step_s = {"compute.step_s": compute_s[variant]}
-            if variant == "auto":  # its steps are of both kinds
+            if "auto" in variant:  # its steps are of both kinds
                 coding_s = max(0.0, compute_s["compressed"] - compute_s["dense"])
                 step_s = {"compute.step_s": compute_s["dense"], "compute.coding_s": coding_s}
             guess = predict(variant, run.with_name(f"{run.name}-predicted"), costs | step_s)
@@ -277,7 +278,9 @@ def _row(mbit: float, variant: str, real: dict[str, Any], guess: dict[str, Any])
     sent = " / ".join(f"{summary['bytes_sent'] / 1e6:.1f}" for summary in pair)
     times = f"{_to_target(real):.1f} / {_to_target(guess):.1f}"
     ratio = _to_target(guess) / _to_target(real)
-    return f"{mbit:7g} {variant:12}{steps:>12}{each:>16}{sent:>16}{times:>18}{ratio:>8.3f}"
+    windows_s = [summary["window"]["window_s"] for summary in pair if summary["window"]]
+    chosen = f"  window {' / '.join(f'{window_s:.3g}' for window_s in windows_s)} s" if windows_s else ""
+    return f"{mbit:7g} {variant:12}{steps:>12}{each:>16}{sent:>16}{times:>18}{ratio:>8.3f}{chosen}"
 
 
 def _to_target(summary: dict[str, Any]) -> float:

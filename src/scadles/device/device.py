@@ -30,12 +30,6 @@ def never() -> bool:
     return False
 
 
-def _rounded_up(seconds: float) -> float:
-    """Return the smallest float32 that is not below ``seconds``."""
-    single = np.float32(seconds)
-    return float(single if single >= seconds else np.nextafter(single, np.float32(np.inf)))
-
-
 class Device:
     """One of N devices that hold the same model: its stream's side of a step.
 
@@ -210,8 +204,8 @@ class Device:
 
     def ready(self) -> None:
         """Take note that this device's part of the gradient is ready at this moment."""
-        # what a float32 message can carry, and never sooner than it was: all devices count with the same number
-        self._ready_s = _rounded_up(self.clock.now() - self._last_end_s)
+        # what a float32 message can carry: all devices count with the same number
+        self._ready_s = float(np.float32(self.clock.now() - self._last_end_s))
         ready_s = self._last_end_s + self._ready_s
         self._elapsed_s = ready_s - self._last_message_s
         self._last_message_s = ready_s

@@ -231,7 +231,7 @@ class Cluster:
         else:
             device.clock.advance_to(ready_s)
             device.ready()
-            self._queue.at(device.clock.now(), on_ready)
+            self._queue.at(max(device.clock.now(), now_s), on_ready)  # its clock has been rounded, maybe down
 
     def _ready(self) -> None:
         self._awaited -= 1

@@ -296,6 +296,14 @@ class TestStreamsThatEnd:
     def test_other_ends_come_sooner(self, run):
         assert run({**self.ENDING, "steps": 2}).summary.ended_by == "steps"
 
+    @pytest.mark.parametrize("bps", [1e6, 2.48e6, 7.29e6, 8.4e6])
+    def test_who_neither_waits_nor_computes_is_ready_at_once(self, run, bps):
+        """A clock that a float32 message has rounded down is no event of the past."""
+        links = {"cost": {"link": {"up_bps": bps, "down_bps": bps}}, "buffer": {"policy": "persistence"}}
+        settings = {"method": "auto", "model": "mlp", "steps": 12, "devices": 4, "batch": {"window_s": 0.25}}
+        streams = {"stream": {"rates": [200, 152, 48, 328]}, "evaluation": {"every_s": 10}}
+        assert run({**settings, **streams, **links}).summary.steps == 12
+
     def test_a_stream_that_brings_nothing_holds_nobody_up(self, run):
         summary = run(merged(self.ENDING, {"stream": {"rates": [400, 120, 0]}})).summary
         assert (summary.ended_by, summary.samples.trained) == ("streams", 2 * 481)
