@@ -11,12 +11,13 @@ import numpy as np
 from torch import Tensor
 from torch.optim import Optimizer
 
+from scadles.device.optimizers import parts_of
 from scadles.errors import RunError
 from scadles.exchange.aggregation.reports import WHOLE_REDO
 
 _PLAIN = (bool, int, float, str)
 Group = dict[str, Any]
-_FOLDED = ("momentum", "dampening", "nesterov")
+_NO_MOMENTUM = {"momentum": 0.0, "dampening": 0.0, "nesterov": False}
 
 
 class Hyperparameters:
@@ -80,8 +81,10 @@ class Hyperparameters:
                 leaves momentum as it is.
         """
         groups = self._optimizer.param_groups
-        kept = [{name: group[name] for name in ("lr", *_FOLDED) if name in group} for group in groups]
+        kept = [{name: group[name] for name in _NO_MOMENTUM if name in group} for group in groups]
         bases = [_number(group["lr"]) for group in groups]
+        if folded_after is not None:
+            self._let_go_of_momentum()
         gains = [1.0 if folded_after is None else _fold(group, folded_after) for group in groups]
         _set_rates(groups, [base * factor * gain for base, gain in zip(bases, gains, strict=True)])
         try:
@@ -89,7 +92,13 @@ class Hyperparameters:
         finally:
             _set_rates(groups, bases)
             for group, before in zip(groups, kept, strict=True):
-                group.update({name: before[name] for name in _FOLDED if name in before})
+                group.update(before)
+
+    def _let_go_of_momentum(self) -> None:
+        """Let go of what momentum has gathered of gradients before: later it would count as if it was new."""
+        for one in parts_of(self._optimizer):
+            for slots in one.state.values():
+                slots.pop("momentum_buffer", None)
 
     def load(self, rates: list[float], asked: list[Group] | None) -> None:
         """Go on from a checkpoint, whose groups the optimizer has taken over.
@@ -151,7 +160,7 @@ def _fold(group: Group, steps: int) -> float:
     if not momentum:
         return 1.0
     damped = 1 - float(group.get("dampening", 0.0))
-    group.update(momentum=0.0, dampening=0.0, nesterov=False)
+    group.update({name: value for name, value in _NO_MOMENTUM.items() if name in group})
     return damped * (1 - momentum ** (steps + 1)) / (1 - momentum)
 
 

@@ -66,6 +66,11 @@ class JointOptimizer(Optimizer):
             first += size
 
 
+def parts_of(optimizer: Optimizer) -> tuple[Optimizer, ...]:
+    """Return the optimizers that one is made of."""
+    return optimizer.optimizers if isinstance(optimizer, JointOptimizer) else (optimizer,)
+
+
 def adopt(optimizers: Optimizer | Sequence[Optimizer], model: nn.Module) -> Optimizer:
     """Return what a user brings as one optimizer that can train ``model`` here.
 
@@ -107,8 +112,7 @@ class Guard:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._open = False
-        several = optimizer.optimizers if isinstance(optimizer, JointOptimizer) else (optimizer,)
-        self._handles: list[RemovableHandle] = [one.register_step_pre_hook(self._look) for one in several]
+        self._handles: list[RemovableHandle] = [one.register_step_pre_hook(self._look) for one in parts_of(optimizer)]
 
     def step(self, optimizer: Optimizer) -> None:
         """Take a step that is allowed."""

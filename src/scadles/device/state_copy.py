@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from scadles.device.managed import Managed, plain_names
-from scadles.device.optimizers import JointOptimizer
+from scadles.device.optimizers import parts_of
 
 _FIRST = 5  # steps to the second copy; to each later one as many as the last was after the beginning
 _PARAMETER, _SLOT, _BUFFER = "parameter/", "slot/", "buffer/"
@@ -34,7 +34,7 @@ class StateCopy:
         self.step: int | None = None
         self._managed = managed
         self._every = every
-        self._several = optimizer.optimizers if isinstance(optimizer, JointOptimizer) else (optimizer,)
+        self._several = parts_of(optimizer)
         self._tensors: dict[str, Tensor] = {}
         self._numbers: dict[str, float] = {}
 

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from scadles.device.buffer import Ledger
 from scadles.device.connected import ConnectedDevice
 from scadles.device.intake import IntakeState
-from scadles.device.optimizers import JointOptimizer
+from scadles.device.optimizers import parts_of
 from scadles.errors import CheckpointError, UntrustedError
 from scadles.observe import Away
 from scadles.training.checkpoint import Checkpoint
@@ -97,9 +97,12 @@ def _check_tensors(state: Checkpoint, device: ConnectedDevice) -> None:
     found = {name: (t.shape, t.dtype) for name, t in state.tensors.items() if name.startswith(MODEL)}
     if found != wanted:
         raise AnotherModelError("its model has tensors of other names, shapes or types")
-    optimizer = learner.optimizer
-    several = optimizer.optimizers if isinstance(optimizer, JointOptimizer) else (optimizer,)
-    parameters = [(p, isinstance(one, _SAME_SHAPE)) for one in several for g in one.param_groups for p in g["params"]]
+    parameters = [
+        (p, isinstance(one, _SAME_SHAPE))
+        for one in parts_of(learner.optimizer)
+        for g in one.param_groups
+        for p in g["params"]
+    ]
     for name, tensor in state.tensors.items():
         if name.startswith(OPTIMIZER):
             number, _, slot = name.removeprefix(OPTIMIZER).partition("/")

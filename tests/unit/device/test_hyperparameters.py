@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from scadles.device.hyperparameters import Hyperparameters
+from scadles.device.optimizers import JointOptimizer
 
 
 def optimizer_of(**settings):
@@ -53,3 +54,31 @@ def test_groups_have_momentum_of_their_own():
     sgd = torch.optim.SGD([*groups, {"params": [parameters[2]]}], lr=1.0)
     with Hyperparameters(sgd).scaled(1.0, folded_after=10_000):
         assert [group["lr"] for group in sgd.param_groups] == pytest.approx([10.0, 2.0, 1.0])
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("settings", [{}, {"nesterov": True}, {"dampening": 0.5}, {"foreach": True}, {"fused": True}])
+def test_what_momentum_had_gathered_before_does_not_come_back_after_it(settings, joint):
+    """A run may be resumed with a rate that is chosen, and again with one that is fixed."""
+    (parameter, sgd), (fresh, other) = (optimizer_of(lr=0.1, momentum=0.9, **settings) for _ in range(2))
+    hyperparameters = Hyperparameters(JointOptimizer([sgd]) if joint else sgd)
+    parameter.grad = torch.full((3,), 100.0, dtype=torch.float64)
+    sgd.step()
+    parameter.grad = torch.zeros(3, dtype=torch.float64)
+    with hyperparameters.scaled(1.0, folded_after=1):
+        sgd.step()
+    fresh.data.copy_(parameter.data)
+    for one, its_optimizer in ((parameter, sgd), (fresh, other)):
+        one.grad = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+        its_optimizer.step()
+    assert torch.equal(parameter, fresh)
+
+
+def test_a_group_is_given_no_name_that_its_optimizer_does_not_know():
+    parameter = torch.nn.Parameter(torch.zeros(3))
+    optimizer = torch.optim.RMSprop([parameter], momentum=0.9)
+    before, hyperparameters = set(optimizer.param_groups[0]), Hyperparameters(optimizer)
+    with hyperparameters.scaled(1.0, folded_after=5):
+        pass
+    assert set(optimizer.param_groups[0]) == before
+    assert hyperparameters.news() == 0.0
