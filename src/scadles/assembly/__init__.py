@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 
 from scadles.assembly.exchange import build_exchange, build_report_check, compressors_of
 from scadles.assembly.injection import build_injection, build_sample_exchange, build_senders, injects
@@ -30,7 +30,7 @@ from scadles.device.intake import Intake
 from scadles.device.learner import Learner
 from scadles.device.managed import find_parameters
 from scadles.device.measuring import Measuring
-from scadles.device.optimizers import JointOptimizer, adopt
+from scadles.device.optimizers import adopt, parts_of
 from scadles.device.pace import WindowRule
 from scadles.device.rate import AutoRate
 from scadles.device.sliding_sums import SlidingSums
@@ -153,10 +153,11 @@ def build_measuring(config: RunConfig, exchange: GradientExchange, optimizer: Op
 def _build_rate(config: RunConfig, optimizer: Optimizer) -> AutoRate | None:
     if config.lr.rate == "fixed":
         return None
-    if "sqrt" in _scalings(optimizer):
+    others = sorted({type(one).__name__ for one in parts_of(optimizer) if not isinstance(one, SGD)})
+    if others:
         raise ConfigError(
-            "lr.rate = auto: Adam and its kin make steps of the same length whatever gradients are, which do not tell "
-            "their best rate; set optimizer.name to sgd, or lr.rate to fixed"
+            f"lr.rate = auto: {', '.join(others)}: only steps of SGD are as long as gradients say, which tells "
+            "its best rate; set optimizer.name to sgd (of your own: torch.optim.SGD), or lr.rate to fixed"
         )
     asked = [float(group["lr"]) for group in optimizer.param_groups]
     return AutoRate(min(config.compression.momentum or 0.0, _MOST_MOMENTUM), asked)
@@ -203,8 +204,7 @@ def build_learning_rate(config: RunConfig, optimizer: Optimizer, measuring: Meas
 
 def _scalings(optimizer: Optimizer) -> set[Scaling]:
     """Return what scaling of the rate suits each of the optimizers that this one is made of."""
-    several = optimizer.optimizers if isinstance(optimizer, JointOptimizer) else (optimizer,)
-    return {scaling_for(one) for one in several}
+    return {scaling_for(one) for one in parts_of(optimizer)}
 
 
 def _momentum(config: RunConfig, optimizer: Optimizer) -> float:

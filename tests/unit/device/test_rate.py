@@ -164,10 +164,12 @@ def test_pairs_are_measured_by_one_seed_and_when_they_are_due():
     assert measuring.rate_news() is None or measuring.rate_news() is None
 
 
-def test_adam_is_refused():
-    config = load_config({"devices": 4, "steps": 1, "lr": {"rate": "auto"}, "optimizer": {"name": "adam"}})
-    model, (fabric,) = torch.nn.Linear(2, 2), LocalFabric.create(1)
-    chosen = assembly.choose_optimizer(config, model, None)
+@pytest.mark.parametrize("kind", ["Adam", "RMSprop", "Adagrad", "Muon", "SGD, RMSprop"])
+def test_what_makes_steps_of_a_length_of_its_own_is_refused(kind):
+    config = load_config({"devices": 4, "steps": 1, "lr": {"rate": "auto"}})
+    model, (fabric,) = torch.nn.Linear(2, 2, bias="," in kind), LocalFabric.create(1)
+    parts = zip(kind.split(", "), model.parameters(), strict=True)
+    chosen = assembly.choose_optimizer(config, model, [getattr(torch.optim, name)([p], lr=0.1) for name, p in parts])
     exchange = GradientExchange(model.parameters(), fabric.reduce, fabric.rank, fabric.size)
-    with pytest.raises(ConfigError, match=r"lr\.rate = auto: Adam"):
+    with pytest.raises(ConfigError, match=rf"lr\.rate = auto: {kind.rpartition(', ')[-1]}: "):
         assembly.build_measuring(config, exchange, chosen)
