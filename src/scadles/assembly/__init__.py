@@ -146,7 +146,7 @@ def build_measuring(config: RunConfig, exchange: GradientExchange, optimizer: Op
     )
     compressors = compressors_of(exchange) if config.compression.ratio == "auto" else ()
     # the batch for which the learning rate is meant is one that somebody found of use
-    window = AutoWindow(batch.window_s, rule, first_batch=batch.size)
+    window = AutoWindow(batch.window_s, rule, first_batch=max(batch.size, batch.min))
     return Measuring(window, compressors, noise_guess=batch.size * config.devices, rate=rate)
 
 

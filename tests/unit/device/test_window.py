@@ -2,10 +2,15 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
+from scadles import assembly
+from scadles.config import load_config
 from scadles.device.pace import Fleet, WindowRule
 from scadles.device.window import AutoWindow
+from scadles.exchange.aggregation import GradientExchange
 from scadles.exchange.aggregation.noise_scale import Bounds
+from scadles.fabric import LocalFabric
 
 RATE_HZ, DEVICES = 100.0, 10
 TOTAL_HZ = RATE_HZ * DEVICES
@@ -105,6 +110,16 @@ def test_the_first_steps_vary_it_so_that_costs_can_be_told_apart():
 @pytest.mark.parametrize(("longest_s", "expected_s"), [(0.5, 1.0), (1.1, 1.1), (2.0, 1.2)])
 def test_it_is_not_varied_beyond_what_the_others_wait_for(longest_s, expected_s):
     assert AutoWindow(1.0, rule(longest_s=longest_s)).of_step(5) == expected_s
+
+
+@pytest.mark.parametrize(("size", "least", "most"), [(64, 8, 64), (4, 8, 8), (1, 2, 2)])
+def test_a_first_batch_is_no_smaller_than_the_least(size, least, most):
+    """BatchNorm has no variance of one sample, and such steps would be on none."""
+    config = load_config({"devices": 2, "steps": 1, "batch": {"window": "auto", "size": size, "min": least}})
+    model, (fabric,) = torch.nn.Linear(2, 2), LocalFabric.create(1)
+    exchange = GradientExchange(model.parameters(), fabric.reduce, fabric.rank, fabric.size)
+    measuring = assembly.build_measuring(config, exchange, assembly.choose_optimizer(config, model, None))
+    assert measuring.window.most_of_step(1) == most
 
 
 def test_as_long_as_nothing_is_measured_a_device_takes_no_more_than_its_first_batch():
