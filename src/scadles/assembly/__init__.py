@@ -160,7 +160,7 @@ def _build_rate(config: RunConfig, optimizer: Optimizer) -> AutoRate | None:
             "its best rate; set optimizer.name to sgd (of your own: torch.optim.SGD), or lr.rate to fixed"
         )
     asked = [float(group["lr"]) for group in optimizer.param_groups]
-    return AutoRate(min(config.compression.momentum or 0.0, _MOST_MOMENTUM), asked)
+    return AutoRate(_momentum(config, optimizer), asked)
 
 
 def build_holdout(config: RunConfig) -> Holdout | None:
@@ -209,10 +209,10 @@ def _scalings(optimizer: Optimizer) -> set[Scaling]:
 
 def _momentum(config: RunConfig, optimizer: Optimizer) -> float:
     """Return the momentum of an optimizer, or of compression: the largest, as they spread a gradient over steps."""
-    groups = optimizer.param_groups
+    groups = optimizer.param_groups if config.lr.rate == "fixed" else []  # else it is part of the rate
     known = [float(group.get("momentum", 0.0)) for group in groups]
     known += [float(group["betas"][0]) for group in groups if "betas" in group]
-    return min(max(*known, config.compression.momentum or 0.0), _MOST_MOMENTUM)
+    return min(max([*known, config.compression.momentum or 0.0]), _MOST_MOMENTUM)
 
 
 def build_learner(

@@ -104,3 +104,13 @@ def test_it_suits_the_optimizer(optimizer, compression, power, share):
     built = assembly.build_learning_rate(config, chosen, Measuring())
     assert isinstance(built, AdaptiveRate)
     assert (built._power, built._share, built.base_batch) == (power, pytest.approx(share), 256)
+
+
+@pytest.mark.parametrize(("compression", "share"), [({}, 1.0), ({"ratio": 0.1, "momentum": 0.8}, 0.2)])
+def test_momentum_that_is_part_of_a_rate_that_is_chosen_spreads_nothing(compression, share):
+    lr, momentum = {"scaling": "adascale", "rate": "auto"}, 0.0 if compression else 0.9
+    config = load_config(
+        {"devices": 4, "steps": 1, "lr": lr, "optimizer": {"momentum": momentum}, "compression": compression}
+    )
+    chosen = assembly.choose_optimizer(config, torch.nn.Linear(2, 2), None)
+    assert assembly.build_learning_rate(config, chosen, Measuring())._share == pytest.approx(share)
