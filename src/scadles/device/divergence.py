@@ -20,7 +20,7 @@ _FEWEST = 20  # steps before its deviation is trusted
 _SIGMAS = 6.0
 _LEAST_RISE, _LEAST_EARLY_RISE = 0.6, 1.0  # of the running mean, above it
 _FEWEST_HIGH, _PATIENCE = 3, 5.0  # high losses in a row, and what they count together
-_KEPT_EVERY = 20  # steps between two copies of the state, and from going back to the next one
+_KEPT_EVERY = 20  # steps between two copies of the state, at most, and from going back to the next one
 _HALVE = 0.5
 _RAISED_AFTER = 200  # steps after which a halved rate is doubled again, at first
 _MOST_IN_A_ROW = 6  # times back to the same state
@@ -155,11 +155,12 @@ class Finding(NamedTuple):
 class DivergenceGuard:
     """Brings training back where it has diverged; decides alike on all devices, by the common loss.
 
-    The state to go back to is copied at most every 20 steps, and only when a loss that is not high has shown that it
-    is good. Where losses are high, it is tried for one step, whose loss is that of the earlier state on what streams
-    bring now. Where it has not risen half as far, training had diverged: it stays there, and the rate is halved. Else
-    the streams have changed, and training goes on from where it was. No gradient of these two steps is used. A rate is
-    doubled again after 200 steps, and after twice as many each time that this has proved too soon.
+    The state to go back to is copied before the first step, after 5, 10 and 20, and from then on at most every 20
+    steps, and only when a loss that is not high has shown that it is good. Where losses are high, it is tried for one
+    step, whose loss is that of the earlier state on what streams bring now. Where it has not risen half as far,
+    training had diverged: it stays there, and the rate is halved. Else the streams have changed, and training goes on
+    from where it was. No gradient of these two steps is used. A rate is doubled again after 200 steps, and after twice
+    as many each time that this has proved too soon.
 
     Args:
         managed: the parameters.

@@ -18,7 +18,7 @@ _LEAST_GAIN = 1.05  # of progress a second, for which something is
 _UNUSED = 0.1  # a share of the stream from which on it is said that it is not used
 #: By step: windows that differ a little, so that what a sample costs can be told from what a step does.
 _VARIED = {3: 0.8, 5: 1.2}
-_UNMEASURED = 2  # steps before which no window was chosen: the first measurement is of the second
+_UNMEASURED = 2  # steps that are taken before anything is measured: the first measurement is of the second
 _UNKNOWN = Bounds(math.nan, 0.0, math.inf)
 
 
