@@ -160,6 +160,8 @@ class Learner:
             What is not as the loop left it or as this attempt was set up, in words.
         """
         said = self.hyperparameters.ask_again()
+        if self.measuring is not None and self.measuring.rate is not None:
+            self.measuring.rate.ask_again()
         if self.frozen_otherwise:
             names = ", ".join(self.frozen_otherwise[:3]) + (", ..." if len(self.frozen_otherwise) > 3 else "")
             said.append(f"requires_grad of {names} is what it was at the checkpoint")

@@ -41,7 +41,7 @@ class AutoRate:
 
     Attributes:
         factor: of the rate.
-        asked: as given.
+        asked: as given, or as the run was set up with, whose state was loaded.
         lag: how many steps apart the gradients of a pair are.
         may_rise: whether it may be doubled; not where training has diverged a while ago.
         changes: how often the factor was another one from then on.
@@ -50,7 +50,7 @@ class AutoRate:
 
     def __init__(self, momentum: float, asked: Iterable[float] = ()) -> None:
         self.factor = 1.0
-        self.asked = list(asked)
+        self.asked = self._here = list(asked)
         self.lag = max(1, min(_LONGEST_LAG, round(1 / (1 - momentum))))
         self.changes, self.why = 0, ""
         self.may_rise = True
@@ -137,7 +137,7 @@ class AutoRate:
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from what :meth:`state` returned, unless the settings ask for other rates now.
+        """Go on from what :meth:`state` returned.
 
         Raises:
             ValueError: it is nothing that :meth:`state` returns.
@@ -151,12 +151,18 @@ class AutoRate:
         if not (np.isfinite(pairs).all() and np.isfinite(squares).all()):
             raise ValueError("an alignment of gradients that is not finite")
         firsts = dict(zip(map(int, state["firsts"]), zip(means, squares.tolist(), strict=True), strict=True))
-        if state["asked"] != self.asked:
-            return
+        self.asked = [float(rate) for rate in state["asked"]]
         self._firsts = firsts
         self._pairs = deque(((product, square) for product, square in pairs.tolist()), maxlen=_KEPT)
         self.factor, self._changed_at = factor, int(state["changed_at"])
         self.changes, self.why = int(state["changes"]), str(state["why"])
+
+    def ask_again(self) -> None:
+        """Begin anew after :meth:`load` where this attempt asks for other rates than the run was set up with."""
+        if self.asked != self._here:
+            self.forget()
+            self.asked, self.factor = self._here, 1.0
+            self.changes, self.why, self._changed_at = 0, "", 0
 
 
 def _sketch(text: str) -> np.ndarray:

@@ -127,8 +127,10 @@ def test_it_begins_anew_where_a_resumed_run_asks_for_another_rate():
         rate.follow(step, np.ones(SKETCH_SIZE), SKETCH_SIZE * 1.0, begins=True)
     assert rate.changes > 0
     same, other = AutoRate(0.0, [0.01]), AutoRate(0.0, [0.02])
-    same.load(rate.state())
-    other.load(rate.state())
+    for one in (same, other):
+        one.load(rate.state())
+        assert one.state() == rate.state(), "who comes to a hub goes by what the run was set up with"
+        one.ask_again()
     assert same.factor == rate.factor
     assert other.state() == AutoRate(0.0, [0.02]).state()
 
