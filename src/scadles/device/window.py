@@ -113,13 +113,13 @@ class AutoWindow:
             )
         unused = 1 - found.batch[1] / (fleet.rates_hz.sum() * found.step_s[1])
         if unused > _UNUSED:
-            said += f"; {100 * unused:.0f} % of the samples are dropped, "
+            becomes = "wait longer and longer" if self.rule.keeps_all else "are dropped"
+            said += f"; {100 * unused:.0f} % of the samples {becomes}, "
             many = fleet.rates_hz * self.seconds > self.rule.maximum
-            said += (
-                f"as a device takes {self.rule.maximum:,} a step at most (batch.max, buffer.capacity)"
-                if fleet.rates_hz[many].sum() * 2 > fleet.rates_hz.sum()
-                else "which are worth less than their time"
-            )
+            if fleet.rates_hz[many].sum() * 2 > fleet.rates_hz.sum():
+                said += f"as a device takes {self.rule.maximum:,} a step at most (batch.max, buffer.capacity)"
+            else:
+                said += "as no window keeps up" if self.rule.keeps_all else "which are worth less than their time"
         return said
 
     def state(self) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 import math
+import re
 
 import numpy as np
 import pytest
@@ -135,6 +136,20 @@ def test_what_a_device_may_not_take_is_not_said_to_be_worth_little():
     assert said.endswith(
         "95 % of the samples are dropped, as a device takes 20 a step at most (batch.max, buffer.capacity)"
     )
+
+
+@pytest.mark.parametrize(
+    ("limits", "sample_s", "why"),
+    [
+        ({"maximum": 20}, 0.0, "as a device takes 20 a step at most (batch.max, buffer.capacity)"),
+        ({}, 0.005, "as no window keeps up"),
+    ],
+)
+def test_where_everything_is_kept_nothing_is_said_to_be_dropped(limits, sample_s, why):
+    window = AutoWindow(1.0, rule(keeps_all=True, longest_s=10.0, **limits))
+    overrun = Fleet(np.array([1000.0, 1000.0]), np.full(2, 0.1), np.full(2, sample_s), 0.5)
+    said = window.guess(5, overrun, 10.0)
+    assert re.search(rf"; \d+ % of the samples wait longer and longer, {re.escape(why)}$", said)
 
 
 def test_it_goes_on_where_it_was_unless_the_settings_begin_elsewhere():
