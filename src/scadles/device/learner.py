@@ -244,6 +244,7 @@ class Learner:
         if loss is None and (not had.any() or not (reports.loss[had] != 0).all()):
             self.divergence.finding = None
             return Action.TRAIN
+        before = self.divergence.factor
         action = self.divergence.look(self.step_number + 1, math.inf if loss is None else loss)
         if action is Action.STAY:
             self.exchange.forget()
@@ -251,6 +252,8 @@ class Learner:
             rate.may_rise = self.divergence.factor == 1
             if not action.trains:
                 rate.forget()
+            elif self.divergence.factor != before:
+                rate.begin_anew(self.step_number)
         return action
 
     def state(self) -> dict[str, Any]:

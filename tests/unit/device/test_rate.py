@@ -7,10 +7,12 @@ import torch
 
 from scadles import assembly
 from scadles.config import load_config
+from scadles.device.divergence import DivergenceGuard
+from scadles.device.learner import Learner
 from scadles.device.measuring import Measured, Measuring
 from scadles.device.rate import AutoRate
 from scadles.errors import ConfigError
-from scadles.exchange.aggregation import GradientExchange
+from scadles.exchange.aggregation import GradientExchange, LearningRate, Report, Reports
 from scadles.exchange.aggregation.noise_scale import SKETCH_SIZE
 from scadles.fabric import LocalFabric
 
@@ -175,3 +177,22 @@ def test_what_makes_steps_of_a_length_of_its_own_is_refused(kind):
     exchange = GradientExchange(model.parameters(), fabric.reduce, fabric.rank, fabric.size)
     with pytest.raises(ConfigError, match=rf"lr\.rate = auto: {kind.rpartition(', ')[-1]}: "):
         assembly.build_measuring(config, exchange, chosen)
+
+
+def test_pairs_at_half_the_rate_say_nothing_of_the_rate_that_the_guard_doubles_again():
+    model, (fabric,), rate = torch.nn.Linear(2, 2), LocalFabric.create(1), AutoRate(0.0)
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    exchange = GradientExchange(model.parameters(), fabric.reduce, fabric.rank, fabric.size)
+    learner = Learner(model, sgd, LearningRate("none", 1), exchange, lambda x: x, measuring=Measuring(rate=rate))
+    learner.divergence = DivergenceGuard(learner.managed, sgd)
+    learner.divergence.factor, learner.divergence._raised_after = 0.5, 25
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    factors = []
+    for step in range(1, 40):
+        learner.update(Reports(np.array([Report(batch=8, weight=8, loss=1.0)])))
+        followed(rate, [step])
+        factors.append((learner.divergence.factor, rate.factor))
+    assert set(factors[:24]) == {(0.5, 1.0)}
+    assert set(factors[24:33]) == {(1.0, 1.0)}, "both at once would be four times the rate within two steps"
+    assert factors[-1] == (1.0, 2.0)
