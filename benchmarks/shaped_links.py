@@ -278,7 +278,7 @@ def _row(mbit: float, variant: str, real: dict[str, Any], guess: dict[str, Any])
     sent = " / ".join(f"{summary['bytes_sent'] / 1e6:.1f}" for summary in pair)
     times = f"{_to_target(real):.1f} / {_to_target(guess):.1f}"
     ratio = _to_target(guess) / _to_target(real)
-    windows_s = [summary["window"]["window_s"] for summary in pair if summary["window"]]
+    windows_s = [summary["window"]["window_s"] for summary in pair if "window" in summary]
     chosen = f"  window {' / '.join(f'{window_s:.3g}' for window_s in windows_s)} s" if windows_s else ""
     return f"{mbit:7g} {variant:12}{steps:>12}{each:>16}{sent:>16}{times:>18}{ratio:>8.3f}{chosen}"
 
