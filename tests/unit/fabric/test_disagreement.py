@@ -37,6 +37,16 @@ def test_one_that_differs_is_left_out_whoever_came_first(order, kind):
     assert caught.value.seat == 0
 
 
+@pytest.mark.parametrize("kind", [Kind.REDUCE, Kind.STEP, Kind.GATHER])
+def test_the_one_that_differs_may_begin_a_collective_and_bring_to_it_last(kind):
+    """Threads overtake each other between the one and the other."""
+    collective = Collective(first_of(2, kind), MEMBERS, 3)
+    bring_in(collective, (1, 2, 1), {1: 3, 2: 3}, kind)
+    with pytest.raises(FoldError, match=r"device 0 brings 8 bytes to a .* where others bring 12 to a") as caught:
+        bring(collective, 0, 2, kind)
+    assert caught.value.seat == 0
+
+
 def test_a_kind_counts_as_well_as_a_length():
     collective = Collective(first_of(2, Kind.STEP), MEMBERS, 3)
     bring(collective, 2, 2, Kind.STEP)

@@ -137,7 +137,9 @@ class Collective:
             (usual, count), *_ = Counter(claims.values()).most_common()
             if 2 * count <= len(self._members) and len(claims) < len(self._members):
                 return False
-            wrong = next(one for one, said in reversed(claims.items()) if said != usual)
+            wrong = next((one for one, said in reversed(claims.items()) if said != usual), None)
+            if wrong is None:
+                return False  # only whoever began the collective brings another kind, and has not been here yet
         kind, _, total = claims[wrong]
         raise FoldError(
             wrong,
