@@ -67,7 +67,7 @@ def test_a_configuration_that_is_none(train, folder, text, told):
         ("colour=red", ("colour", "unknown")),
         ("batch.size=many", ("batch.size", "'many'", "integer")),
         ("batch.size=0", ("batch.size", "0", "greater than or equal to 1")),
-        ("method=magic", ("method", "'magic'", "'scadles' or 'ddl'")),
+        ("method=magic", ("method", "'magic'", "'scadles', 'ddl' or 'auto'")),
         ("batch=3", ("batch", "3")),
         ("nonsense", ("--set 'nonsense'", "key=value", "--set batch.size=32")),
         ("steps=null", ("never end", "steps, duration_s or target_accuracy")),
