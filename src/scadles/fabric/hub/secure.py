@@ -48,6 +48,7 @@ class SecureConnection(Connection):
     ) -> None:
         name = None if at_hub else hub_name
         try:
+            sock.getpeername()  # of a connection that is over already wrap_socket would leave a socket open
             secure = context.wrap_socket(sock, server_side=at_hub, do_handshake_on_connect=False, server_hostname=name)
         except (OSError, ValueError) as error:
             sock.close()
