@@ -83,9 +83,7 @@ class Hyperparameters:
         groups = self._optimizer.param_groups
         kept = [{name: group[name] for name in _NO_MOMENTUM if name in group} for group in groups]
         bases = [_number(group["lr"]) for group in groups]
-        if folded_after is not None:
-            self._let_go_of_momentum()
-        gains = [1.0 if folded_after is None else _fold(group, folded_after) for group in groups]
+        gains = [1.0] * len(groups) if folded_after is None else self._fold(folded_after)
         _set_rates(groups, [base * factor * gain for base, gain in zip(bases, gains, strict=True)])
         try:
             yield _number(groups[0]["lr"])
@@ -94,11 +92,12 @@ class Hyperparameters:
             for group, before in zip(groups, kept, strict=True):
                 group.update(before)
 
-    def _let_go_of_momentum(self) -> None:
-        """Let go of what momentum has gathered of gradients before: later it would count as if it was new."""
+    def _fold(self, steps: int) -> list[float]:
+        """Take momentum out of all groups, and what it has gathered, which would count as new later; return gains."""
         for one in parts_of(self._optimizer):
             for slots in one.state.values():
                 slots.pop("momentum_buffer", None)
+        return [_fold(group, steps) for group in self._optimizer.param_groups]
 
     def load(self, rates: list[float], asked: list[Group] | None) -> None:
         """Go on from a checkpoint, whose groups the optimizer has taken over.

@@ -23,6 +23,7 @@ from scadles.device.managed import NOTHING, Managed
 from scadles.device.measuring import Measuring
 from scadles.device.optimizers import Guard
 from scadles.device.parts import checked_weight
+from scadles.device.rate import AutoRate
 from scadles.exchange.aggregation import REJECTS_TOO_MUCH, STREAM_ENDED, GradientExchange, LearningRate, Reports
 from scadles.structures import Structure
 
@@ -133,6 +134,10 @@ class Learner:
         copied = self.divergence.tensors().values() if self.divergence is not None else ()
         return sum(value.numel() for value in (*kept, *copied) if isinstance(value, Tensor)) / max(1, numbers)
 
+    @property
+    def _chosen_rate(self) -> AutoRate | None:
+        return self.measuring.rate if self.measuring is not None else None
+
     def look_for_divergence(self) -> None:
         """Go back, from now on, where training diverges."""
         self.divergence = DivergenceGuard(self.managed, self.optimizer)
@@ -160,8 +165,8 @@ class Learner:
             What is not as the loop left it or as this attempt was set up, in words.
         """
         said = self.hyperparameters.ask_again()
-        if self.measuring is not None and self.measuring.rate is not None:
-            self.measuring.rate.ask_again()
+        if (rate := self._chosen_rate) is not None:
+            rate.ask_again()
         if self.frozen_otherwise:
             names = ", ".join(self.frozen_otherwise[:3]) + (", ..." if len(self.frozen_otherwise) > 3 else "")
             said.append(f"requires_grad of {names} is what it was at the checkpoint")
@@ -208,12 +213,11 @@ class Learner:
             scale, factor = self.learning_rate.take(total, self.samples_seen)
             if self.divergence is not None:
                 factor *= self.divergence.factor
-            if self.measuring is not None:
-                factor *= self.measuring.rate_factor
-            folds = self.measuring is not None and self.measuring.rate is not None
+            if (rate := self._chosen_rate) is not None:
+                factor *= rate.factor
             if self.clip_norm is not None:
                 clip(self.exchange.parameters, self.clip_norm)
-            with self.hyperparameters.scaled(factor, self.step_number if folds else None) as self._lr:
+            with self.hyperparameters.scaled(factor, None if rate is None else self.step_number) as self._lr:
                 self._take_step(self.optimizer)
         if self.statistics is not None:
             self.statistics.merge(total)
@@ -248,7 +252,7 @@ class Learner:
         action = self.divergence.look(self.step_number + 1, math.inf if loss is None else loss)
         if action is Action.STAY:
             self.exchange.forget()
-        if self.measuring is not None and (rate := self.measuring.rate) is not None:
+        if (rate := self._chosen_rate) is not None:
             rate.may_rise = self.divergence.factor == 1
             if not action.trains:
                 rate.forget()
