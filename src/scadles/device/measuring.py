@@ -16,11 +16,10 @@ from scadles.device.joint_choice import JointChoice
 from scadles.device.pace import Fleet
 from scadles.device.rate import AutoRate
 from scadles.device.step_cost import StepCost
-from scadles.device.window import AutoWindow
+from scadles.device.window import FIRST_MEASURED, AutoWindow
 from scadles.exchange.aggregation.noise_scale import SKETCH_SIZE, NoiseScale, sketch
 from scadles.exchange.reduction import Compressor
 
-_FIRST = 2  # the step before is slow in its own way
 _INTERVALS = (2, 10), (5, 50), (20, math.inf)  # steps between measurements, until which step
 _RATE_INTERVALS = (1, 50), (2, math.inf)  # where the rate follows, which takes two measurements each
 _MOST_COST = 0.01  # of the time, for measuring
@@ -86,7 +85,7 @@ class Measuring:
         self._compressors = compressors
         self._noise_guess = noise_guess
         self._joint: JointChoice | None = None
-        self.due = self._begins = _FIRST
+        self.due = self._begins = FIRST_MEASURED
         self._rate_news: str | None = None
         self._shares: deque[float] = deque(maxlen=_SHARES_KEPT)
         self._sketches: dict[int, tuple[int, Tensor]] = {}

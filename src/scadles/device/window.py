@@ -18,7 +18,8 @@ _LEAST_GAIN = 1.05  # of progress a second, for which something is
 _UNUSED = 0.1  # a share of the stream from which on it is said that it is not used
 #: By step: windows that differ a little, so that what a sample costs can be told from what a step does.
 _VARIED = {3: 0.8, 5: 1.2}
-_UNMEASURED = 2  # steps that are taken before anything is measured: the first measurement is of the second
+#: The first step that is measured: the one before is slow in its own way.
+FIRST_MEASURED = 2
 _UNKNOWN = Bounds(math.nan, 0.0, math.inf)
 
 
@@ -57,7 +58,7 @@ class AutoWindow:
 
     def most_of_step(self, step: int) -> int | None:
         """Return how many samples a device takes in a step at most; None for as many as the window has."""
-        return self._first_batch if step <= _UNMEASURED else None
+        return self._first_batch if step <= FIRST_MEASURED else None
 
     def follow(self, step: int, fleet: Fleet, bounds: Bounds | None) -> str | None:
         """Go towards what is best after a step; return why the window changes, None where it does not.
