@@ -72,8 +72,8 @@ def test_from_the_first_start_to_a_device_that_is_turned_out(fleet, finding, com
     hub.process.kill()
     hub.process.wait()
     restarted = fleet.hub(*["--set", "steps=100000"])
+    restarted.until(lambda: "a token for more devices: scadles devices hub token" in restarted.out, "how more join")
     assert not re.search(EXPECTED, restarted.out)
-    assert "a token for more devices: scadles devices hub token" in restarted.out
     back = fleet.join("cam-2", *line)  # as a unit of systemd has it, which brings the token with every start
     restarted.until(lambda: re.search(r"cam-2 \(device \d\) takes part", restarted.out), "its return")
     assert devices["cam-1"].process.poll() is None, "it has found the hub again"
@@ -118,7 +118,7 @@ def test_certificates_of_an_authority_that_exists_already(fleet, command, tmp_pa
         return [text for name, path in files._asdict().items() for text in (f"--{name}", str(path))]
 
     hub = fleet.hub("--set", "steps=100000", *arguments(authority.hub()), secure=False)
-    assert "devices join with --cert, --key and --ca" in hub.out
+    hub.until(lambda: "devices join with --cert, --key and --ca" in hub.out, "how devices join")
     devices = {}
     for name in ("cam-1", "cam-2"):
         devices[name] = fleet.join(name, *arguments(authority.device(name)), has_identity=False)

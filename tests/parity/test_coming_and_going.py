@@ -49,6 +49,8 @@ ROUNDING = {
     "low": {"rel": 0.01},
     "high": {"rel": 0.01},
 }
+# of parameters: a hub adds up in the order of arrival, and rounding may flip a ReLU or a maximum of one sample of a CNN
+FLIPPED = {"rtol": 1e-3, "atol": 1e-3}
 ALWAYS_S = 1e9
 
 
@@ -155,12 +157,14 @@ class Stage:
                     self._coming.setdefault(comes_after(first), []).append(f"device-{device}")
                     self._near.setdefault(first - 1, []).append(f"device-{device}")
         self._open = {step: Event() for step in self._coming}
+        self._gathered = []
         self.hub = Hub("127.0.0.1", 0, len(script), least=len(self._coming[0]), fold=VectorOwner().fold)
         self._open[0].set()
         self.hub.start()
 
     def before(self, step):
         """Called on each device that is there, once it has done its part of a step but for its messages."""
+        self._gathered.append(step)
         self.hub.need(self._least or 1)
         if step in self._coming:
             self._open[step].set()
@@ -171,6 +175,11 @@ class Stage:
                 lambda: set(self._near[step]) <= {one.name for one in list(members.values()) if one.is_near},
                 f"{self._near[step]} to be near",
             )
+
+    def leave(self, last):
+        """Go after a step; where others then wait for more, once they have their batch of the next one."""
+        if self._least is not None:
+            wait_for(lambda: self._gathered.count(last + 1) == self._least - 1, "all others to have a batch")
 
     def enter(self, device, first):
         """Come when those who are there take the step before; where that was one's own, when they wait for more."""
@@ -235,6 +244,7 @@ def run_for_real(config, out, script, *, killed=False, least=None):
                     outputs = joined.model(batch.x)
                     joined.step(cross_entropy(outputs, batch.y), outputs)
                     if joined.step_number == last < STEPS and not killed:
+                        stage.leave(last)
                         break
             fabric = None
 
@@ -339,7 +349,7 @@ def test_the_accounts_are_the_same(both, name, script):
 @pytest.mark.parametrize(("name", "script"), CASES)
 def test_the_parameters_are_the_same(both, name, script):
     *_, (real, simulated) = both(name, script)
-    assert_close(simulated, real)
+    assert_close(simulated, real, name)
 
 
 @pytest.mark.parametrize(("name", "script"), [case for case in CASES if case[0].startswith("diverging")])
@@ -369,10 +379,11 @@ def assert_same_decisions(simulated, real):
         assert mine.ratio != "auto" or len(mine.ratios) == len(RATIOS)
 
 
-def assert_close(mine, theirs):
+def assert_close(mine, theirs, name):
     assert mine.keys() == theirs.keys()
+    allowed = FLIPPED if CONFIGS[name]["model"] == "cnn" else {"rtol": 1e-5, "atol": 1e-5}
     for parameter, tensor in theirs.items():
-        torch.testing.assert_close(mine[parameter], tensor, rtol=1e-5, atol=1e-5, msg=parameter)
+        torch.testing.assert_close(mine[parameter], tensor, **allowed, msg=lambda said, of=parameter: f"{of}: {said}")
 
 
 @pytest.mark.parametrize("name", ["momentum", "batchnorm, poisson"])
@@ -401,4 +412,4 @@ def test_a_step_waits_where_too_few_are_left_and_is_taken_without_what_they_had_
         [end] = [event for event in real[device] if isinstance(event, Finished) and event.reason == "steps"]
         assert dict(simulated.per_device[device].samples) == end.ledger
     models = (load_file(tmp_path / where / "model.safetensors") for where in ("device-0", "simulated"))
-    assert_close(*models)
+    assert_close(*models, name)
