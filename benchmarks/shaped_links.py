@@ -1,7 +1,8 @@
 """Stream time to the target over thin links: dense, compressed, and by what buys most, measured and predicted.
 
 Four device processes, each in a network namespace of its own, on one bridge; every link is shaped in both directions by
-the kernel's token bucket. The simulator predicts the same runs from the rates of the links and from what was measured
+the kernel's token bucket. They exchange with each other (gloo) or through a hub at the bridge, whose own end is not
+shaped. The simulator predicts the same runs from the rates of the links and from what was measured
 beforehand:
 
 - *Bandwidth.* A bucket counts whole frames: 1448 of 1514 bytes are payload, and for every two frames that come in, an
@@ -9,7 +10,7 @@ beforehand:
   sent again; that is not charged (3 to 6 % of the bytes at 20 Mbit/s, next to nothing at 100).
 - *Latency.* A ring has 2 (N - 1) rounds, an all-gather N - 1, and each waits for a frame to pass two buckets and for
   processes to wake up, of which there are more than cores. Measured: a sum of 40 kB over the shaped links, a round of
-  it less its time on the wire.
+  it less its time on the wire. The same is charged for each way to the hub and back.
 - *Compute.* What a step takes on free links from the moment at which the last device has its batch, all devices
   computing at once on the cores there are. It holds everything that is no waiting for links: forward and backward pass,
   selection and coding, the exchange's own work, the optimizer.
@@ -18,7 +19,7 @@ MB sent, as the kernel counts it, also holds the initial model and what was sent
 and about 15 minutes for all rows; where they are missing it says so and does nothing. ``--quick`` only predicts, with
 nominal links and no costs but theirs, on any machine.
 
-    python benchmarks/shaped_links.py [--rates 100 20] [--only dense auto] [--out DIR] [--quick]
+    python benchmarks/shaped_links.py [--rates 100 20] [--only dense auto] [--backend gloo hub] [--out DIR] [--quick]
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ SETTINGS: dict[str, Any] = {
 }
 CALIBRATION_STEPS = 40
 START_S = 120
-PORT = 29533
+PORT, HUB_PORT = 29533, 29534
+HUB_ADDRESS = "10.77.0.254"
 PAYLOAD = 1448 / (1514 + 66 / 2)
 PROBE_VALUES = 10_000
 
@@ -89,7 +91,9 @@ class Namespaces:
         try:
             for name in (self.hub, *self.devices):
                 _command("ip", "netns", "add", name)
+            _command("ip", "-n", self.hub, "link", "set", "lo", "up")
             _command("ip", "-n", self.hub, "link", "add", "bridge", "type", "bridge")
+            _command("ip", "-n", self.hub, "addr", "add", f"{HUB_ADDRESS}/24", "dev", "bridge")
             _command("ip", "-n", self.hub, "link", "set", "bridge", "up")
             for rank, name in enumerate(self.devices):
                 end = f"to{rank}"
@@ -129,18 +133,33 @@ class Namespaces:
                 bucket = ("rate", f"{mbit}mbit", "burst", burst, "latency", queue)
                 _command("tc", "-n", where, "qdisc", "replace", "dev", interface, "root", "tbf", *bucket)
 
-    def run(self, arguments: list[str], timeout_s: float, log: Path) -> None:
-        """Run ``python ARGUMENTS`` as a device in every namespace and wait for all; the first one's output is kept."""
+    def free(self) -> None:
+        """Let all links be as fast as they can."""
+        for rank, name in enumerate(self.devices):
+            for where, interface in ((name, "eth0"), (self.hub, f"to{rank}")):
+                subprocess.run(
+                    ["tc", "-n", where, "qdisc", "del", "dev", interface, "root"], capture_output=True, check=False
+                )
+
+    def run(self, devices: Sequence[list[str]], timeout_s: float, log: Path, hub: Sequence[str] = ()) -> None:
+        """Run ``python ARGUMENTS`` of each device in its namespace, and of a hub at the bridge; wait for all of them.
+
+        Args:
+            devices: arguments by device.
+            timeout_s: seconds of wall time.
+            log: the first one's output; those of others lie beside it.
+            hub: its arguments; empty for none.
+        """
         started: list[subprocess.Popen[bytes]] = []
         until = time.monotonic() + timeout_s
+        ends = [*zip(self.devices, devices, strict=True), *([(self.hub, hub)] if hub else [])]
         with ExitStack() as files:
             try:
-                for rank, name in enumerate(self.devices):
+                for rank, (name, arguments) in enumerate(ends):
                     output = files.enter_context((log if rank == 0 else log.with_suffix(f".{rank}.log")).open("wb"))
                     command = ["ip", "netns", "exec", name, sys.executable, *arguments]
-                    started.append(
-                        subprocess.Popen(command, env=_environment(rank), stdout=output, stderr=subprocess.STDOUT)
-                    )
+                    environment = _environment(rank if rank < DEVICES else None)
+                    started.append(subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT))
                 for process in started:
                     process.wait(max(0.0, until - time.monotonic()))
             finally:
@@ -168,19 +187,30 @@ def _environment(rank: int | None = None) -> dict[str, str]:
     return environment
 
 
-def train(links: Namespaces, variant: str, out: Path, settings: list[str]) -> dict[str, Any]:
+def train(links: Namespaces, variant: str, backend: str, out: Path, settings: list[str]) -> dict[str, Any]:
     """Run the devices and return the summary."""
     given = [word for setting in VARIANTS[variant] + settings for word in ("--set", setting)]
     # tests take wall time in which the stream stands still
     timeout_s = START_S + 2 * SETTINGS["duration_s"]
-    arguments = ["-m", "scadles", "train", str(out.parent / "run.yaml"), "--out", str(out), "--quiet", *given]
-    links.run(arguments, timeout_s, out.with_suffix(".log"))
-    return json.loads((out / "summary.json").read_text())
+    program, settings_file, log = ["-m", "scadles"], str(out.parent / "run.yaml"), out.with_suffix(".log")
+    if backend == "gloo":
+        arguments = [*program, "train", settings_file, "--out", str(out), "--quiet", *given]
+        links.run([arguments] * DEVICES, timeout_s, log)
+        return json.loads((out / "summary.json").read_text())
+    place = f"{HUB_ADDRESS}:{HUB_PORT}"
+    hub = [*program, "hub", settings_file, "--listen", place, "--out", str(out / "hub"), "--quiet", "--insecure"]
+    hub += [*given, "--set", f"fabric.min_devices={DEVICES}"]
+    allowed = ["--allow", f"model={SETTINGS['model']}", "--insecure", "--quiet"]
+    names = [f"device-{rank}" for rank in range(DEVICES)]
+    devices = [[*program, "join", place, "--name", name, "--out", str(out / name), *allowed] for name in names]
+    links.run(devices, timeout_s, log, hub)
+    return json.loads((out / names[0] / "summary.json").read_text())
 
 
-def predict(variant: str, out: Path, costs: dict[str, float]) -> dict[str, Any]:
+def predict(variant: str, backend: str, out: Path, costs: dict[str, float]) -> dict[str, Any]:
     """Simulate the same and return the summary."""
     given = [*VARIANTS[variant], *(f"cost.{name}={value!r}" for name, value in costs.items())]
+    given += ["fabric.backend=hub"] if backend == "hub" else []
     arguments = ["-m", "scadles", "simulate", str(out.parent / "run.yaml"), "--out", str(out), "--quiet"]
     arguments += [word for setting in given for word in ("--set", setting)]
     subprocess.run([sys.executable, *arguments], env=_environment(), timeout=600, check=True)
@@ -190,8 +220,8 @@ def predict(variant: str, out: Path, costs: dict[str, float]) -> dict[str, Any]:
 def busy_s(run: Path) -> float:
     """Return how long a step takes from when the last device has its batch: the median over steps."""
     each: dict[int, list[float]] = {}
-    for rank in range(DEVICES):
-        for line in (run / f"events-{rank}.jsonl").read_text().splitlines():
+    for events in sorted(run.glob("**/events-*.jsonl")):
+        for line in events.read_text().splitlines():
             event = json.loads(line)
             if event["event"] == "step":
                 each.setdefault(event["step"], []).append(event["compute_s"] + event["sync_s"])
@@ -200,7 +230,7 @@ def busy_s(run: Path) -> float:
 
 def latency_s(links: Namespaces, mbit: float, log: Path) -> float:
     """Return what a round of a small sum takes beside its bytes on the wire."""
-    links.run([__file__, "--probe"], START_S, log)
+    links.run([[__file__, "--probe"]] * DEVICES, START_S, log)
     taken_s = float(log.read_text().split()[-1])
     wire_s = 8 * 4 * PROBE_VALUES / DEVICES / (mbit * 1e6 * PAYLOAD)
     return max(0.0, taken_s / (2 * (DEVICES - 1)) - wire_s)
@@ -222,12 +252,13 @@ def probe() -> None:
     dist.destroy_process_group()
 
 
-def compare(links: Namespaces, rates: list[float], variants: list[str], out: Path) -> None:
+def compare(links: Namespaces, rates: list[float], variants: list[str], backend: str, out: Path) -> None:
     """Measure and predict everything, and print it line by line."""
     compute_s = {}
+    print("through a hub at the bridge\n" if backend == "hub" else "devices with each other\n")
     for variant in dict.fromkeys(["dense", "compressed", *variants]):
         run = out / f"free-{variant}"
-        train(links, variant, run, [f"steps={CALIBRATION_STEPS}", "target_accuracy=null"])
+        train(links, variant, backend, run, [f"steps={CALIBRATION_STEPS}", "target_accuracy=null"])
         compute_s[variant] = busy_s(run)
         print(f"a step of {variant} on free links: {compute_s[variant] * 1e3:.0f} ms")
     print("\nmeasured / predicted")
@@ -239,12 +270,12 @@ def compare(links: Namespaces, rates: list[float], variants: list[str], out: Pat
         times: dict[str, tuple[float, float]] = {}
         for variant in variants:
             run = out / f"{mbit:g}-{variant}"
-            real = train(links, variant, run, [])
+            real = train(links, variant, backend, run, [])
             step_s = {"compute.step_s": compute_s[variant]}
             if "auto" in variant:  # its steps are of both kinds
                 coding_s = max(0.0, compute_s["compressed"] - compute_s["dense"])
                 step_s = {"compute.step_s": compute_s["dense"], "compute.coding_s": coding_s}
-            guess = predict(variant, run.with_name(f"{run.name}-predicted"), costs | step_s)
+            guess = predict(variant, backend, run.with_name(f"{run.name}-predicted"), costs | step_s)
             times[variant] = _to_target(real), _to_target(guess)
             print(_row(mbit, variant, real, guess), flush=True)
         print(f"{'':7} {bps / 1e6:.1f} Mbit/s of payload, latency {delay_s * 1e3:.1f} ms")
@@ -256,13 +287,13 @@ def compare(links: Namespaces, rates: list[float], variants: list[str], out: Pat
         print()
 
 
-def predict_all(rates: list[float], variants: list[str], out: Path) -> None:
+def predict_all(rates: list[float], variants: list[str], backend: str, out: Path) -> None:
     """Print what the simulator says of nominal links, line by line."""
     print(f"{'Mbit/s':>7} {'':12}{'steps':>7}{'s per step':>12}{'MB sent':>9}{'s to the target':>17}  steps by ratio")
     for mbit in rates:
         for variant in variants:
             bps = mbit * 1e6 * PAYLOAD
-            guess = predict(variant, out / f"{mbit:g}-{variant}", {"link.up_bps": bps, "link.down_bps": bps})
+            guess = predict(variant, backend, out / f"{mbit:g}-{variant}", {"link.up_bps": bps, "link.down_bps": bps})
             each, ratios = guess["time_s"] / guess["steps"], (guess["compressed"] or {}).get("ratios") or {}
             print(
                 f"{mbit:7g} {variant:12}{guess['steps']:7}{each:12.3f}{guess['bytes_sent'] / 1e6:9.1f}"
@@ -292,6 +323,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rates", type=float, nargs="+", default=[100, 20], help="Mbit/s of the links")
     parser.add_argument("--only", choices=VARIANTS, nargs="+", default=list(VARIANTS), help="leave the others out")
+    parser.add_argument("--backend", choices=("gloo", "hub"), nargs="+", default=["gloo"], help="how they exchange")
     parser.add_argument("--quick", action="store_true", help="predict only")
     parser.add_argument("--out", type=Path, help="keep the run folders here")
     parser.add_argument("--probe", action="store_true", help=argparse.SUPPRESS)
@@ -301,8 +333,9 @@ def main() -> int:
         return 0
     if options.quick:
         with tempfile.TemporaryDirectory() as folder:
-            out = _prepared(options.out or Path(folder))
-            predict_all(options.rates, options.only, out)
+            for backend in options.backend:
+                out = _prepared((options.out or Path(folder)) / backend)
+                predict_all(options.rates, options.only, backend, out)
         return 0
     if os.geteuid() != 0 or not (shutil.which("ip") and shutil.which("tc")):
         print("shaped links need root and iproute2 (apt-get install iproute2): nothing was measured")
@@ -311,7 +344,10 @@ def main() -> int:
     os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory() as folder, Namespaces() as links:
-        compare(links, options.rates, options.only, _prepared(options.out or Path(folder)))
+        for backend in options.backend:
+            links.free()
+            out = _prepared((options.out or Path(folder)) / backend)
+            compare(links, options.rates, options.only, backend, out)
     return 0
 
 
