@@ -25,24 +25,19 @@ import os
 import re
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from shaped_links import DEVICES, PAYLOAD, Namespaces, _command, _environment
+from links import DEVICES, PAYLOAD, Fleet, Namespaces, busy_s, command, environment, steps_in
 
-ADDRESS, PORT = "10.77.0.254", 29534
 THIN, FAST_MBIT = DEVICES - 1, 100.0
 BURST = "1540b"  # one frame: more would pass for nothing after each silence, and messages are small
 QUEUE = "500ms"  # at 1 Mbit/s 50 ms are five frames, and every compressed message would lose some
-START_S, RUN_S = 60, 240
 CALIBRATION_STEPS, BATCH = 40, 16
 SETTINGS: dict[str, Any] = {
     "method": "ddl",
@@ -57,6 +52,7 @@ SETTINGS: dict[str, Any] = {
     "checkpoint": {"every_steps": 1_000_000},
     "fabric": {"backend": "hub", "min_devices": DEVICES},
 }
+MODEL = "hub_links:*"
 COMPRESSED = ["compression.ratio=0.1", "compression.gate=always"]
 
 
@@ -95,104 +91,19 @@ def _network(shape, classes, hidden):
     )
 
 
-class Fleet:
-    """A hub and its devices in namespaces, until the run has ended.
-
-    Args:
-        links: where they run.
-        out: the folder of this run; the devices' are in it.
-        given: settings over those of ``run.yaml`` beside it.
-    """
-
-    def __init__(self, links: Namespaces, out: Path, given: list[str]) -> None:
-        self.out, self._links, self._files = out, links, ExitStack()
-        out.mkdir(parents=True)
-        settings = [word for setting in given for word in ("--set", setting)]
-        hub = [
-            "hub",
-            str(out.parent / "run.yaml"),
-            "--listen",
-            f"{ADDRESS}:{PORT}",
-            "--insecure",
-            "--out",
-            str(out / "hub"),
-        ]
-        self._processes = [self._start(links.hub, "hub", ["-m", "scadles", *hub, *settings])]
-        self.until(lambda: f" on {ADDRESS}:{PORT}" in self.said("hub"), "an address", START_S)
-        for rank, name in enumerate(links.devices):
-            join = [
-                "join",
-                f"{ADDRESS}:{PORT}",
-                "--insecure",
-                "--name",
-                f"cam-{rank}",
-                "--out",
-                str(out / f"cam-{rank}"),
-                "--quiet",
-                "--allow",
-                "model=hub_links:*",
-            ]
-            self._processes.append(self._start(name, f"cam-{rank}", ["-m", "scadles", *join]))
-
-    def __enter__(self) -> Fleet:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for process in self._processes:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-        self._files.close()
-
-    def until(self, condition: Callable[[], Any], what: str, limit_s: float = RUN_S) -> None:
-        """Wait for ``condition()`` while all of them run."""
-        until_s = time.monotonic() + limit_s
-        while True:
-            codes = [process.poll() for process in self._processes]
-            if condition():
-                return
-            if any(codes) or None not in codes or time.monotonic() > until_s:
-                raise RuntimeError(f"no {what}: {self._words()}")
-            time.sleep(0.02)
-
-    def wait(self) -> None:
-        """Wait for the end of the run."""
-        self.until(lambda: all(process.poll() == 0 for process in self._processes), "end of the run")
-
-    def said(self, name: str) -> str:
-        return (self.out / f"{name}.log").read_text()
-
-    def steps(self, rank: int) -> list[dict[str, Any]]:
-        """Return the events of a device's steps so far."""
-        folder = self.out / f"cam-{rank}"
-        found = [line for path in folder.glob("events-*.jsonl") for line in path.read_text().splitlines(keepends=True)]
-        events = [json.loads(line) for line in found if line.endswith("\n")]
-        return [event for event in events if event["event"] == "step"]
-
-    def _start(self, namespace: str, name: str, arguments: list[str]) -> subprocess.Popen[bytes]:
-        log = self._files.enter_context((self.out / f"{name}.log").open("wb"))
-        command = ["ip", "netns", "exec", namespace, sys.executable, *arguments]
-        environment = {**_environment(), "PYTHONUNBUFFERED": "1"}
-        return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
-
-    def _words(self) -> str:
-        return "\n".join(f"{path.name}: {path.read_text()[-1000:]}" for path in sorted(self.out.glob("*.log")))
-
-
-def train(links: Namespaces, out: Path, given: list[str]) -> Fleet:
-    """Run a training to its end."""
-    with Fleet(links, out, given) as fleet:
+def train(links: Namespaces, out: Path, given: list[str]) -> Path:
+    """Run a training to its end, and return its folder."""
+    with Fleet(links, out, given, MODEL) as fleet:
         fleet.wait()
-    return fleet
+    return out
 
 
 def predict(out: Path, given: list[str]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Simulate the same; return the events of device 0's steps, and the summary."""
     arguments = ["-m", "scadles", "simulate", str(out.parent / "run.yaml"), "--out", str(out), "--quiet"]
     arguments += [word for setting in [*given, "cost.collective=star"] for word in ("--set", setting)]
-    subprocess.run([sys.executable, *arguments], env=_environment(), timeout=600, check=True)
-    events = [json.loads(line) for line in (out / "events-0.jsonl").read_text().splitlines()]
-    return [event for event in events if event["event"] == "step"], json.loads((out / "summary.json").read_text())
+    subprocess.run([sys.executable, *arguments], env=environment(), timeout=600, check=True)
+    return steps_in(out, "events-0.jsonl"), json.loads((out / "summary.json").read_text())
 
 
 def each_s(steps: list[dict[str, Any]]) -> float:
@@ -200,21 +111,12 @@ def each_s(steps: list[dict[str, Any]]) -> float:
     return (steps[-1]["time_s"] - steps[0]["time_s"]) / (len(steps) - 1)
 
 
-def busy_s(fleet: Fleet) -> float:
-    """Return how long a step takes on free links from when the last device has its batch: the median over steps."""
-    each: dict[int, list[float]] = {}
-    for rank in range(DEVICES):
-        for step in fleet.steps(rank):
-            each.setdefault(step["step"], []).append(step["compute_s"] + step["sync_s"])
-    return statistics.median(min(times) for times in each.values())
-
-
 def thin_bytes(links: Namespaces) -> tuple[int, int]:
     """Return the bytes that have passed the thin link's buckets so far, up and down."""
     passed = []
     for namespace, interface in ((links.devices[THIN], "eth0"), (links.hub, f"to{THIN}")):
-        command = ["tc", "-n", namespace, "-s", "-j", "qdisc", "show", "dev", interface]
-        [found] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        words = ["tc", "-n", namespace, "-s", "-j", "qdisc", "show", "dev", interface]
+        [found] = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
         passed.append(found["bytes"])
     return passed[0], passed[1]
 
@@ -252,7 +154,7 @@ def compare_links(links: Namespaces, mbit: float, rows: list[Row], out: Path) ->
 def measured(links: Namespaces, row: Row, given: list[str], out: Path) -> tuple[list[dict[str, Any]], float, float]:
     """Return device 0's steps, and the bytes of a step at the thin link, up and down, once all have the model."""
     counted = []
-    with Fleet(links, out / row.name, [*given, f"steps={row.steps}"]) as fleet:
+    with Fleet(links, out / row.name, [*given, f"steps={row.steps}"], MODEL) as fleet:
         for least in (2, row.steps - 1):
             fleet.until(lambda least=least: len(fleet.steps(0)) >= least, f"step {least}")
             counted.append((*thin_bytes(links), len(fleet.steps(0))))
@@ -272,12 +174,12 @@ def compare_drop(links: Namespaces, drop_s: float, out: Path) -> None:
     duration_s = 4 * drop_s
     given = ["model=hub_links:small", "steps=null", f"duration_s={duration_s}", f"fabric.min_devices={THIN}"]
     given += [f"stream.rates={5 * BATCH}"]
-    with Fleet(links, out / "drop", given) as fleet:
+    with Fleet(links, out / "drop", given, MODEL) as fleet:
         fleet.until(lambda: any(step["time_s"] > drop_s for step in fleet.steps(0)), "start")
         cut_s = fleet.steps(0)[-1]["time_s"]
-        _command("bridge", "-n", links.hub, "link", "set", "dev", f"to{THIN}", "state", "disabled")
+        command("bridge", "-n", links.hub, "link", "set", "dev", f"to{THIN}", "state", "disabled")
         time.sleep(drop_s)
-        _command("bridge", "-n", links.hub, "link", "set", "dev", f"to{THIN}", "state", "forwarding")
+        command("bridge", "-n", links.hub, "link", "set", "dev", f"to{THIN}", "state", "forwarding")
         fleet.wait()
     real = fleet.steps(0)
     windows = f"[[0, {cut_s}], [{cut_s + drop_s}, {10 * duration_s}]]"
@@ -285,7 +187,7 @@ def compare_drop(links: Namespaces, drop_s: float, out: Path) -> None:
     available = ", ".join([always] * THIN + [f"{{windows_s: {windows}}}"])
     bps = FAST_MBIT * 1e6 * PAYLOAD
     costs = [f"cost.availability=[{available}]", f"cost.link.up_bps={bps}", f"cost.link.down_bps={bps}"]
-    guess, _ = predict(out / "predicted-drop", [*given, *costs, f"cost.compute.step_s={busy_s(fleet)!r}"])
+    guess, _ = predict(out / "predicted-drop", [*given, *costs, f"cost.compute.step_s={busy_s(fleet.out)!r}"])
     print(f"\na link drops for {drop_s:g} s, at {cut_s:.1f} of {duration_s:g} s; measured / predicted, ratio")
     pause_s = max(after["time_s"] - before["time_s"] for before, after in itertools.pairwise(real))
     print(f"longest time between two steps of the others: {pause_s:.2f} s")
@@ -316,7 +218,6 @@ def main() -> int:
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory() as folder, Namespaces() as links:
-        _command("ip", "-n", links.hub, "addr", "add", f"{ADDRESS}/24", "dev", "bridge")
         out = options.out or Path(folder)
         out.mkdir(parents=True, exist_ok=True)
         (out / "run.yaml").write_text(yaml.safe_dump(SETTINGS))

@@ -2,8 +2,7 @@
 
 Four device processes, each in a network namespace of its own, on one bridge; every link is shaped in both directions by
 the kernel's token bucket. They exchange with each other (gloo) or through a hub at the bridge, whose own end is not
-shaped. The simulator predicts the same runs from the rates of the links and from what was measured
-beforehand:
+shaped. The simulator predicts the same runs from the rates of the links and from what was measured beforehand:
 
 - *Bandwidth.* A bucket counts whole frames: 1448 of 1514 bytes are payload, and for every two frames that come in, an
   acknowledgement of 66 bytes goes out through the bucket of the other direction. Frames that a full bucket drops are
@@ -15,9 +14,10 @@ beforehand:
   computing at once on the cores there are. It holds everything that is no waiting for links: forward and backward pass,
   selection and coding, the exchange's own work, the optimizer.
 
-MB sent, as the kernel counts it, also holds the initial model and what was sent again. Needs root and iproute2,
-and about 15 minutes for all rows; where they are missing it says so and does nothing. ``--quick`` only predicts, with
-nominal links and no costs but theirs, on any machine.
+MB sent, as the kernel counts it, also holds the initial model and what was sent again. Through a hub, what it sends is
+counted in the predicted ones only. Needs root and iproute2, and about 15 minutes for all rows of gloo, 8 of a hub;
+where they are missing it says so and does nothing. ``--quick`` only predicts, with nominal links and no costs but
+theirs, on any machine.
 
     python benchmarks/shaped_links.py [--rates 100 20] [--only dense auto] [--backend gloo hub] [--out DIR] [--quick]
 """
@@ -34,14 +34,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import yaml
+from links import DEVICES, NAMES, PAYLOAD, START_S, Fleet, Namespaces, busy_s, environment
 
-DEVICES = 4
 # what is put over the settings below; the simulator is given the same, and costs
 VARIANTS = {
     "dense": [],
@@ -64,10 +62,6 @@ SETTINGS: dict[str, Any] = {
     "checkpoint": {"every_steps": 1_000_000},
 }
 CALIBRATION_STEPS = 40
-START_S = 120
-PORT, HUB_PORT = 29533, 29534
-HUB_ADDRESS = "10.77.0.254"
-PAYLOAD = 1448 / (1514 + 66 / 2)
 PROBE_VALUES = 10_000
 
 
@@ -80,157 +74,34 @@ def network(shape, classes):
     return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(1000, classes))
 
 
-class Namespaces:
-    """A bridge and four devices, each with one link to it; everything goes away with the namespaces."""
-
-    def __init__(self) -> None:
-        self.hub = f"scadles-{os.getpid()}-hub"
-        self.devices = [f"scadles-{os.getpid()}-{rank}" for rank in range(DEVICES)]
-
-    def __enter__(self) -> Namespaces:
-        try:
-            for name in (self.hub, *self.devices):
-                _command("ip", "netns", "add", name)
-            _command("ip", "-n", self.hub, "link", "set", "lo", "up")
-            _command("ip", "-n", self.hub, "link", "add", "bridge", "type", "bridge")
-            _command("ip", "-n", self.hub, "addr", "add", f"{HUB_ADDRESS}/24", "dev", "bridge")
-            _command("ip", "-n", self.hub, "link", "set", "bridge", "up")
-            for rank, name in enumerate(self.devices):
-                end = f"to{rank}"
-                _command(
-                    "ip", "-n", name, "link", "add", "eth0", "type", "veth", "peer", "name", end, "netns", self.hub
-                )
-                _command("ip", "-n", self.hub, "link", "set", end, "master", "bridge", "up")
-                _command("ip", "-n", name, "addr", "add", f"10.77.0.{rank + 1}/24", "dev", "eth0")
-                for interface in ("lo", "eth0"):
-                    _command("ip", "-n", name, "link", "set", interface, "up")
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        there = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
-        there = {line.split()[0] for line in there.splitlines() if line}
-        for name in (self.hub, *self.devices):
-            if name in there:
-                _command("ip", "netns", "del", name)
-
-    def shape(
-        self, mbit: float, ranks: Sequence[int] = range(DEVICES), burst: str = "32kbit", queue: str = "50ms"
-    ) -> None:
-        """Shape the links of some devices at both ends.
-
-        Args:
-            mbit: megabits a second.
-            ranks: of the devices.
-            burst: what passes at once after a silence.
-            queue: how long a frame may wait; what would wait longer is dropped.
-        """
-        for rank in ranks:
-            name = self.devices[rank]
-            for where, interface in ((name, "eth0"), (self.hub, f"to{rank}")):
-                bucket = ("rate", f"{mbit}mbit", "burst", burst, "latency", queue)
-                _command("tc", "-n", where, "qdisc", "replace", "dev", interface, "root", "tbf", *bucket)
-
-    def free(self) -> None:
-        """Let all links be as fast as they can."""
-        for rank, name in enumerate(self.devices):
-            for where, interface in ((name, "eth0"), (self.hub, f"to{rank}")):
-                subprocess.run(
-                    ["tc", "-n", where, "qdisc", "del", "dev", interface, "root"], capture_output=True, check=False
-                )
-
-    def run(self, devices: Sequence[list[str]], timeout_s: float, log: Path, hub: Sequence[str] = ()) -> None:
-        """Run ``python ARGUMENTS`` of each device in its namespace, and of a hub at the bridge; wait for all of them.
-
-        Args:
-            devices: arguments by device.
-            timeout_s: seconds of wall time.
-            log: the first one's output; those of others lie beside it.
-            hub: its arguments; empty for none.
-        """
-        started: list[subprocess.Popen[bytes]] = []
-        until = time.monotonic() + timeout_s
-        ends = [*zip(self.devices, devices, strict=True), *([(self.hub, hub)] if hub else [])]
-        with ExitStack() as files:
-            try:
-                for rank, (name, arguments) in enumerate(ends):
-                    output = files.enter_context((log if rank == 0 else log.with_suffix(f".{rank}.log")).open("wb"))
-                    command = ["ip", "netns", "exec", name, sys.executable, *arguments]
-                    environment = _environment(rank if rank < DEVICES else None)
-                    started.append(subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT))
-                for process in started:
-                    process.wait(max(0.0, until - time.monotonic()))
-            finally:
-                for process in started:
-                    if process.poll() is None:
-                        process.kill()
-                        process.wait()
-        if any(process.returncode for process in started):
-            codes = [process.returncode for process in started]
-            raise RuntimeError(f"devices ended with {codes}; {log} says:\n{log.read_text()[-2000:]}")
-
-
-def _command(*words: str) -> None:
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(words)}: {done.stderr.strip()}")
-
-
-def _environment(rank: int | None = None) -> dict[str, str]:
-    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    if rank is not None:
-        environment |= {"RANK": str(rank), "WORLD_SIZE": str(DEVICES), "MASTER_ADDR": "10.77.0.1"}
-        environment |= {"MASTER_PORT": str(PORT), "GLOO_SOCKET_IFNAME": "eth0", "RES_OPTIONS": "timeout:1 attempts:1"}
-    return environment
-
-
 def train(links: Namespaces, variant: str, backend: str, out: Path, settings: list[str]) -> dict[str, Any]:
     """Run the devices and return the summary."""
-    given = [word for setting in VARIANTS[variant] + settings for word in ("--set", setting)]
+    given = VARIANTS[variant] + settings
+    if backend == "hub":
+        with Fleet(links, out, [*given, f"fabric.min_devices={DEVICES}"], SETTINGS["model"]) as fleet:
+            fleet.wait()
+        return json.loads((out / NAMES[0] / "summary.json").read_text())
     # tests take wall time in which the stream stands still
     timeout_s = START_S + 2 * SETTINGS["duration_s"]
-    program, settings_file, log = ["-m", "scadles"], str(out.parent / "run.yaml"), out.with_suffix(".log")
-    if backend == "gloo":
-        arguments = [*program, "train", settings_file, "--out", str(out), "--quiet", *given]
-        links.run([arguments] * DEVICES, timeout_s, log)
-        return json.loads((out / "summary.json").read_text())
-    place = f"{HUB_ADDRESS}:{HUB_PORT}"
-    hub = [*program, "hub", settings_file, "--listen", place, "--out", str(out / "hub"), "--quiet", "--insecure"]
-    hub += [*given, "--set", f"fabric.min_devices={DEVICES}"]
-    allowed = ["--allow", f"model={SETTINGS['model']}", "--insecure", "--quiet"]
-    names = [f"device-{rank}" for rank in range(DEVICES)]
-    devices = [[*program, "join", place, "--name", name, "--out", str(out / name), *allowed] for name in names]
-    links.run(devices, timeout_s, log, hub)
-    return json.loads((out / names[0] / "summary.json").read_text())
+    arguments = ["-m", "scadles", "train", str(out.parent / "run.yaml"), "--out", str(out), "--quiet"]
+    arguments += [word for setting in given for word in ("--set", setting)]
+    links.run(arguments, timeout_s, out.with_suffix(".log"))
+    return json.loads((out / "summary.json").read_text())
 
 
 def predict(variant: str, backend: str, out: Path, costs: dict[str, float]) -> dict[str, Any]:
     """Simulate the same and return the summary."""
     given = [*VARIANTS[variant], *(f"cost.{name}={value!r}" for name, value in costs.items())]
-    given += ["fabric.backend=hub"] if backend == "hub" else []
+    given += ["fabric.backend=hub", "cost.collective=star"] if backend == "hub" else []
     arguments = ["-m", "scadles", "simulate", str(out.parent / "run.yaml"), "--out", str(out), "--quiet"]
     arguments += [word for setting in given for word in ("--set", setting)]
-    subprocess.run([sys.executable, *arguments], env=_environment(), timeout=600, check=True)
+    subprocess.run([sys.executable, *arguments], env=environment(), timeout=600, check=True)
     return json.loads((out / "summary.json").read_text())
-
-
-def busy_s(run: Path) -> float:
-    """Return how long a step takes from when the last device has its batch: the median over steps."""
-    each: dict[int, list[float]] = {}
-    for events in sorted(run.glob("**/events-*.jsonl")):
-        for line in events.read_text().splitlines():
-            event = json.loads(line)
-            if event["event"] == "step":
-                each.setdefault(event["step"], []).append(event["compute_s"] + event["sync_s"])
-    return statistics.median(min(times) for times in each.values())
 
 
 def latency_s(links: Namespaces, mbit: float, log: Path) -> float:
     """Return what a round of a small sum takes beside its bytes on the wire."""
-    links.run([[__file__, "--probe"]] * DEVICES, START_S, log)
+    links.run([__file__, "--probe"], START_S, log)
     taken_s = float(log.read_text().split()[-1])
     wire_s = 8 * 4 * PROBE_VALUES / DEVICES / (mbit * 1e6 * PAYLOAD)
     return max(0.0, taken_s / (2 * (DEVICES - 1)) - wire_s)
@@ -343,11 +214,11 @@ def main() -> int:
     # more processes than cores, as scadles train --local does; the device processes inherit it
     os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    with tempfile.TemporaryDirectory() as folder, Namespaces() as links:
+    with tempfile.TemporaryDirectory() as folder:
         for backend in options.backend:
-            links.free()
             out = _prepared((options.out or Path(folder)) / backend)
-            compare(links, options.rates, options.only, backend, out)
+            with Namespaces() as links:
+                compare(links, options.rates, options.only, backend, out)
     return 0
 
 
