@@ -153,10 +153,9 @@ def build_measuring(config: RunConfig, exchange: GradientExchange, optimizer: Op
 def _build_rate(config: RunConfig, optimizer: Optimizer) -> AutoRate | None:
     if config.lr.rate == "fixed":
         return None
-    others = sorted({type(one).__name__ for one in parts_of(optimizer) if not isinstance(one, SGD)})
-    if others:
+    if others := _without_rate(parts_of(optimizer)):
         raise ConfigError(
-            f"lr.rate = auto: {', '.join(others)}: only steps of SGD are as long as gradients say, which tells "
+            f"lr.rate = auto: {others}: only steps of SGD are as long as gradients say, which tells "
             "its best rate; set optimizer.name to sgd (of your own: torch.optim.SGD), or lr.rate to fixed"
         )
     asked = [float(group["lr"]) for group in optimizer.param_groups]
@@ -182,6 +181,24 @@ def build_policy(config: RunConfig) -> BufferPolicy:
 def choose_optimizer(config: RunConfig, model: nn.Module, given: Optimizer | Sequence[Optimizer] | None) -> Optimizer:
     """Return the user's optimizer, several as one, or where there is none the built-in one."""
     return build_optimizer(config.optimizer, model) if given is None else adopt(given, model)
+
+
+def with_possible_rate(config: RunConfig, given: Optimizer | Sequence[Optimizer] | None) -> tuple[RunConfig, str]:
+    """Return the settings, with a fixed rate where ``method: auto`` cannot choose one, and why; empty where it can.
+
+    It can where ``given``, the user's optimizer or several, is SGD, or None.
+    """
+    several = given if isinstance(given, Sequence) else [given]
+    others = _without_rate([one for one in several if isinstance(one, Optimizer)])
+    if config.method != "auto" or config.lr.rate == "fixed" or not others:
+        return config, ""
+    why = f"method auto leaves the learning rate to {others}: it is chosen for torch.optim.SGD alone"
+    return load_config(config, ["lr.rate=fixed"]), why
+
+
+def _without_rate(optimizers: Sequence[Optimizer]) -> str:
+    """Return the kinds of optimizers whose rate cannot be chosen by gradients; empty where there is none."""
+    return ", ".join(sorted({type(one).__name__ for one in optimizers if not isinstance(one, SGD)}))
 
 
 def build_learning_rate(config: RunConfig, optimizer: Optimizer, measuring: Measuring | None = None) -> LearningRate:

@@ -54,6 +54,10 @@ class BatchConfig(Section):
         return self
 
 
+#: Means that few wrong gradients cannot move far.
+ROBUST_MEANS = ("trimmed", "median")
+
+
 class AggregationConfig(Section):
     """How gradients become one."""
 
@@ -88,7 +92,7 @@ class AggregationConfig(Section):
     @property
     def is_robust(self) -> bool:
         """Whether the mean is one that few wrong gradients cannot move far."""
-        return self.mean in ("trimmed", "median")
+        return self.mean in ROBUST_MEANS
 
 
 class OptimizerConfig(Section):

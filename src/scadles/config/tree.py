@@ -18,6 +18,7 @@ from scadles.config.cost import CostConfig
 from scadles.config.data import DataConfig
 from scadles.config.injection import InjectionConfig
 from scadles.config.learning import (
+    ROBUST_MEANS,
     AggregationConfig,
     BatchConfig,
     BufferConfig,
@@ -315,12 +316,15 @@ def _filling(said: Mapping[str, Any]) -> Mapping[str, Any]:
     if method != "auto" or said.get("devices") == 1:
         return METHODS.get("scadles" if method == "auto" else method, {})
     fixed: dict[str, Any] = {}
-    if _of(said, "batch", "rule") == "fixed":
+    shares = bool(_of(said, "injection", "alpha") and _of(said, "injection", "beta"))
+    if _of(said, "batch", "rule") == "fixed" or shares:
         fixed["batch"] = {"window": "fixed"}
-    if _of(said, "optimizer", "name") in ("adam", "adamw") or {"milestones", "warmup_samples"} & _in(said, "lr").keys():
+    scheduled = {"milestones", "warmup_samples"} & _in(said, "lr").keys()
+    if _of(said, "optimizer", "name") in ("adam", "adamw") or scheduled or shares:
         fixed["lr"] = {"rate": "fixed"}
     selects = _of(said, "compression", "method") in (None, "topk")
-    if not selects or _of(said, "fabric", "overlap") == "on" or said.get("model") == "none":
+    robust = _of(said, "aggregation", "mean") in ROBUST_MEANS
+    if not selects or robust or _of(said, "fabric", "overlap") == "on" or said.get("model") == "none":
         fixed["compression"] = {"ratio": None}
     return merged(METHODS["auto"], fixed)
 

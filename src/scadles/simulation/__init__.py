@@ -17,6 +17,7 @@ from scadles.config import ConfigLike, RunConfig, load_config
 from scadles.data import Dataset
 from scadles.errors import ConfigError
 from scadles.observe import Progress, RunFolder, Summary, default_folder, occupied, plot_timeline
+from scadles.observe.console import print_note
 from scadles.simulation.limit import check_has_target, with_stream_limit
 from scadles.simulation.simulator import Simulator
 from scadles.tasks import LossFunction
@@ -55,6 +56,9 @@ def simulate(
     settings = load_config(config)
     if settings.fabric.backend == "hub":
         settings = load_config(settings, ["cost.collective=star"])  # which a hub is
+    settings, rate_notice = assembly.with_possible_rate(settings, optimizer)
+    if rate_notice and not quiet:
+        print_note(rate_notice)
     if limit:
         check_has_target(settings)
     run_dir = Path(out) if out is not None else default_folder(settings.method)

@@ -166,6 +166,7 @@ def join(
             out = Path("runs") / str(name) if out is None else out
         else:
             settings = _settings(_streaming(config, stream), fabric)
+        settings, rate_notice = assembly.with_possible_rate(settings, optimizer)
         dataset = assembly.build_dataset(settings)
         task = assembly.build_task(settings, dataset).with_own(loss, scores)
         torch_device = _torch_device(settings, model)
@@ -180,6 +181,8 @@ def join(
         torch.manual_seed(derive_seed(settings.seed, "torch", fabric.rank))
         network = _materialised(assembly.build_network(settings, dataset, model)).to(torch_device)
         start = _start(settings, network, fabric, run_dir, lock.attempt, resume=resume)
+        if rate_notice and fabric.rank == 0:
+            start = start._replace(notices=[*start.notices, rate_notice])
         device = _device(settings, dataset, network, optimizer, fabric, clock, run_dir, start, stream)
         tools = build_tools(settings, dataset, device, run_dir, task, start, lock, quiet=quiet, resume=resume)
         live = LiveDevice(

@@ -40,6 +40,9 @@ class TestMethods:
             ({"fabric": {"overlap": "on"}}, ("auto", None, "auto", True)),
             ({"compression": {"method": "randomk"}}, ("auto", None, "auto", True)),
             ({"model": "none"}, ("auto", None, "auto", True)),
+            ({"aggregation": {"mean": "median"}}, ("auto", None, "auto", True)),
+            ({"injection": {"alpha": 0.1, "beta": 0.1}}, ("fixed", "auto", "fixed", True)),
+            ({"injection": {"alpha": 0.1, "beta": 0}}, ("auto", "auto", "auto", True)),
             ({"devices": 1}, ("fixed", None, "fixed", False)),
         ],
     )

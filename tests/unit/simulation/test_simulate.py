@@ -304,6 +304,16 @@ class TestStreamsThatEnd:
         streams = {"stream": {"rates": [200, 152, 48, 328]}, "evaluation": {"every_s": 10}}
         assert run({**settings, **streams, **links}).summary.steps == 12
 
+    def test_method_auto_leaves_the_rate_to_an_optimizer_that_is_not_sgd(self, tmp_path, capsys):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        settings = {**BASE, "method": "auto", "model": "mlp", "data": {"dataset": "digits"}}
+        simulate(settings, model=model, optimizer=optimizer, out=tmp_path / "run")
+        assert "method auto leaves the learning rate to Adam" in capsys.readouterr().err
+        folder = RunFolder(tmp_path / "run")
+        assert "rate: fixed" in folder.config_text
+        assert folder.summary.steps == 8
+
     def test_a_stream_that_brings_nothing_holds_nobody_up(self, run):
         summary = run(merged(self.ENDING, {"stream": {"rates": [400, 120, 0]}})).summary
         assert (summary.ended_by, summary.samples.trained) == ("streams", 2 * 481)

@@ -902,3 +902,39 @@ class TestStreamsThatEnd:
         assert run.summary.samples.trained == 600
         said = [event.message for event in run.events(0) if isinstance(event, Notice)]
         assert "resumed: stream.end was wait and is now stop" in said
+
+
+def test_method_auto_leaves_the_rate_to_an_optimizer_that_is_not_sgd(settings, in_threads, tmp_path):
+    """It says so once, and the run folder says what was done."""
+    asked = {name: settings[name] for name in ("steps", "picture", "data", "stream")} | {"method": "auto", "devices": 2}
+    clock = {"clock": {"speed": 60}}
+
+    def work(fabric):
+        model = network()
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        about = {"model": model, "optimizer": optimizer, "out": tmp_path / "run", "quiet": True, "fabric": fabric}
+        with scadles.join(asked | clock, **about) as device:
+            for batch in device.batches():
+                device.step(cross_entropy(model(batch.x), batch.y))
+        return device.summary
+
+    for summary in in_threads(2, work):
+        assert summary.steps == 6
+    folder = RunFolder(tmp_path / "run")
+    assert "rate: fixed" in folder.config_text
+    said = [[event.message for event in folder.events(device) if isinstance(event, Notice)] for device in (0, 1)]
+    about_rate = "method auto leaves the learning rate to Adam: it is chosen for torch.optim.SGD alone"
+    assert [messages.count(about_rate) for messages in said] == [1, 0]
+
+
+def test_a_rate_that_is_asked_for_by_name_needs_sgd(settings, in_threads, tmp_path):
+    asked = {**settings, "method": "scadles", "lr": {"rate": "auto"}, "devices": 2}
+
+    def work(fabric):
+        model = network()
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        about = {"model": model, "optimizer": optimizer, "out": tmp_path / "run", "quiet": True, "fabric": fabric}
+        with pytest.raises(ConfigError, match=r"lr\.rate = auto: Adam: only steps of SGD"):
+            scadles.join(asked, **about)
+
+    in_threads(2, work)
