@@ -37,5 +37,10 @@ def squared_norm(values: Tensor) -> float:
     if values.device.type != "cpu":
         return float(torch.dot(values, values))
     array = values.detach().numpy()
+
+    def of(part: slice) -> float:
+        with np.errstate(over="ignore"):  # training that diverges: infinity says so
+            return float(np.dot(array[part], array[part]))
+
     # sums of a block in float32, of blocks in float64: as exact as a gate needs, in one pass
-    return float(sum(in_threads(lambda part: np.dot(array[part], array[part]).astype(np.float64), slices(len(array)))))
+    return sum(in_threads(of, slices(len(array))))

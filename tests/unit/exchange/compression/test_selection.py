@@ -235,3 +235,8 @@ def test_slices_select_for_themselves():
 def test_what_cannot_be_selected_is_said(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+def test_the_squared_norm_of_values_too_large_is_infinite(recwarn):
+    assert squared_norm(torch.full((10,), 1e30)) == float("inf")
+    assert not recwarn.list
