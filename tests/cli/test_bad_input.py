@@ -79,6 +79,7 @@ def test_a_configuration_that_is_none(train, folder, text, told):
         ("stream.url=replay://?pace=3", ("unknown parameter 'pace'",)),
         ("stream.rates=-5", ("stream.rates", "-5", "greater than or equal to 0")),
         ("data.dataset=digit", ("data.dataset = 'digit'", "unknown data set", "did you mean digits?")),
+        ("data.dataset=mine.npz", ("data.dataset = 'mine.npz'", "unknown data set", "a file is npz:PATH")),
         ("data.dataset=npz:no.npz", ("cannot read no.npz", "No such file", "np.savez")),
         ("data.dataset=npz:c.yaml", ("c.yaml is not a file of arrays", "np.savez")),
         ("data.dataset=npz", ("data.dataset = 'npz'", "npz:PATH")),

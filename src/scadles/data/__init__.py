@@ -73,6 +73,7 @@ _ARGUMENT = {
 }
 
 _TABLE_FILES = {"csv": load_csv, "parquet": load_parquet}
+_FILES = ("npz", *_TABLE_FILES)
 
 
 def load_dataset(
@@ -135,7 +136,9 @@ def load_dataset(
 def _check_form(spec: str, name: str, argument: str) -> None:
     """Refuse an unknown name, and one with something or nothing after a colon where that must not be."""
     if name not in _ARGUMENT:
-        raise ConfigError(f"data.dataset = {spec!r}: unknown data set{did_you_mean(name, _ARGUMENT)}")
+        kind = Path(spec).suffix.removeprefix(".")
+        hint = f"; a file is {kind}:PATH" if not argument and kind in _FILES else did_you_mean(name, _ARGUMENT)
+        raise ConfigError(f"data.dataset = {spec!r}: unknown data set{hint}")
     wanted = _ARGUMENT[name]
     if bool(argument) != bool(wanted):
         raise ConfigError(
