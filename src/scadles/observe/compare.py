@@ -183,13 +183,17 @@ def _ratios(run: Summary) -> str:
 def _window(run: Summary) -> str:
     """Return the window at the end where one was chosen, and how often it changed."""
     window = run.window
-    return _NOTHING if window is None else f"{window.window_s:.3g} s ({window.changes} changes)"
+    return _NOTHING if window is None else f"{window.window_s:.3g} s ({_changes(window.changes)})"
 
 
 def _rate(run: Summary) -> str:
     """Return the factor of the learning rate at the end where one was chosen, and how often it changed."""
     rate = run.rate
-    return _NOTHING if rate is None else f"x {rate.factor:.3g} ({rate.changes} changes)"
+    return _NOTHING if rate is None else f"x {rate.factor:.3g} ({_changes(rate.changes)})"
+
+
+def _changes(count: int) -> str:
+    return f"{count} change{'' if count == 1 else 's'}"
 
 
 def _noise_scale(run: Summary) -> str:
