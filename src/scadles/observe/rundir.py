@@ -280,6 +280,8 @@ def _read_summary(path: Path) -> Summary:
     try:
         summary = Summary.model_validate_json(read_file(file, _MOST_SUMMARY_BYTES))
     except (FileNotFoundError, NotADirectoryError):
+        if not path.exists():
+            raise DataError(f"there is no {path}; name the folder of a run that has ended") from None
         raise DataError(
             f"{path} has no {SUMMARY_FILE}: it is not a run folder, or the run did not end; "
             f"go on with it by: scadles train {path / CONFIG_FILE} --local N --out {path} --resume"

@@ -135,6 +135,11 @@ def test_a_folder_without_a_summary_is_no_run(tmp_path):
         RunFolder(tmp_path)
 
 
+def test_a_folder_that_is_not_there_is_said_to_be_none(tmp_path):
+    with pytest.raises(DataError, match=f"there is no {tmp_path}/run; name the folder of a run"):
+        RunFolder(tmp_path / "run")
+
+
 def test_a_folder_that_is_a_file_is_no_run(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="not a run folder"):
