@@ -17,7 +17,7 @@ def simulate(
     limit: Annotated[  # noqa: FBT002
         bool, typer.Option("--limit", help="also find the earliest time at which the streams allow the target")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="show no progress")] = False,  # noqa: FBT002
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="show no progress and no table")] = False,  # noqa: FBT002
 ) -> None:
     """Run the cluster that scadles train runs, in one process and in virtual time.
 

@@ -21,7 +21,7 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="run folder; runs/METHOD-TIME by default")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on from the newest checkpoint in --out")] = False,  # noqa: FBT002
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="show no progress")] = False,  # noqa: FBT002
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="show no progress and no table")] = False,  # noqa: FBT002
 ) -> None:
     """Train one model on live streams.
 
