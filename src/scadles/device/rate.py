@@ -30,7 +30,8 @@ class AutoRate:
     is independent, so that the product has no bias. Far below the best rate the gradient is still the same after a
     horizon, and the alignment 1; where it is negative, steps go too far, and come back. The factor is doubled where the
     alignment is surely above 0.5, and halved where it is surely below -0.2, by two standard errors over at most ten
-    pairs since the last change, at most every ten steps.
+    pairs since the last change, at most every ten steps. Where |G|^2 is not surely above 0, gradients are mostly noise,
+    and nothing changes: what looks like an alignment there is chance, or comes of samples that are replayed in turns.
 
     The optimizer's own momentum has become part of the rate (:meth:`.Hyperparameters.scaled`), so that gradients of
     steps in a row tell, and what a change has done is seen at once.
@@ -97,30 +98,26 @@ class AutoRate:
     def _choose(self, step: int) -> str | None:
         if len(self._pairs) < _FEWEST or step - self._changed_at < _CHANGED_EVERY:
             return None
-        product, square = np.mean(self._pairs, axis=0).tolist()
+        products, squares = np.array(self._pairs).T
         before = self.factor
-        if self.may_rise and self._is_sure(_TOO_LOW, 1.0) and square > 0:
+        if not _is_positive(squares):
+            return None
+        if self.may_rise and _is_positive(products - _TOO_LOW * squares):
             self.factor = min(before * _CHANGE, _MOST)
-        elif self._is_sure(_TOO_HIGH, -1.0):
+        elif _is_positive(_TOO_HIGH * squares - products):
             self.factor = max(before / _CHANGE, 1 / _MOST)
         if self.factor == before:
             return None
         self._changed_at = step
         self._pairs.clear()
         self.changes += 1
-        told = f"{product / square:.2f}" if square > 0 else "negative"
+        told = f"{products.mean() / squares.mean():.2f}"
         apart = f"{self.lag} step{'s' if self.lag > 1 else ''} apart"
         self.why = (
             f"learning rate x {before:.3g} -> x {self.factor:.3g}: gradients {apart} have an alignment of {told}, "
             + ("so the rate is too low" if self.factor > before else "so steps go too far")
         )
         return self.why
-
-    def _is_sure(self, bound: float, sign: float) -> bool:
-        """Return whether the alignment is surely above (``sign`` 1) or below (-1) a bound."""
-        pairs = np.array(self._pairs)
-        beyond = sign * (pairs[:, 0] - bound * pairs[:, 1])
-        return bool(beyond.mean() > _SIGMAS * beyond.std(ddof=1) / math.sqrt(len(beyond)))
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint holds, as JSON."""
@@ -163,6 +160,11 @@ class AutoRate:
             self.forget()
             self.asked, self.factor = self._here, 1.0
             self.changes, self.why, self._changed_at = 0, "", 0
+
+
+def _is_positive(values: np.ndarray) -> bool:
+    """Return whether the mean of what these were drawn from is surely above 0."""
+    return bool(values.mean() > _SIGMAS * values.std(ddof=1) / math.sqrt(len(values)))
 
 
 def _sketch(text: str) -> np.ndarray:
