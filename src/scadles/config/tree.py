@@ -313,13 +313,15 @@ class RunConfig(Section):
 def _filling(said: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return what the method fills in; ``auto`` chooses nothing that could not be chosen beside what is said."""
     method = str(said.get("method", "scadles"))
-    if method != "auto" or said.get("devices") == 1:
-        return METHODS.get("scadles" if method == "auto" else method, {})
+    if method != "auto":
+        return METHODS.get(method, {})
+    if _number(said.get("devices")) == 1:
+        return merged(METHODS["scadles"], {"compression": {"ratio": None}})  # what else is said of it may stay
     fixed: dict[str, Any] = {}
-    shares = bool(_of(said, "injection", "alpha") and _of(said, "injection", "beta"))
+    shares = all(_number(_of(said, "injection", share)) for share in ("alpha", "beta"))
     if _of(said, "batch", "rule") == "fixed" or shares:
         fixed["batch"] = {"window": "fixed"}
-    scheduled = {"milestones", "warmup_samples"} & _in(said, "lr").keys()
+    scheduled = _of(said, "lr", "milestones") or _number(_of(said, "lr", "warmup_samples"))
     if _of(said, "optimizer", "name") in ("adam", "adamw") or scheduled or shares:
         fixed["lr"] = {"rate": "fixed"}
     selects = _of(said, "compression", "method") in (None, "topk")
@@ -336,6 +338,14 @@ def _in(said: Mapping[str, Any], section: str) -> Mapping[str, Any]:
 
 def _of(said: Mapping[str, Any], section: str, name: str) -> Any:
     return _in(said, section).get(name)
+
+
+def _number(value: Any) -> float:
+    """Return a number that is said, as text perhaps; 0 for what is none, which is refused later."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return 0.0
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

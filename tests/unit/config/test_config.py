@@ -43,13 +43,25 @@ class TestMethods:
             ({"aggregation": {"mean": "median"}}, ("auto", None, "auto", True)),
             ({"injection": {"alpha": 0.1, "beta": 0.1}}, ("fixed", "auto", "fixed", True)),
             ({"injection": {"alpha": 0.1, "beta": 0}}, ("auto", "auto", "auto", True)),
+            ({"injection": {"alpha": "0", "beta": 0.1}}, ("auto", "auto", "auto", True)),
+            ({"injection": {"alpha": "0.1", "beta": "0.1"}}, ("fixed", "auto", "fixed", True)),
+            ({"lr": {"milestones": [], "warmup_samples": 0}}, ("auto", "auto", "auto", True)),
+            ({"lr": {"warmup_samples": "0"}}, ("auto", "auto", "auto", True)),
+            ({"lr": {"warmup_samples": "100"}}, ("auto", "auto", "fixed", True)),
             ({"devices": 1}, ("fixed", None, "fixed", False)),
+            ({"devices": "1"}, ("fixed", None, "fixed", False)),
+            ({"devices": 1, "compression": {"values": "float16"}}, ("fixed", None, "fixed", False)),
         ],
     )
     def test_auto_chooses_what_can_be_chosen_beside_what_is_said(self, said, chosen):
         config = load_config({"method": "auto", "steps": 1, **said})
         assert (config.batch.window, config.compression.ratio, config.lr.rate, config.lr.guard) == chosen
         assert load_config({"steps": 1, **said}, ["method=auto"]) == config
+
+    @pytest.mark.parametrize("devices", ["many", [2], 10**400, None])
+    def test_auto_leaves_the_refusal_to_who_reads_the_number(self, devices):
+        with pytest.raises(ConfigError, match=r"^devices"):
+            load_config({"method": "auto", "steps": 1, "devices": devices})
 
     def test_ddl_is_what_the_paper_compares_with(self):
         config = load_config({"method": "ddl", "steps": 1})
