@@ -149,6 +149,16 @@ def test_an_environment_that_torchrun_did_not_make(train, monkeypatch):
     assert_refused(train("c.yaml", "-q"), "cannot meet the other devices", "MASTER_ADDR")
 
 
+def test_method_auto_of_one_device_that_nobody_has_named(train, folder, monkeypatch):
+    """It runs as it does where one is named, alone and under torchrun."""
+    assert train("c.yaml", "-q", "--set", "method=auto", "--out", "alone")[0] == 0
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("RANK", "0")
+    assert_refused(train("c.yaml", "-q", "--set", "method=auto"), "cannot meet the other devices", "MASTER_ADDR")
+    config = load_config(folder / "alone" / "config.yaml")
+    assert (config.devices, config.batch.window, config.compression.ratio) == (1, "fixed", None)
+
+
 def test_a_port_that_is_in_use(start_training, folder):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])

@@ -62,7 +62,7 @@ def hub(
     Exit codes: 0 the run has ended, 2 a setting cannot work, 130 and 143 stopped by Ctrl-C and SIGTERM.
     """
     from scadles.assembly.hub import build_hub, build_journal
-    from scadles.config import load_config
+    from scadles.config import load_config, with_devices
     from scadles.fabric.hub import is_loopback
     from scadles.observe import default_folder
     from scadles.observe.console import print_note
@@ -71,7 +71,7 @@ def hub(
     from scadles.training.hub import PLAIN_TEXT, address
     from scadles.training.lock import alone_in
 
-    checked = load_config(config, [*(settings or []), "fabric.backend=hub"])
+    checked = with_devices(load_config(config, [*(settings or []), "fabric.backend=hub"]))
     host, port = address(listen, "--listen")
     if secure and insecure:
         raise ConfigError("--secure and --insecure: give one of them")

@@ -49,8 +49,8 @@ def train(
         from scadles.observe import default_folder
         from scadles.training import run
 
-        checked = load_config(config, overrides)
         alone = "WORLD_SIZE" not in os.environ
+        checked = load_config(config, overrides if alone else [*overrides, f"devices={os.environ['WORLD_SIZE']}"])
         run_dir = out or (default_folder(checked.method) if alone else None)
         try:
             run.train(checked, out=run_dir, resume=resume, quiet=quiet)

@@ -19,7 +19,7 @@ from scadles.config.learning import (
     LearningRateConfig,
     OptimizerConfig,
 )
-from scadles.config.load import ConfigLike, load_config, overridden, settings_tree
+from scadles.config.load import ConfigLike, load_config, overridden, settings_tree, with_devices
 from scadles.config.names import Names, Text, leaves, named_by, texts_in
 from scadles.config.operation import CheckpointConfig, ClockConfig, EvaluationConfig, FabricConfig, SimulationConfig
 from scadles.config.reading import read_yaml
@@ -66,4 +66,5 @@ __all__ = [
     "read_yaml",
     "settings_tree",
     "texts_in",
+    "with_devices",
 ]

@@ -39,6 +39,15 @@ def load_config(source: ConfigLike | None = None, overrides: Iterable[str] = ())
         raise ConfigError(explain(error, RunConfig)) from None
 
 
+def with_devices(config: RunConfig) -> RunConfig:
+    """Return settings that say for how many devices they are: as many as there are where nobody has said so.
+
+    >>> with_devices(load_config({"method": "auto", "steps": 5})).batch.window
+    'fixed'
+    """
+    return config if "devices" in config.model_fields_set else load_config(config, [f"devices={config.devices}"])
+
+
 def settings_tree(source: ConfigLike | None) -> dict[str, Any]:
     """Return settings as YAML and JSON have them, not checked yet.
 
@@ -46,7 +55,7 @@ def settings_tree(source: ConfigLike | None) -> dict[str, Any]:
         ConfigError: a missing file, or bad YAML.
     """
     if isinstance(source, RunConfig):
-        return source.model_dump(mode="json")
+        return source.tree()
     if isinstance(source, Mapping):
         return dict(source)
     return read_yaml(Path(source)) if source is not None else {}

@@ -305,6 +305,18 @@ class RunConfig(Section):
         """Whether there is something to be reached."""
         return self.target is not None or self.target_accuracy is not None
 
+    def tree(self) -> dict[str, Any]:
+        """Return settings, defaults included, as :func:`load_config` takes them, in the types of JSON.
+
+        As long as nobody has said how many devices there are, what ``method: auto`` filled in is not among them: what
+        it can choose depends on that.
+        """
+        tree = self.model_dump(mode="json")
+        if self.method != "auto" or "devices" in self.model_fields_set:
+            return tree
+        del tree["devices"]
+        return _without(tree, METHODS[self.method])
+
     def to_yaml(self) -> str:
         """Return the whole tree, defaults included, as YAML that :func:`load_config` reads back."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
@@ -346,6 +358,17 @@ def _number(value: Any) -> float:
         return float(value)
     except (TypeError, ValueError, OverflowError):
         return 0.0
+
+
+def _without(tree: dict[str, Any], filled: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested settings without those that are what a method fills in."""
+    kept = {}
+    for name, value in tree.items():
+        if isinstance(value, dict) and isinstance(mine := filled.get(name), Mapping):
+            kept[name] = _without(value, mine)
+        elif name not in filled or value != filled[name]:
+            kept[name] = value
+    return kept
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

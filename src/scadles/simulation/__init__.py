@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from scadles import assembly
 from scadles.assembly.label_distribution import draw_label_distribution
 from scadles.assembly.task import build_preparation
-from scadles.config import ConfigLike, RunConfig, load_config
+from scadles.config import ConfigLike, RunConfig, load_config, with_devices
 from scadles.data import Dataset
 from scadles.errors import ConfigError
 from scadles.observe import Progress, RunFolder, Summary, default_folder, occupied, plot_timeline
@@ -53,7 +53,7 @@ def simulate(
     Raises:
         ScadlesError: the settings cannot work, or the run folder cannot be written.
     """
-    settings = load_config(config)
+    settings = with_devices(load_config(config))
     if settings.fabric.backend == "hub":
         settings = load_config(settings, ["cost.collective=star"])  # which a hub is
     settings, rate_notice = assembly.with_possible_rate(settings, optimizer)

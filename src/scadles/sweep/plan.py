@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scadles.config import ConfigLike, RunConfig, load_config
+from scadles.config import ConfigLike, RunConfig, load_config, with_devices
 from scadles.errors import ConfigError
 from scadles.observe import CONFIG_FILE, SUMMARY_FILE, RunFolder, Summary, SweepRun
 from scadles.observe.sweep_table import as_yaml
@@ -58,7 +58,7 @@ def plan(
         combination = dict(zip(over, values, strict=True))
         folder = out / folder_name(combination)
         try:
-            first = load_config(config, [*settings, *_overrides(combination)])
+            first = with_devices(load_config(config, [*settings, *_overrides(combination)]))
         except ConfigError as error:
             problems.append(str(error))
             planned.append(SweepRun(combination, 0, folder, problem=str(error), exit_code=error.exit_code))

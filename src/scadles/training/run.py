@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from scadles import assembly
 from scadles.clock import Clock, WallClock, timestamp_number
-from scadles.config import ConfigLike, RunConfig, load_config, overridden, settings_tree
+from scadles.config import ConfigLike, RunConfig, load_config, overridden, settings_tree, with_devices
 from scadles.data import Dataset
 from scadles.device.connected import ConnectedDevice
 from scadles.errors import ConfigError, NotAdmittedError
@@ -266,7 +266,7 @@ def _settings(config: ConfigLike | None, fabric: Fabric | None) -> RunConfig:
             f"devices = {settings.devices}, and this is one process: start it with scadles train CONFIG --local "
             f"{settings.devices}, or under torchrun --nproc-per-node {settings.devices}"
         )
-    return load_config(settings, ["devices=1"])
+    return with_devices(settings)
 
 
 def _streaming(config: ConfigLike | None, stream: Stream | None) -> ConfigLike | None:

@@ -5,7 +5,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scadles.config import METHODS, BatchConfig, RunConfig, load_config
+from scadles.config import METHODS, BatchConfig, RunConfig, load_config, with_devices
 from scadles.errors import ConfigError
 
 
@@ -62,6 +62,15 @@ class TestMethods:
     def test_auto_leaves_the_refusal_to_who_reads_the_number(self, devices):
         with pytest.raises(ConfigError, match=r"^devices"):
             load_config({"method": "auto", "steps": 1, "devices": devices})
+
+    def test_what_auto_filled_in_waits_for_the_number_of_devices(self):
+        """Settings that are read twice, or for another number of devices, are what they are when read at once."""
+        said = {"method": "auto", "steps": 1, "batch": {"size": 32}, "lr": {"guard": False}}
+        ready = load_config(said)
+        assert load_config(ready) == load_config(load_config(ready)) == ready
+        assert with_devices(ready) == load_config(ready, ["devices=1"]) == load_config({**said, "devices": 1})
+        assert with_devices(load_config(ready, ["devices=4"])) == load_config({**said, "devices": 4})
+        assert load_config(yaml.safe_load(with_devices(ready).to_yaml())) == with_devices(ready)
 
     def test_ddl_is_what_the_paper_compares_with(self):
         config = load_config({"method": "ddl", "steps": 1})

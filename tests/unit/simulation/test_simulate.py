@@ -314,6 +314,13 @@ class TestStreamsThatEnd:
         assert "rate: fixed" in folder.config_text
         assert folder.summary.steps == 8
 
+    @pytest.mark.parametrize("backend", ["auto", "hub"])
+    def test_method_auto_of_one_device_that_nobody_has_named(self, tmp_path, backend):
+        settings = {"method": "auto", "steps": 3, "picture": False, "fabric": {"backend": backend}}
+        assert simulate(settings, out=tmp_path / "run", quiet=True).steps == 3
+        config = load_config(tmp_path / "run" / "config.yaml")
+        assert (config.devices, config.batch.window, config.lr.rate) == (1, "fixed", "fixed")
+
     def test_a_stream_that_brings_nothing_holds_nobody_up(self, run):
         summary = run(merged(self.ENDING, {"stream": {"rates": [400, 120, 0]}})).summary
         assert (summary.ended_by, summary.samples.trained) == ("streams", 2 * 481)
