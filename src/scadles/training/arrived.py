@@ -64,6 +64,8 @@ def check_state(state: Checkpoint, device: ConnectedDevice) -> None:
         raise AnotherModelError("its optimizer has other groups of parameters")
     _check_form(_form(device), run, "run")
     for mine, theirs in zip(known, groups, strict=True):
+        if isinstance(theirs, Mapping) and (lacking := mine.keys() - theirs.keys()):
+            raise AnotherModelError(f"its optimizer knows nothing of {', '.join(sorted(lacking))}")
         _check_form(mine, theirs, "optimizer")
     for moment in (run["clock_s"], run["next_evaluation_s"], run["carried"]["clock_s"]):
         if not math.isfinite(moment) or moment < 0:
@@ -139,8 +141,8 @@ def _check_form(mine: Any, theirs: Any, where: str) -> None:
         for name, value in mine.items():
             if name in theirs:
                 _check_form(value, theirs[name], f"{where}.{name}")
-            elif where in ("run", "optimizer"):
-                raise CheckpointError(f"{where} lacks {name}")
+            elif where == "run":
+                raise CheckpointError(f"run lacks {name}")
     elif isinstance(mine, Sequence) and not isinstance(mine, str):
         _check_kind(isinstance(theirs, list | tuple), where)
         for part in theirs if mine else ():

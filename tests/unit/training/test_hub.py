@@ -167,6 +167,31 @@ def test_a_loop_with_another_network_is_told_so_and_so_is_the_hub(tmp_path):
     assert any("second" in line and "it has failed: this device's network" in line for line in said), said
 
 
-def _come_in(address, model, out):
-    with scadles.join(hub=address, name="second", model=model, out=out, quiet=True) as device:
+def test_a_loop_with_another_optimizer_is_told_so(tmp_path):
+    """The hub is not to blame for it."""
+    more = ["devices=2", "fabric.backend=hub", "model=mlp", "steps=null", "duration_s=100000"]
+    settings = scadles.load_config(SETTINGS, more).model_dump(mode="json")
+    hub = Hub("127.0.0.1", 0, 2, settings=settings)
+    hub.start()
+    try:
+        address = f"{hub.address[0]}:{hub.address[1]}"
+        model, another = (torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)) for _ in range(2))
+        with scadles.join(hub=address, name="first", model=model, out=tmp_path / "first", quiet=True) as first:
+            batches = first.batches()
+            batch = next(batches)
+            with ThreadPoolExecutor(1) as pool:
+                adam = torch.optim.Adam(another.parameters())
+                joining = pool.submit(_come_in, address, another, tmp_path / "second", adam)
+                while not joining.done():
+                    first.step(cross_entropy(first.model(batch.x), batch.y))
+                    batch = next(batches)
+                with pytest.raises(ConfigError, match="network or optimizer is not that of the run"):
+                    joining.result()
+    finally:
+        hub.close()
+
+
+def _come_in(address, model, out, optimizer=None):
+    about = {"model": model, "optimizer": optimizer, "out": out, "quiet": True}
+    with scadles.join(hub=address, name="second", **about) as device:
         next(device.batches())
