@@ -12,6 +12,7 @@ from scadles.assembly.injection import injects
 from scadles.clock import wall_seconds
 from scadles.config import RunConfig
 from scadles.exchange.aggregation import GradientExchange
+from scadles.exchange.aggregation.bucket import check_parameters
 from scadles.exchange.aggregation.folding import StepFold
 from scadles.exchange.aggregation.outliers import Judge
 from scadles.exchange.aggregation.report_check import ReportCheck, TailCheck
@@ -196,6 +197,7 @@ def build_compressor(
     # gradients travel from the last layer to the first
     parameters = model.parameters() if isinstance(model, nn.Module) else model
     trained = [p for p in parameters if p.requires_grad][::-1]
+    check_parameters(trained)
     sizes, device = [p.numel() for p in trained], trained[0].device
     n = sum(sizes)
     selectors = [OncePerStep(_selector(config, sizes, fabric.rank, ratio)) for ratio in sparse_ratios(config)]

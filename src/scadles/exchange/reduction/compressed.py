@@ -147,8 +147,8 @@ class CompressedExchange(GradientExchange):
         if self.parameters:
             raise RunError(
                 f"{self._phase}: parameters have begun to require gradients, and compression.ratio is set, which keeps "
-                "back parts of the gradient of a fixed set: let them require gradients from the start, or leave "
-                "compression.ratio out"
+                "back parts of the gradient of a fixed set: let them require gradients from the start, or set "
+                "compression.ratio to null"
             )
         super()._plan()
 
@@ -157,5 +157,6 @@ def check_compressible(parameters: list[torch.nn.Parameter]) -> None:
     """Refuse parameters that are not float32."""
     if parameters[0].dtype != torch.float32:
         raise ConfigError(
-            f"the model's parameters are {parameters[0].dtype}: compression is for float32; leave compression.ratio out"
+            f"the model's parameters are {parameters[0].dtype}: compression is for float32; set compression.ratio to "
+            "null"
         )

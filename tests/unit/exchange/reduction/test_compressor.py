@@ -343,8 +343,14 @@ def test_a_bucket_holds_an_entry_at_least():
 
 def test_only_float32_is_compressed():
     [fabric] = LocalFabric.create(1)
-    with pytest.raises(ConfigError, match=r"torch.float64: compression is for float32; leave compression.ratio out"):
+    with pytest.raises(ConfigError, match=r"torch.float64: compression is for float32; set compression.ratio to null"):
         exchange_of(fabric, model().double())
+
+
+def test_a_model_without_gradients_is_refused():
+    [fabric] = LocalFabric.create(1)
+    with pytest.raises(ConfigError, match="no parameter that requires a gradient"):
+        exchange_of(fabric, model().requires_grad_(False))
 
 
 def test_without_gates_every_step_is_compressed():
