@@ -1,7 +1,7 @@
 """A hub whose devices have links of their own: a thin one beside fast ones, and one that drops; measured and predicted.
 
 A hub and four devices are processes in network namespaces of their own, on one bridge; ``scadles simulate`` predicts
-the same runs with ``cost.collective: star`` from the rates of the links and from what was measured beforehand:
+the same runs from the rates of the links and from what was measured beforehand:
 
 - *Bandwidth, compute* as in ``shaped_links.py``: whole frames and acknowledgements count; a step on free links gives
   everything that is no waiting for links. Latency is below 1 ms here, and not charged.
@@ -101,7 +101,7 @@ def train(links: Namespaces, out: Path, given: list[str]) -> Path:
 def predict(out: Path, given: list[str]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Simulate the same; return the events of device 0's steps, and the summary."""
     arguments = ["-m", "scadles", "simulate", str(out.parent / "run.yaml"), "--out", str(out), "--quiet"]
-    arguments += [word for setting in [*given, "cost.collective=star"] for word in ("--set", setting)]
+    arguments += [word for setting in given for word in ("--set", setting)]
     subprocess.run([sys.executable, *arguments], env=environment(), timeout=600, check=True)
     return steps_in(out, "events-0.jsonl"), json.loads((out / "summary.json").read_text())
 

@@ -92,7 +92,7 @@ def train(links: Namespaces, variant: str, backend: str, out: Path, settings: li
 def predict(variant: str, backend: str, out: Path, costs: dict[str, float]) -> dict[str, Any]:
     """Simulate the same and return the summary."""
     given = [*VARIANTS[variant], *(f"cost.{name}={value!r}" for name, value in costs.items())]
-    given += ["fabric.backend=hub", "cost.collective=star"] if backend == "hub" else []
+    given += ["fabric.backend=hub"] if backend == "hub" else []
     arguments = ["-m", "scadles", "simulate", str(out.parent / "run.yaml"), "--out", str(out), "--quiet"]
     arguments += [word for setting in given for word in ("--set", setting)]
     subprocess.run([sys.executable, *arguments], env=environment(), timeout=600, check=True)
