@@ -143,6 +143,20 @@ def test_the_hub_refuses(serving):
 
 def test_a_loop_with_another_network_is_told_so_and_so_is_the_hub(tmp_path):
     """It was never there: its seat is free again."""
+    third = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 12), torch.nn.Linear(12, 10))
+    said = _refused(tmp_path, third, None, "is not that of the run, whose settings say model = mlp")
+    assert any("second" in line and "it has failed: this device's network" in line for line in said), said
+
+
+def test_a_loop_with_another_optimizer_is_told_so(tmp_path):
+    """The hub is not to blame for it."""
+    another = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    adam = torch.optim.Adam(another.parameters())
+    _refused(tmp_path, another, adam, "network or optimizer is not that of the run")
+
+
+def _refused(tmp_path, model, optimizer, message):
+    """Let a second loop come to one that steps, and be refused with ``message``; return what the hub says."""
     said = []
     more = ["devices=2", "fabric.backend=hub", "model=mlp", "steps=null", "duration_s=100000"]
     settings = scadles.load_config(SETTINGS, more).model_dump(mode="json")
@@ -155,43 +169,18 @@ def test_a_loop_with_another_network_is_told_so_and_so_is_the_hub(tmp_path):
             batches = first.batches()
             batch = next(batches)
             with ThreadPoolExecutor(1) as pool:
-                third = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 12), torch.nn.Linear(12, 10))
-                joining = pool.submit(_come_in, address, third, tmp_path / "second")
+                joining = pool.submit(_come_in, address, model, tmp_path / "second", optimizer)
                 while not joining.done():
                     first.step(cross_entropy(first.model(batch.x), batch.y))
                     batch = next(batches)
-                with pytest.raises(ConfigError, match="is not that of the run, whose settings say model = mlp"):
+                with pytest.raises(ConfigError, match=message):
                     joining.result()
     finally:
         hub.close()
-    assert any("second" in line and "it has failed: this device's network" in line for line in said), said
+    return said
 
 
-def test_a_loop_with_another_optimizer_is_told_so(tmp_path):
-    """The hub is not to blame for it."""
-    more = ["devices=2", "fabric.backend=hub", "model=mlp", "steps=null", "duration_s=100000"]
-    settings = scadles.load_config(SETTINGS, more).model_dump(mode="json")
-    hub = Hub("127.0.0.1", 0, 2, settings=settings)
-    hub.start()
-    try:
-        address = f"{hub.address[0]}:{hub.address[1]}"
-        model, another = (torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)) for _ in range(2))
-        with scadles.join(hub=address, name="first", model=model, out=tmp_path / "first", quiet=True) as first:
-            batches = first.batches()
-            batch = next(batches)
-            with ThreadPoolExecutor(1) as pool:
-                adam = torch.optim.Adam(another.parameters())
-                joining = pool.submit(_come_in, address, another, tmp_path / "second", adam)
-                while not joining.done():
-                    first.step(cross_entropy(first.model(batch.x), batch.y))
-                    batch = next(batches)
-                with pytest.raises(ConfigError, match="network or optimizer is not that of the run"):
-                    joining.result()
-    finally:
-        hub.close()
-
-
-def _come_in(address, model, out, optimizer=None):
+def _come_in(address, model, out, optimizer):
     about = {"model": model, "optimizer": optimizer, "out": out, "quiet": True}
     with scadles.join(hub=address, name="second", **about) as device:
         next(device.batches())

@@ -906,14 +906,14 @@ class TestStreamsThatEnd:
 
 def test_method_auto_leaves_the_rate_to_an_optimizer_that_is_not_sgd(settings, in_threads, tmp_path):
     """It says so once, and the run folder says what was done."""
-    asked = {name: settings[name] for name in ("steps", "picture", "data", "stream")} | {"method": "auto", "devices": 2}
-    clock = {"clock": {"speed": 60}}
+    shared = {name: settings[name] for name in ("steps", "picture", "data", "stream", "clock")}
+    asked = shared | {"method": "auto", "devices": 2}
 
     def work(fabric):
         model = network()
         optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
         about = {"model": model, "optimizer": optimizer, "out": tmp_path / "run", "quiet": True, "fabric": fabric}
-        with scadles.join(asked | clock, **about) as device:
+        with scadles.join(asked, **about) as device:
             for batch in device.batches():
                 device.step(cross_entropy(model(batch.x), batch.y))
         return device.summary
