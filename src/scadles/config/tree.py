@@ -343,13 +343,9 @@ def _filling(said: Mapping[str, Any]) -> Mapping[str, Any]:
     return merged(METHODS["auto"], fixed)
 
 
-def _in(said: Mapping[str, Any], section: str) -> Mapping[str, Any]:
-    found = said.get(section)
-    return found if isinstance(found, Mapping) else {}
-
-
 def _of(said: Mapping[str, Any], section: str, name: str) -> Any:
-    return _in(said, section).get(name)
+    found = said.get(section)
+    return found.get(name) if isinstance(found, Mapping) else None
 
 
 def _number(value: Any) -> float:
